@@ -1,0 +1,60 @@
+"""Every setting of a run, with its default. A recipe in ``configs/`` starts from these and sets what it needs."""
+
+from ml_collections import ConfigDict
+
+
+def default() -> ConfigDict:
+    """All fields of a config, each with a neutral default; the recipes of the papers are in ``configs/``."""
+    config = ConfigDict()
+    config.seed = 0  # of parameters and of the input sequence
+    config.task = "sr"  # a key of binsr_jax.tasks.TASKS
+    config.scale = 2  # upscaling factor
+    config.devices = 0  # how many devices share a batch; 0 means all there are
+    config.parallel = "mesh"  # "mesh": jax.jit over a device mesh; "pmap": the same step under jax.pmap
+
+    config.model = ConfigDict()
+    config.model.name = "edsr"  # a key of binsr_jax.models.MODELS
+    config.model.unit = "attention"  # a key of binsr_jax.nn.units.UNITS: what the body is built from
+    config.model.features = 64  # channels of the body
+    config.model.blocks = 16  # residual blocks; a block is two convolutions
+    config.model.residual_attention = "none"  # none, se, spatial, pixel; for unit "attention"
+    config.model.binary_attention = "none"  # the same, on the binary branch
+    config.model.surrogate = "parabola"  # gradient of the activations' sign: parabola or clip
+    config.model.weight_scale = "mean"  # scale of binary weights: mean (of |w|, fixed by w) or learnable
+    config.model.upsampler = "binary"  # binary or float
+    config.model.amplification = 130.0  # k: the image is multiplied by k at the input, divided at the end
+    config.model.residual_scale = 1.0  # of the float residual block's branch (0.1 in the large EDSR)
+    config.model.image_skip = "none"  # none, or bilinear: adds the enlarged input to the output
+
+    config.data = ConfigDict()
+    config.data.source = "samples"  # tfds (DIV2K), folder, or samples (packaged with binsr_jax)
+    config.data.dir = ""  # folder: HR images, or a folder of DIV2K_*_HR and *_LR_bicubic; tfds: its data_dir
+    config.data.patch = 64  # side of an HR training patch, a multiple of the scale
+    config.data.flip = True  # random horizontal flips
+    config.data.rotate = True  # random rotations by 90 degrees
+    config.data.workers = 0  # processes that prepare batches; 0 prepares them in a thread
+    config.data.cache_dir = ""  # where decoded images are kept; "" means ~/.cache/binsr-jax
+
+    config.train = ConfigDict()
+    config.train.steps = 1000
+    config.train.batch = 16  # of all devices and processes together
+    config.train.loss = "l1"  # l1 or l2
+    config.train.learning_rate = 1e-4  # the highest rate
+    config.train.schedule = "multistep"  # constant, multistep or cosine
+    config.train.warmup = 0  # steps of linear warm-up from zero, before the schedule
+    config.train.milestones = (200_000,)  # multistep: the rate is multiplied by `decay` at these steps
+    config.train.decay = 0.5
+    config.train.final_rate = 0.0  # cosine: the rate at the last step
+    config.train.beta1 = 0.9  # of Adam
+    config.train.beta2 = 0.99
+    config.train.epsilon = 1e-8
+    config.train.ema = 0.0  # decay of the moving average of the parameters that is scored; 0: none
+    config.train.log_every = 50  # steps between log lines
+    config.train.checkpoint_every = 500  # steps between checkpoints
+    config.train.keep = 2  # latest checkpoints kept, beside the best
+
+    config.eval = ConfigDict()
+    config.eval.every = 1000  # steps between validations; the last step is always validated
+    config.eval.sets = ("samples",)  # benchmark sets to score; "samples" are the packaged held-out images
+    config.eval.data_dir = ""  # folder of the other sets; "" means $BINSR_DATA
+    return config
