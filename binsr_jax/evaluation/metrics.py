@@ -1,0 +1,92 @@
+"""PSNR and SSIM as the super-resolution papers take them, in float64.
+
+The protocol is BasicSR's: cut the border off, convert to luma (float, not rounded), compare.
+"""
+
+import numpy as np
+
+from binsr_jax.ops.image import rgb_to_y
+
+PEAK = 255.0
+WINDOW = 11  # pixels; with SIGMA, the Gaussian window of Wang et al.
+SIGMA = 1.5
+
+
+def psnr(a: np.ndarray, b: np.ndarray, border: int, luma: bool) -> float:
+    """Peak signal-to-noise ratio: ``10 log10(255^2 / mean (a - b)^2)`` in dB.
+
+    Args:
+      a: uint8 ``[H, W, C]``.
+      b: uint8, of the same shape.
+      border: pixels cut off on each side.
+      luma: whether the Y channel is compared (C must be 3), or all channels together.
+
+    Returns:
+      dB; infinite where the images do not differ.
+
+    Raises:
+      TypeError: an image is not uint8.
+      ValueError: the shapes differ or are not ``[H, W, C]``, or the border leaves nothing of them.
+    """
+    x, y = _prepare(a, b, border, luma)
+    error = np.mean(np.square(x - y))
+    return float(10 * np.log10(PEAK**2 / error)) if error else float("inf")
+
+
+def ssim(a: np.ndarray, b: np.ndarray, border: int, luma: bool) -> float:
+    """Structural similarity (Wang et al. 2004, equation 13), averaged over the image.
+
+    ``(2 m_a m_b + c1)(2 s_ab + c2) / ((m_a^2 + m_b^2 + c1)(s_a^2 + s_b^2 + c2))`` with means m and
+    (co)variances s under a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at the
+    positions where the window lies inside the image; c1 = (0.01 * 255)^2, c2 = (0.03 * 255)^2.
+
+    A side shorter than 11 pixels, for which the papers define nothing, is covered by one window of
+    just that length, the central part of the Gaussian, so that small images have a score too.
+
+    Args, errors: as :func:`psnr`.
+
+    Returns:
+      The mean over positions and channels; at most 1, which identical images reach.
+    """
+    x, y = _prepare(a, b, border, luma)
+    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+    mean_x, mean_y = _gaussian_mean(x), _gaussian_mean(y)
+    product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+    covariance = _gaussian_mean(x * y) - product
+    variances = _gaussian_mean(x**2 + y**2) - squares
+    similarity = (2 * product + c1) * (2 * covariance + c2)
+    similarity /= (squares + c1) * (variances + c2)
+    return float(similarity.mean())
+
+
+def _prepare(
+    a: np.ndarray, b: np.ndarray, border: int, luma: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both images in float64 ``[H, W, C]``, without the border, as luma if asked."""
+    if a.dtype != np.uint8 or b.dtype != np.uint8:
+        raise TypeError(f"scores are taken of uint8 images, not of {a.dtype} and {b.dtype}")
+    if a.shape != b.shape or a.ndim != 3:
+        raise ValueError(f"scores need two images of one shape [H, W, C], not {a.shape}, {b.shape}")
+    if border < 0 or min(a.shape[:2]) <= 2 * border:
+        raise ValueError(f"a border of {border} pixels leaves nothing of an image {a.shape}")
+    cut = slice(border, -border or None)
+    x, y = a[cut, cut], b[cut, cut]
+    if luma:
+        return rgb_to_y(x)[..., None], rgb_to_y(y)[..., None]
+    return x.astype(np.float64), y.astype(np.float64)
+
+
+def _gaussian_mean(image: np.ndarray) -> np.ndarray:
+    """Weighted means under the window, at every position inside the image, for each channel."""
+    for axis in (0, 1):
+        taps = min(WINDOW, image.shape[axis])
+        distance = np.arange(taps) - (taps - 1) / 2
+        weights = np.exp(-(distance**2) / (2 * SIGMA**2))
+        weights /= weights.sum()
+        positions = image.shape[axis] - taps + 1
+        lines = np.moveaxis(image, axis, 0)
+        total = np.zeros((positions, *lines.shape[1:]))
+        for tap, weight in enumerate(weights):
+            total += weight * lines[tap : tap + positions]
+        image = np.moveaxis(total, 0, axis)
+    return image
