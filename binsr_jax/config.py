@@ -1,34 +1,42 @@
-"""Every setting of a run, with its default. A recipe in ``configs/`` starts from these and sets what it needs."""
+"""Every setting of a run, with its default; the recipes in ``configs/`` start from these."""
+
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+# An ml_collections.ConfigDict. Static checkers cannot know its fields, so its type says nothing.
+Config: TypeAlias = Any
 
-def default() -> ConfigDict:
-    """All fields of a config, each with a neutral default; the recipes of the papers are in ``configs/``."""
+
+def default() -> Config:
+    """All fields of a config with neutral defaults; the papers' recipes are in ``configs/``."""
     config = ConfigDict()
     config.seed = 0  # of parameters and of the input sequence
     config.task = "sr"  # a key of binsr_jax.tasks.TASKS
     config.scale = 2  # upscaling factor
     config.devices = 0  # how many devices share a batch; 0 means all there are
-    config.parallel = "mesh"  # "mesh": jax.jit over a device mesh; "pmap": the same step under jax.pmap
+    config.parallel = "mesh"  # mesh (jax.jit over a device mesh) or pmap
 
     config.model = ConfigDict()
     config.model.name = "edsr"  # a key of binsr_jax.models.MODELS
-    config.model.unit = "attention"  # a key of binsr_jax.nn.units.UNITS: what the body is built from
+    config.model.unit = "attention"  # of the body: a key of binsr_jax.nn.units.UNITS
     config.model.features = 64  # channels of the body
     config.model.blocks = 16  # residual blocks; a block is two convolutions
     config.model.residual_attention = "none"  # none, se, spatial, pixel; for unit "attention"
     config.model.binary_attention = "none"  # the same, on the binary branch
+    config.model.attention_hidden = 4  # hidden features of squeeze-and-excitation
     config.model.surrogate = "parabola"  # gradient of the activations' sign: parabola or clip
-    config.model.weight_scale = "mean"  # scale of binary weights: mean (of |w|, fixed by w) or learnable
+    config.model.weight_scale = "mean"  # of binary weights: mean (|w|) or learnable
+    config.model.head_activation = "leaky_relu"  # after the first convolution: none or leaky_relu
+    config.model.body_end = "unit"  # what closes the body: one more unit, or a float conv
     config.model.upsampler = "binary"  # binary or float
-    config.model.amplification = 130.0  # k: the image is multiplied by k at the input, divided at the end
-    config.model.residual_scale = 1.0  # of the float residual block's branch (0.1 in the large EDSR)
-    config.model.image_skip = "none"  # none, or bilinear: adds the enlarged input to the output
+    config.model.amplification = 130.0  # k: the image times k goes in, and k is undone at the end
+    config.model.residual_scale = 1.0  # of the float unit's branch (0.1 in the large EDSR)
+    config.model.image_skip = "none"  # none or bilinear: the enlarged input is added to the output
 
     config.data = ConfigDict()
     config.data.source = "samples"  # tfds (DIV2K), folder, or samples (packaged with binsr_jax)
-    config.data.dir = ""  # folder: HR images, or a folder of DIV2K_*_HR and *_LR_bicubic; tfds: its data_dir
+    config.data.dir = ""  # folder: where HR (and LR) images are; tfds: its data_dir
     config.data.patch = 64  # side of an HR training patch, a multiple of the scale
     config.data.flip = True  # random horizontal flips
     config.data.rotate = True  # random rotations by 90 degrees
@@ -42,8 +50,8 @@ def default() -> ConfigDict:
     config.train.learning_rate = 1e-4  # the highest rate
     config.train.schedule = "multistep"  # constant, multistep or cosine
     config.train.warmup = 0  # steps of linear warm-up from zero, before the schedule
-    config.train.milestones = (200_000,)  # multistep: the rate is multiplied by `decay` at these steps
-    config.train.decay = 0.5
+    config.train.milestones = (200_000,)  # multistep: at these steps the rate is multiplied
+    config.train.decay = 0.5  # by this
     config.train.final_rate = 0.0  # cosine: the rate at the last step
     config.train.beta1 = 0.9  # of Adam
     config.train.beta2 = 0.99
@@ -55,6 +63,6 @@ def default() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every = 1000  # steps between validations; the last step is always validated
-    config.eval.sets = ("samples",)  # benchmark sets to score; "samples" are the packaged held-out images
+    config.eval.sets = ("samples",)  # sets to score; samples: the packaged ones
     config.eval.data_dir = ""  # folder of the other sets; "" means $BINSR_DATA
     return config

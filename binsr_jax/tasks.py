@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ml_collections import ConfigDict
-
+from binsr_jax.config import Config
 from binsr_jax.errors import UserError
 
 
@@ -37,7 +36,7 @@ class Task:
 _SCALES = (2, 3, 4)
 
 
-def _super_resolution(config: ConfigDict) -> Task:
+def _super_resolution(config: Config) -> Task:
     if config.scale not in _SCALES:
         raise UserError(
             f"config.scale is {config.scale}, but super-resolution works at scale 2, 3 or 4."
@@ -52,10 +51,10 @@ def _super_resolution(config: ConfigDict) -> Task:
     )
 
 
-TASKS: dict[str, Callable[[ConfigDict], Task]] = {"sr": _super_resolution}
+TASKS: dict[str, Callable[[Config], Task]] = {"sr": _super_resolution}
 
 
-def task_of(config: ConfigDict) -> Task:
+def task_of(config: Config) -> Task:
     """The task that a config names.
 
     Raises:

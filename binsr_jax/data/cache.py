@@ -1,0 +1,247 @@
+"""Decoded image pairs on disk: decoded once, memory-mapped ever after.
+
+A cache is a folder with three files: ``hq.bin`` and ``lq.bin`` hold the pixels of all images one
+after the other, ``index.json`` their names and sizes. Decoding a 2040x1404 PNG takes 66 ms, reading
+a patch from the mapped file microseconds. A cache folder may be deleted at any time.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from binsr_jax.errors import UserError
+
+_VERSION = 1  # of the files' layout and of the way that pairs are made
+_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
+
+Pair = tuple[np.ndarray, np.ndarray]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """Image pairs that can be decoded, one at a time.
+
+    Attributes:
+        title: What log lines and the cache's folder call them; letters, digits and hyphens.
+        origin: Whatever decides the pixels (paths, sizes, times of files), as JSON values: the
+            cache is found by it.
+        scale: HQ sides / LQ sides.
+        names: One name an image.
+        decode: Index -> (lq, hq), uint8 ``[h, w, 3]`` and ``[scale h, scale w, 3]``; called from
+            threads. It returns None for an image too small to have a single LQ pixel.
+    """
+
+    title: str
+    origin: Any
+    scale: int
+    names: tuple[str, ...]
+    decode: Callable[[int], Pair | None]
+
+
+class PairCache(Sequence[Pair]):
+    """Memory-mapped image pairs.
+
+    ``cache[i]`` is (lq, hq), read-only uint8 ``[h, w, 3]`` and ``[scale h, scale w, 3]``. It is
+    pickled as its path, so that worker processes map the same files.
+
+    Attributes:
+        folder: Where the files lie.
+        scale: HQ sides / LQ sides.
+        names: One name an image.
+        sizes: Height and width of each HQ image.
+        left_out: Names of images that are too small to have a single LQ pixel.
+        fingerprint: Hash of all names, sizes and pixels: equal on any machine that holds the same
+            images.
+    """
+
+    def __init__(self, folder: Path):
+        """Opens a finished cache.
+
+        Raises:
+            ValueError, OSError: its files are missing or do not fit one another.
+        """
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if not isinstance(index, dict) or index.get("version") != _VERSION:
+            raise ValueError("the index has another version")
+        try:
+            self.scale = int(index["scale"])
+            self.names = tuple(str(name) for name in index["names"])
+            self.sizes = tuple((int(height), int(width)) for height, width in index["sizes"])
+            self.left_out = tuple(str(name) for name in index["left_out"])
+            self.fingerprint = str(index["fingerprint"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the index is not complete ({error})") from error
+        self.folder = folder
+        areas = [height * width for height, width in self.sizes]
+        if len(self.names) != len(areas) or self.scale < 1 or min(areas, default=0) < 1:
+            raise ValueError("the index contradicts itself")
+        # HQ pixels before each image; LQ images are scale^2 times smaller.
+        self._starts = np.concatenate([[0], np.cumsum(areas, dtype=np.int64)])
+        self._hq = _map(folder / "hq.bin", 3 * int(self._starts[-1]))
+        self._lq = _map(folder / "lq.bin", 3 * int(self._starts[-1]) // self.scale**2)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        index = range(len(self))[index]
+        height, width = self.sizes[index]
+        start = 3 * int(self._starts[index])
+        hq = self._hq[start : start + 3 * height * width].reshape(height, width, 3)
+        height, width = height // self.scale, width // self.scale
+        start //= self.scale**2
+        return self._lq[start : start + 3 * height * width].reshape(height, width, 3), hq
+
+    def __reduce__(self) -> tuple[type["PairCache"], tuple[Path]]:
+        return PairCache, (self.folder,)
+
+
+def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
+    """Opens the cache of these images; builds it first where it is missing, damaged or out of date.
+
+    It is built beside its final name, under a lock, and renamed when complete: of two processes
+    that want the same images one builds and one waits, and what a crash leaves behind is removed by
+    the next.
+
+    Raises:
+        UserError: an image cannot be decoded, none is left, or the folder cannot be written.
+    """
+    key = json.dumps([_VERSION, images.scale, images.origin], sort_keys=True)
+    name = f"{images.title}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = cache_dir / name
+    with contextlib.suppress(ValueError, OSError):
+        return PairCache(folder)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with _lock(cache_dir / f"{name}.lock"):
+            try:
+                return PairCache(folder)  # another process has built it in the meantime
+            except (ValueError, OSError) as error:
+                if folder.exists():
+                    logging.warning("Rebuilding the damaged cache %s: %s.", folder, error)
+            partial = cache_dir / f"{name}.partial"
+            for leftover in (partial, folder):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            partial.mkdir()
+            try:
+                _build(images, partial)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            partial.rename(folder)
+            return PairCache(folder)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write decoded images to {cache_dir} ({error.strerror or error}); "
+            "set config.data.cache_dir to a folder with space."
+        ) from error
+
+
+def _build(images: Undecoded, folder: Path) -> None:
+    names, sizes, left_out = [], [], []
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([_VERSION, images.scale]).encode())
+    count, start = len(images.names), time.monotonic()
+    logging.info("Decoding %d images (%s) into %s.", count, images.title, folder.parent)
+
+    def decode(i: int) -> tuple[Pair, bytes] | None:
+        pair = images.decode(i)
+        if pair is None:
+            return None
+        lq, hq = map(np.ascontiguousarray, pair)
+        return (lq, hq), hashlib.blake2b(hq.data).digest() + hashlib.blake2b(lq.data).digest()
+
+    with (
+        open(folder / "hq.bin", "wb") as hq_file,
+        open(folder / "lq.bin", "wb") as lq_file,
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=count, desc=images.title, unit="image", disable=None) as bar,
+    ):
+        for i, decoded in enumerate(_in_order(pool, decode, count)):
+            bar.update()
+            if bar.disable and (i + 1) % 100 == 0:
+                logging.info("Decoded %d of %d images.", i + 1, count)
+            if decoded is None:
+                left_out.append(images.names[i])
+                continue
+            (lq, hq), pixels = decoded
+            hq_file.write(hq.data)
+            lq_file.write(lq.data)
+            names.append(images.names[i])
+            sizes.append(hq.shape[:2])
+            digest.update(json.dumps([names[-1], sizes[-1]]).encode() + pixels)
+        for file in (hq_file, lq_file):
+            file.flush()
+            os.fsync(file.fileno())  # the rename must not reach the disk before the pixels
+    if not names:
+        raise UserError(
+            f"All {count} images of {images.title} are smaller than the scale {images.scale}."
+        )
+    index = {
+        "version": _VERSION,
+        "scale": images.scale,
+        "names": names,
+        "sizes": sizes,
+        "left_out": left_out,
+        "fingerprint": digest.hexdigest(),
+    }
+    with open(folder / "index.json", "w", encoding="utf-8") as file:
+        json.dump(index, file)
+        file.flush()
+        os.fsync(file.fileno())
+    logging.info("Decoded %d images in %.1f s.", count, time.monotonic() - start)
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable[[int], T], count: int) -> Iterator[T]:
+    """function(0), function(1), ... computed in threads, only a few ahead of what was taken."""
+    pending: deque[Future[T]] = deque()
+    try:
+        for i in range(count):
+            pending.append(pool.submit(function, i))
+            if len(pending) > 2 * _THREADS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _map(path: Path, size: int) -> np.ndarray:
+    if path.stat().st_size != size:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {size}")
+    return np.memmap(path, np.uint8, "r").view(np.ndarray)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Holds a lock that the system gives back when the process ends, however it ends."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("Waiting for another process that decodes the same images (%s).", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

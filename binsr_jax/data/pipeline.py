@@ -1,0 +1,148 @@
+"""From image pairs to training batches, through Grain.
+
+The sequence of batches is a function of (config.seed, step) alone: a run that starts at any step,
+with any number of worker processes and shared by any number of hosts, sees the same pictures in the
+same order.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from binsr_jax.config import Config
+from binsr_jax.data.cache import PairCache
+from binsr_jax.data.sources import open_source
+from binsr_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+# Batches prepared ahead, a process; Grain's default of 500 would take gigabytes.
+_READING = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+
+
+class RandomPatch:
+    """Cuts the same random patch out of both images of a pair, flipped and rotated at random.
+
+    The corner is uniform over the LQ pixel grid. With flips and rotations the eight symmetries of
+    the square are equally likely.
+    """
+
+    def __init__(self, source: PairCache, patch: int, flip: bool, rotate: bool):
+        """Settings as in `config.data`; `patch`, the HQ side, is a multiple of the scale."""
+        self._source, self._patch, self._flip, self._rotate = source, patch, flip, rotate
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        """A patch of image `index`: uint8 {"lq": `[p / s, p / s, 3]`, "hq": `[p, p, 3]`}."""
+        lq, hq = self._source[index]
+        scale, side = self._source.scale, self._patch // self._source.scale
+        top, left = (rng.integers(size - side + 1) for size in lq.shape[:2])
+        mirrored = self._flip and rng.integers(2)
+        turns = int(rng.integers(4)) if self._rotate else 0
+
+        def cut(image: np.ndarray, step: int) -> np.ndarray:
+            patch = image[step * top : step * (top + side), step * left : step * (left + side)]
+            patch = patch[:, ::-1] if mirrored else patch
+            return np.ascontiguousarray(np.rot90(patch, turns))
+
+        return {"lq": cut(lq, 1), "hq": cut(hq, scale)}
+
+
+@contextlib.contextmanager
+def training_batches(
+    config: Config, start_step: int = 0, process_index: int = 0, process_count: int = 1
+) -> Iterator[Iterator[Batch]]:
+    """An endless iterator over training batches, as a context that stops its workers at the end.
+
+    Images are shuffled anew in every epoch, each gives one random patch (`RandomPatch`), and
+    `config.train.batch` patches in a row are the global batch of a step. Process p of n gets its
+    rows p B/n to (p + 1) B/n - 1. Images with a side shorter than the patch are skipped.
+
+    With `config.data.workers` > 0 the script needs an ``if __name__ == "__main__"`` guard, as with
+    any spawned processes.
+
+    Args:
+        config: All settings; read are `seed`, `scale`, `train.batch` and `data`.
+        start_step: The step whose batch comes first.
+        process_index: Which of the processes (hosts) this is.
+        process_count: How many processes share a batch.
+
+    Yields:
+        Iterator of {"lq": float32 `[b, h, w, 3]`, "hq": float32 `[b, s h, s w, 3]`} in 0..1.
+
+    Raises:
+        UserError: the settings contradict one another, no image is as large as a patch, or the
+            source cannot be opened.
+        ValueError: a step or process that does not exist.
+    """
+    if start_step < 0 or not 0 <= process_index < process_count:
+        raise ValueError(f"no step {start_step} for process {process_index} of {process_count}")
+    _check(config, process_count)
+    source = open_source(config, "train")
+    patches = RandomPatch(source, config.data.patch, config.data.flip, config.data.rotate)
+    batches = (
+        grain.MapDataset.source(_large_enough(source, config.data.patch))
+        .seed(config.seed)
+        .shuffle()
+        .repeat()
+        .random_map(patches)
+        # Batches of consecutive patches, dealt out in turn: together they are the global batch.
+        .batch(config.train.batch // process_count)[process_index::process_count][start_step:]
+        .map(_to_float)
+        .to_iter_dataset(_READING)
+    )
+    if config.data.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's own flags, when no absl app has done it
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
+        )
+    iterator = iter(batches)
+    try:
+        yield iterator
+    finally:
+        iterator.close()
+
+
+def _to_float(batch: Batch) -> Batch:
+    return {key: images.astype(np.float32) / np.float32(255) for key, images in batch.items()}
+
+
+def _check(config: Config, process_count: int) -> None:
+    patch, batch = config.data.patch, config.train.batch
+    if patch < 1 or patch % config.scale:
+        raise UserError(
+            f"config.data.patch is {patch}, but must be a positive multiple of the scale, "
+            f"{config.scale}."
+        )
+    if batch < 1 or batch % process_count:
+        raise UserError(
+            f"config.train.batch is {batch}, but must be a positive multiple of the number of "
+            f"processes, {process_count}."
+        )
+    if config.data.workers < 0:
+        raise UserError(f"config.data.workers is {config.data.workers}, but must be 0 or more.")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed is {config.seed}, but must lie in 0..{2**32 - 1}.")
+
+
+def _large_enough(source: PairCache, patch: int) -> list[int]:
+    """Indices of the images that a patch fits into."""
+    shortest = [min(size) for size in source.sizes]
+    small = [name for name, side in zip(source.names, shortest, strict=True) if side < patch]
+    if len(small) == len(source):
+        raise UserError(
+            f"config.data.patch is {patch}, but the largest of {len(source)} training images has a "
+            f"shortest side of {max(shortest)} pixels; set a smaller patch."
+        )
+    if small:
+        logging.warning(
+            "Skipping %d of %d images with a side under %d pixels: %s.",
+            len(small),
+            len(source),
+            patch,
+            ", ".join(small),
+        )
+    return [i for i, side in enumerate(shortest) if side >= patch]

@@ -1,0 +1,227 @@
+"""Where training images come from: DIV2K through TFDS, folders, or the packaged samples."""
+
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from binsr_jax.config import Config
+from binsr_jax.data.cache import Pair, PairCache, Undecoded, open_cache
+from binsr_jax.data.degradations import bicubic_pair, crop_to_multiple
+from binsr_jax.data.images import SUFFIXES, list_images, read_rgb
+from binsr_jax.errors import UserError
+
+SPLITS = ("train", "valid")
+SAMPLES = Path(__file__).parent / "samples"  # the packaged pictures: train/ and valid/
+
+
+def open_source(config: Config, split: str) -> PairCache:
+    """The image pairs of a config's `data.source`, decoded into a cache on first use.
+
+    * "tfds": DIV2K's official pairs (`div2k/bicubic_x2`, x3, x4), prepared by TFDS as array_record
+      files. They are read without TensorFlow; only preparing them needs it.
+    * "folder": under `data.dir`, either official pairs (`DIV2K_train_HR` with
+      `DIV2K_train_LR_bicubic/X2/0001x2.png`, or `HR` with `LR_bicubic/X2`) or HR images alone, from
+      which LR images are made with MATLAB's bicubic. Only `DIV2K_valid_HR` is a validation split.
+    * "samples": a few small pictures that come with the package.
+
+    HR images are cropped to multiples of the scale; images smaller than the scale are left out.
+
+    Args:
+        config: All settings; read are `scale` and `data`.
+        split: "train" or "valid".
+
+    Returns:
+        A sequence of (lq, hq), uint8 `[h, w, 3]` and `[scale h, scale w, 3]`.
+
+    Raises:
+        UserError: the source is unknown, its files are missing, unreadable or do not pair up.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, but must be one of {SPLITS}")
+    if config.data.source not in SOURCES:
+        raise UserError(
+            f"config.data.source is {config.data.source!r}, but must be one of: "
+            f"{', '.join(SOURCES)}."
+        )
+    cache_dir = Path(config.data.cache_dir or "~/.cache/binsr-jax").expanduser()
+    source = open_cache(SOURCES[config.data.source](config, split), cache_dir)
+    if source.left_out:
+        logging.warning(
+            "Left out %d images smaller than the scale %d: %s.",
+            len(source.left_out),
+            source.scale,
+            ", ".join(source.left_out),
+        )
+    return source
+
+
+def _samples(config: Config, split: str) -> Undecoded:
+    return _single_images(f"samples-{split}-x{config.scale}", SAMPLES / split, config.scale)
+
+
+def _folder(config: Config, split: str) -> Undecoded:
+    if not config.data.dir:
+        raise UserError("config.data.source=folder needs config.data.dir, the folder of images.")
+    root, scale = Path(config.data.dir).expanduser(), config.scale
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}; set config.data.dir to a folder of images.")
+    title = f"folder-{split}-x{scale}"
+    layouts = [(f"DIV2K_{split}_HR", f"DIV2K_{split}_LR_bicubic")]
+    if split == "train":
+        layouts.append(("HR", "LR_bicubic"))
+    for hr, lr in layouts:
+        if (root / hr).is_dir():
+            lr_folder = root / lr / f"X{scale}"
+            if lr_folder.is_dir():
+                return _paired_images(title, root / hr, lr_folder, scale)
+            logging.info("There is no %s: LR images are made from HR images.", lr_folder)
+            return _single_images(title, root / hr, scale)
+    if split != "train":
+        raise UserError(f"{root} has no validation images: it needs a folder DIV2K_{split}_HR.")
+    return _single_images(title, root, scale)
+
+
+def _tfds(config: Config, split: str) -> Undecoded:
+    # Imported here because it takes a while and only this source needs it.
+    import tensorflow_datasets as tfds
+
+    name = f"div2k/bicubic_x{config.scale}"
+    builder: Any = tfds.builder(
+        name,
+        data_dir=Path(config.data.dir).expanduser() if config.data.dir else None,
+        file_format="array_record",
+    )
+    if not builder.is_prepared():
+        _prepare(builder, name)
+    key = {"train": "train", "valid": "validation"}[split]
+    skip = tfds.decode.SkipDecoding()
+    try:
+        examples = builder.as_data_source(key, decoders={"lr": skip, "hr": skip})
+    except NotImplementedError as error:
+        raise UserError(
+            f"{builder.data_path} was not prepared as array_record; remove it or set "
+            "config.data.dir to another folder, and prepare it again."
+        ) from error
+    names = tuple(f"{name} {key} {i}" for i in range(len(examples)))
+
+    def decode(i: int) -> Pair | None:
+        example = examples[i]
+        lq, hq = (
+            read_rgb(io.BytesIO(example[part]), f"{part} of {names[i]}") for part in ("lr", "hr")
+        )
+        return _official_pair(lq, hq, config.scale, f"lr of {names[i]}", f"hr of {names[i]}")
+
+    files = sorted(Path(builder.data_path).iterdir())
+    return Undecoded(
+        title=f"div2k-{split}-x{config.scale}",
+        origin=[key, *map(_identity, files)],
+        scale=config.scale,
+        names=names,
+        decode=decode,
+    )
+
+
+def _prepare(builder: Any, name: str) -> None:
+    import tensorflow_datasets as tfds
+
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"{name} is not prepared in {builder.data_path}: run once with TensorFlow installed "
+            "(pip install 'binsr-jax[tf]'), or set config.data.source=folder and config.data.dir "
+            "to the folder with the unzipped DIV2K_train_HR and DIV2K_train_LR_bicubic."
+        )
+    # Zips that already lie in downloads/manual are used; the rest is downloaded. GCS has no
+    # array_record.
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+
+
+def _single_images(title: str, folder: Path, scale: int) -> Undecoded:
+    files = _images_of(folder)
+
+    def decode(i: int) -> Pair | None:
+        hq = read_rgb(files[i])
+        return bicubic_pair(hq, scale) if min(hq.shape[:2]) >= scale else None
+
+    return Undecoded(
+        title=title,
+        origin=[_identity(file) for file in files],
+        scale=scale,
+        names=tuple(file.name for file in files),
+        decode=decode,
+    )
+
+
+def _paired_images(title: str, hr_folder: Path, lr_folder: Path, scale: int) -> Undecoded:
+    pairs = _pair_up(hr_folder, lr_folder, scale)
+
+    def decode(i: int) -> Pair | None:
+        lr, hr = pairs[i]
+        return _official_pair(read_rgb(lr), read_rgb(hr), scale, str(lr), str(hr))
+
+    return Undecoded(
+        title=title,
+        origin=[[_identity(lr), _identity(hr)] for lr, hr in pairs],
+        scale=scale,
+        names=tuple(hr.name for _, hr in pairs),
+        decode=decode,
+    )
+
+
+def _pair_up(hr_folder: Path, lr_folder: Path, scale: int) -> list[tuple[Path, Path]]:
+    """Pairs 0001.png with 0001x2.png, or else with 0001.png: (LR, HR) for each HR image."""
+    unpaired = {file.stem: file for file in _images_of(lr_folder)}
+    pairs = []
+    for hr in _images_of(hr_folder):
+        lr = unpaired.pop(f"{hr.stem}x{scale}", None) or unpaired.pop(hr.stem, None)
+        if lr is None:
+            raise UserError(
+                f"{hr} has no LR image {hr.stem}x{scale}{hr.suffix} in {lr_folder}; add it, or "
+                f"remove {lr_folder} to have all LR images made."
+            )
+        pairs.append((lr, hr))
+    if unpaired:
+        lr = next(iter(unpaired.values()))
+        raise UserError(f"{lr} has no HR image in {hr_folder}; add it, or remove the LR image.")
+    return pairs
+
+
+def _official_pair(
+    lq: np.ndarray, hq: np.ndarray, scale: int, lq_name: str, hq_name: str
+) -> Pair | None:
+    """Crops a given pair to HQ = scale x LQ; LQ may cover a last row or column that is cropped."""
+    for low, high in zip(lq.shape[:2], hq.shape[:2], strict=True):
+        if low not in (high // scale, -(-high // scale)):
+            raise UserError(
+                f"{lq_name} ({lq.shape[1]}x{lq.shape[0]}) is not {hq_name} "
+                f"({hq.shape[1]}x{hq.shape[0]}) reduced {scale} times; replace one of them."
+            )
+    hq = crop_to_multiple(hq, scale)
+    lq = lq[: hq.shape[0] // scale, : hq.shape[1] // scale]
+    return (lq, hq) if lq.size else None
+
+
+def _images_of(folder: Path) -> list[Path]:
+    files = list_images(folder)
+    if not files:
+        raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)}).")
+    return files
+
+
+def _identity(file: Path) -> list[str | int]:
+    """What changes whenever a file is replaced, without reading it."""
+    status = file.stat()
+    return [str(file.resolve()), status.st_size, status.st_mtime_ns]
+
+
+SOURCES: dict[str, Callable[[Config, str], Undecoded]] = {
+    "tfds": _tfds,
+    "folder": _folder,
+    "samples": _samples,
+}
