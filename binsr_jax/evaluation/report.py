@@ -1,0 +1,207 @@
+"""Scores as text, as JSON lines and as pictures."""
+
+import contextlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from binsr_jax.errors import UserError
+from binsr_jax.evaluation.metrics import psnr, ssim
+from binsr_jax.ops.image import rgb_to_y
+from binsr_jax.tasks import Task
+
+Row = dict[str, Any]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table of set rows (see ``benchmark.score_set``), one line a set.
+
+    The bicubic columns are there if the rows have such scores: what a network must beat. The PSNR
+    of a set with a perfectly restored image is infinite, as that image's is, and printed "inf".
+    """
+    header = ["Set", "Images", "PSNR", "SSIM"]
+    with_bicubic = all("bicubic_psnr" in row for row in rows)
+    if with_bicubic:
+        header += ["Bicubic PSNR", "Bicubic SSIM"]
+    lines = [[*header, "Protocol"]]
+    for row in rows:
+        cells = [row["set"], str(row["images"]), f"{row['psnr']:.2f}", f"{row['ssim']:.4f}"]
+        if with_bicubic:
+            cells += [f"{row['bicubic_psnr']:.2f}", f"{row['bicubic_ssim']:.4f}"]
+        lines.append([*cells, f"{row['task']}: {row['protocol']}"])
+
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    # Numbers, which are all but the first and the last column, are set to the right.
+    numbers = range(1, len(widths) - 1)
+    lines.insert(
+        1, ["-" * (width - 1) + (":" if i in numbers else "-") for i, width in enumerate(widths)]
+    )
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.rjust(width) if i in numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in lines
+    )
+
+
+def append_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Appends rows to a file of JSON lines, all in one write, so that no line is ever cut in two.
+
+    JSON has no infinity: the PSNR of identical images is written as the string ``"inf"``.
+
+    Raises:
+      UserError: the file or its folder cannot be written.
+    """
+    lines = []
+    for row in rows:
+        finite = {
+            key: str(value) if isinstance(value, float) and math.isinf(value) else value
+            for key, value in row.items()
+        }
+        lines.append(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write("".join(lines).encode())
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the results to {path} ({error.strerror}); name another folder."
+        ) from error
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Writes a uint8 image ``[H, W, 3]``, beside the final name first: no half file has that name.
+
+    Raises:
+      UserError: the file or its folder cannot be written.
+    """
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "PNG")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(encoded.getvalue())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(
+            f"Cannot write the picture {path} ({error.strerror}); name another folder."
+        ) from error
+
+
+# The comparison picture, in its pixels.
+_TILE = 336  # the largest side of a detail, and the height of the whole image
+_MARGIN = 28
+_GAP = 16
+_PAPER = (255, 255, 255)
+_INK = (28, 30, 34)
+_FAINT = (118, 122, 130)
+_GAIN = (20, 128, 74)
+_FRAME = (255, 122, 0)
+
+
+def comparison(
+    title: str, original: np.ndarray, restorations: Mapping[str, np.ndarray], task: Task
+) -> np.ndarray:
+    """A picture to judge by eye: the image, and a detail of its restorations and of itself.
+
+    The detail is where the squared errors of the first and the last restoration differ most (of a
+    single one, where its error is largest), enlarged by a whole factor without smoothing. Under
+    each stand its PSNR and SSIM over the whole image, and what it gains over the first restoration.
+
+    Args:
+      title: written above.
+      original: uint8 ``[H, W, 3]``.
+      restorations: name -> uint8 image of the same shape; the others are held against the first.
+      task: whose protocol scores are taken by.
+
+    Returns:
+      uint8 ``[height, width, 3]``.
+    """
+    # A quarter of the image fills a tile, unless that showed its pixels too small or too large.
+    zoom = min(max(4 * _TILE // min(original.shape[:2]), 3), 14)
+    side = _TILE // zoom
+    top, left = _detail(original, list(restorations.values()), side)
+    rows, columns = slice(top, top + side), slice(left, left + side)
+
+    whole = Image.fromarray(original)
+    shrink = min(1.5 * _TILE / whole.width, side * zoom / whole.height)
+    size = (max(1, round(whole.width * shrink)), max(1, round(whole.height * shrink)))
+    whole = whole.resize(size, Image.Resampling.LANCZOS)
+    frame = [round(edge * shrink) for edge in (left, top, left + side, top + side)]
+    draw = ImageDraw.Draw(whole)
+    # A white line on both sides of the frame sets it off from any image.
+    draw.rectangle([frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1], None, _PAPER, 4)
+    draw.rectangle(frame, None, _FRAME, 2)
+
+    tiles = [_Tile(whole, "Image", f"{original.shape[1]} x {original.shape[0]} pixels")]
+    scores = {
+        name: psnr(original, image, task.border, task.luma) for name, image in restorations.items()
+    }
+    baseline = next(iter(scores.values()))
+    for name, image in restorations.items():
+        similarity = ssim(original, image, task.border, task.luma)
+        numbers = f"{scores[name]:.2f} dB   SSIM {similarity:.4f}"
+        first = len(tiles) == 1 or math.isinf(baseline)
+        gain = None if first else scores[name] - baseline
+        tiles.append(_Tile(_enlarge(image[rows, columns], zoom), name, numbers, gain))
+    detail = _enlarge(original[rows, columns], zoom)
+    tiles.append(_Tile(detail, "Original", f"{task.name}: {task.protocol}"))
+    return _sheet(title, tiles)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    picture: Image.Image
+    name: str
+    numbers: str
+    gain: float | None = None
+
+
+def _detail(original: np.ndarray, restorations: list[np.ndarray], side: int) -> tuple[int, int]:
+    """Top and left of the square where the restorations' squared errors differ most."""
+    errors = [np.square(rgb_to_y(image) - rgb_to_y(original)) for image in restorations]
+    difference = errors[0] - errors[-1] if len(errors) > 1 else errors[0]
+    sums = np.pad(difference, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    high, wide = (min(side, size) for size in original.shape[:2])
+    boxes = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    top, left = np.unravel_index(np.argmax(np.abs(boxes)), boxes.shape)
+    return int(top), int(left)
+
+
+def _enlarge(detail: np.ndarray, factor: int) -> Image.Image:
+    return Image.fromarray(detail.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def _sheet(title: str, tiles: Sequence[_Tile]) -> np.ndarray:
+    """Tiles side by side under a title, each above its name, its gain and its numbers."""
+    heading, name_font, text_font = (ImageFont.load_default(size) for size in (26, 21, 17))
+    tile_top = _MARGIN + 48
+    widths = [max(tile.picture.width, 210) for tile in tiles]  # room for the numbers
+    height = tile_top + max(tile.picture.height for tile in tiles) + 64 + _MARGIN
+    sheet = Image.new("RGB", (2 * _MARGIN + sum(widths) + _GAP * (len(tiles) - 1), height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN - 6), title, _INK, heading)
+    x, text_top = _MARGIN, height - _MARGIN - 52
+    for width, tile in zip(widths, tiles, strict=True):
+        sheet.paste(tile.picture, (x, tile_top))
+        draw.text((x, text_top), tile.name, _INK, name_font)
+        if tile.gain is not None:
+            indent = draw.textlength(tile.name + "  ", name_font)
+            colour = _GAIN if tile.gain > 0 else _INK
+            draw.text((x + indent, text_top), f"{tile.gain:+.2f} dB", colour, name_font)
+        draw.text((x, text_top + 29), tile.numbers, _FAINT, text_font)
+        x += width + _GAP
+    return np.array(sheet)

@@ -1,0 +1,264 @@
+"""Benchmark sets of every layout, their scores, and what happens to files that cannot be scored."""
+
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from binsr_jax import config as config_lib
+from binsr_jax import models
+from binsr_jax.errors import UserError
+from binsr_jax.evaluation import report
+from binsr_jax.evaluation.benchmark import load_set, restorer, score_set, validator
+from binsr_jax.ops.image import imresize_uint8, rgb_to_y, upsample_nearest
+from binsr_jax.tasks import Task, task_of
+
+
+def _task(scale: int = 2) -> Task:
+    config = config_lib.default()
+    config.scale = scale
+    return task_of(config)
+
+
+def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth colour with some noise, so that bicubic neither fails nor is perfect."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([np.sin(y / 5), np.cos(x / 7), np.sin((x + y) / 9)], -1) * 90 + 128
+    return np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def _save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "expected"),
+    [
+        ("Set5", 2, 33.67),
+        ("Set5", 3, 30.40),
+        ("Set5", 4, 28.43),
+        ("B100", 2, 29.56),
+    ],
+)
+def test_bicubic_has_the_published_scores(
+    data_dir: Path, name: str, scale: int, expected: float
+) -> None:
+    if not (data_dir / name).is_dir():
+        pytest.skip(f"{data_dir / name} does not exist")
+    row = score_set(load_set(name, data_dir, _task(scale)))[-1]
+    assert round(row["psnr"], 2) == expected
+    assert row["protocol"] == f"Y, border {scale}, bicubic LR"
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_packaged_samples_are_scored_without_any_folder(
+    scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BINSR_DATA", raising=False)
+    samples = load_set("samples", "", _task(scale))
+    *rows, total = score_set(samples)
+    assert total["images"] == len(rows) == len(samples) > 0
+    for row, example in zip(rows, samples, strict=True):
+        assert row["image"] == example.name
+        bicubic = imresize_uint8(example.lq, scale)
+        inside = (slice(scale, -scale), slice(scale, -scale))
+        expected = peak_signal_noise_ratio(
+            rgb_to_y(example.hq)[inside], rgb_to_y(bicubic)[inside], data_range=255
+        )
+        assert row["psnr"] == pytest.approx(expected)
+    assert total["psnr"] == pytest.approx(np.mean([row["psnr"] for row in rows]))
+    assert total["ssim"] == pytest.approx(np.mean([row["ssim"] for row in rows]))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_folder_of_odd_sizes_and_modes(tmp_path: Path, scale: int) -> None:
+    _save(tmp_path / "Mixed/a.png", _picture(37, 53))
+    Image.fromarray(_picture(41, 40)).convert("L").save(tmp_path / "Mixed/b.png")
+    Image.fromarray(_picture(29, 31)).convert("RGBA").save(tmp_path / "Mixed/c.PNG")
+    Image.fromarray(_picture(30, 31)).convert("P").save(tmp_path / "Mixed/d.png")
+    _save(tmp_path / "Mixed/thin.png", _picture(12, 100))
+    (tmp_path / "Mixed/readme.txt").write_text("no image")
+    (tmp_path / "Mixed/._a.png").write_text("left by a file manager")
+    mixed = load_set("Mixed", tmp_path, _task(scale))
+    for example in mixed:
+        assert example.hq.dtype == example.lq.dtype == np.uint8
+        assert example.hq.shape == tuple(np.multiply(example.lq.shape, (scale, scale, 1)))
+    *rows, total = score_set(mixed)
+    assert [row["image"] for row in rows] == ["a", "b", "c", "d", "thin"]
+    assert all(np.isfinite(row["psnr"]) and 0 < row["ssim"] <= 1 for row in rows)
+    assert total["images"] == 5
+
+
+def test_images_of_one_stem_keep_their_suffix(tmp_path: Path) -> None:
+    for file in ("a.png", "a.bmp", "b.png"):
+        _save(tmp_path / "Set" / file, _picture(20, 20))
+    names = [example.name for example in load_set("Set", tmp_path, _task())]
+    assert names == ["a.bmp", "a.png", "b"]
+
+
+def test_the_usual_layout_with_lr_files(tmp_path: Path) -> None:
+    for seed, name in enumerate(["one", "two"]):
+        hq = _picture(33, 48, seed)
+        _save(tmp_path / f"Pairs/HR/{name}.png", hq)
+        # Nearest neighbours in place of bicubic show that the files are what is used.
+        _save(tmp_path / f"Pairs/LR_bicubic/X2/{name}x2.png", hq[:32:2, ::2])
+    pairs = load_set("Pairs", tmp_path, _task(2))
+    assert pairs.protocol == "Y, border 2, LR files"
+    for seed, example in enumerate(pairs):
+        np.testing.assert_array_equal(example.hq, _picture(33, 48, seed)[:32])
+        np.testing.assert_array_equal(example.lq, example.hq[::2, ::2])
+    # No such files for another scale: they are made.
+    assert load_set("Pairs", tmp_path, _task(3)).protocol == "Y, border 3, bicubic LR"
+
+
+def test_lr_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    _save(tmp_path / "Pairs/HR/one.png", _picture(32, 48))
+    _save(tmp_path / "Pairs/LR_bicubic/X2/onex2.png", _picture(16, 23))
+    with pytest.raises(UserError, match=r"onex2.png is 23x16 .*one.png \(48x32\) reduced 2"):
+        score_set(load_set("Pairs", tmp_path, _task()))
+    _save(tmp_path / "Pairs/HR/two.png", _picture(32, 48))
+    with pytest.raises(UserError, match=r"two.png has no LR image twox2.png in .*X2"):
+        load_set("Pairs", tmp_path, _task())
+
+
+def test_data_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _save(tmp_path / "Tiny/a.png", _picture(20, 20))
+    monkeypatch.setenv("BINSR_DATA", str(tmp_path))
+    assert len(load_set("Tiny", "", _task())) == 1
+    monkeypatch.delenv("BINSR_DATA")
+    with pytest.raises(UserError, match=r"Tiny.*--data_dir.*BINSR_DATA"):
+        load_set("Tiny", "", _task())
+
+
+def test_missing_sets_are_named_with_the_layouts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
+        load_set("Set5", tmp_path / "nowhere", _task())
+    with pytest.raises(UserError, match=r"no benchmark set Set5 .* Set5/\*.png.*X3/\*x3.png"):
+        load_set("Set5", tmp_path, _task(3))
+    (tmp_path / "Set5").mkdir()
+    with pytest.raises(UserError, match=r"Set5 has no images .* Set5/\*.png"):
+        load_set("Set5", tmp_path, _task())
+
+
+def test_broken_images_are_named(tmp_path: Path) -> None:
+    _save(tmp_path / "Set/whole.png", _picture(40, 40))
+    whole = (tmp_path / "Set/whole.png").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not an image"):
+        (tmp_path / "Set/broken.png").write_bytes(content)
+        with pytest.raises(UserError, match=r"broken.png"):
+            score_set(load_set("Set", tmp_path, _task()))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 4), (5, 5)])
+def test_images_smaller_than_the_border_are_named(tmp_path: Path, height: int, width: int) -> None:
+    _save(tmp_path / "Set/small.png", _picture(height, width))
+    with pytest.raises(UserError, match=rf"small.png is {width}x{height} pixels, too small"):
+        score_set(load_set("Set", tmp_path, _task()))
+
+
+def test_a_perfect_restoration_is_infinitely_good(tmp_path: Path) -> None:
+    _save(tmp_path / "Flat/a.png", np.full((24, 24, 3), 99, np.uint8))
+    rows = score_set(load_set("Flat", tmp_path, _task()))
+    assert [row["psnr"] for row in rows] == [float("inf")] * 2
+    assert "|  inf | 1.0000 |" in report.table(rows[-1:])
+
+
+def test_a_restoration_is_held_against_bicubic(tmp_path: Path) -> None:
+    hq = _picture(40, 48)
+    _save(tmp_path / "Set/a.png", hq)
+
+    def half_way(lq: np.ndarray) -> np.ndarray:
+        return ((imresize_uint8(lq, 2).astype(int) + hq) // 2).astype(np.uint8)
+
+    images = tmp_path / "images"
+    image_row, total = score_set(load_set("Set", tmp_path, _task()), half_way, images)
+    bicubic_row, _ = score_set(load_set("Set", tmp_path, _task()))
+    assert image_row["bicubic_psnr"] == total["bicubic_psnr"] == bicubic_row["psnr"]
+    assert image_row["bicubic_ssim"] == bicubic_row["ssim"]
+    assert image_row["psnr"] == pytest.approx(bicubic_row["psnr"] + 6, abs=0.3)
+
+    written = np.asarray(Image.open(images / "Set/a.png"))
+    np.testing.assert_array_equal(written, half_way(imresize_uint8(hq, 0.5)))
+    assert np.asarray(Image.open(images / "Set/a_comparison.png")).ndim == 3
+    assert sorted(file.name for file in (images / "Set").iterdir()) == ["a.png", "a_comparison.png"]
+
+
+class _Nearest(nn.Module):
+    """A network of one parameter: pixels repeated and multiplied by it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, progress: jax.Array) -> jax.Array:
+        assert not train
+        assert progress.dtype == jnp.float32
+        gain = self.param("gain", nn.initializers.ones, ())
+        return gain * upsample_nearest(x, 2)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5, 1.7, -1.0])
+def test_restorer_clips_and_rounds(gain: float) -> None:
+    restore = restorer(_Nearest(), {"params": {"gain": jnp.float32(gain)}})
+    for shape in ((6, 5, 3), (1, 1, 3)):
+        image = _picture(*shape[:2])
+        values = np.clip(image.astype(np.float64) * gain, 0, 255)
+        # Float32 may put a value at exactly one half on either side.
+        restored = restore(image)
+        assert restored.dtype == np.uint8
+        difference = restored - values.repeat(2, axis=0).repeat(2, axis=1)
+        assert np.abs(difference).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_restorer_runs_a_binary_network(scale: int) -> None:
+    config = config_lib.default()
+    config.model.features, config.model.blocks = 8, 1
+    model = models.build(config.model, scale)
+    variables = model.init(
+        jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False, progress=jnp.float32(0)
+    )
+    image = _picture(9, 7)
+    y = model.apply(
+        variables, image[None].astype(np.float32) / 255, train=False, progress=jnp.float32(1)
+    )
+    expected = np.clip(np.asarray(y)[0] * 255.0, 0, 255)
+    restored = restorer(model, variables)(image)
+    assert restored.shape == (9 * scale, 7 * scale, 3)
+    assert np.abs(restored - expected).max() <= 0.51
+
+
+def test_validator_scores_every_set(tmp_path: Path) -> None:
+    for name in ("One", "Two"):
+        for seed in range(2):
+            _save(tmp_path / f"{name}/{seed}.png", _picture(33, 40, seed))
+    config = config_lib.default()
+    config.eval.sets = ("Two", "One", "samples")
+    config.eval.data_dir = str(tmp_path)
+    scores, pictures = validator(config)(lambda lq: imresize_uint8(lq, 2), 1000)
+    assert list(scores) == [
+        f"{name}/{score}" for name in config.eval.sets for score in ("psnr", "ssim")
+    ]
+    expected = score_set(load_set("Two", tmp_path, _task()))[-1]
+    assert scores["Two/psnr"] == expected["psnr"]
+    assert scores["Two/ssim"] == expected["ssim"]
+    assert list(pictures)[:2] == ["Two/0", "One/0"]
+    for picture in pictures.values():
+        assert picture.dtype == np.uint8
+        assert picture.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("sets", "sentence"), [((), "config.eval.sets"), (("samples", "Absent"), "Absent")]
+)
+def test_validator_refuses_missing_sets_at_once(
+    tmp_path: Path, sets: tuple[str, ...], sentence: str
+) -> None:
+    config = config_lib.default()
+    config.eval.sets, config.eval.data_dir = sets, str(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        validator(config)
