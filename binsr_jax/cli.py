@@ -1,36 +1,59 @@
 """The command line: how train.py and evaluate.py start, and the console script ``binsr``."""
 
+import difflib
+import logging as python_logging
+import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
+from binsr_jax.config import default
 from binsr_jax.errors import UserError
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple"}
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags and calls ``main``; a user's mistake becomes one sentence and exit status 1."""
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Parses the flags and calls ``main``; a user's mistake becomes one sentence and status 1.
+
+    Compiled programs are kept in ``~/.cache/binsr-jax/jax``, so that the next start is quick; JAX's
+    own variable JAX_COMPILATION_CACHE_DIR names another folder.
+
+    Args:
+        main: Gets the arguments that are no flags, and returns the exit status; None is 0.
+    """
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
+            _check_config_file(argv)
+            rest = flags.FLAGS(argv)
+        except UserError as error:
             raise _exit(str(error)) from None
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            # ml_collections raises these for a wrong config file, key or value, with a fine message inside.
-            raise _exit(str(error.args[0] if len(error.args) == 1 else error)) from None
+        except Exception as error:  # a recipe is Python: it can raise anything
+            raise _exit(_flag_mistake(argv, error)) from None
+        if len(rest) > 1:
+            raise _exit(f"Unexpected argument {rest[1]!r}: options are written --name=value.")
+        return rest
 
-    def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
-            raise _exit(f"unexpected argument {argv[1]!r}: options are written --name=value")
+    def guarded(argv: Sequence[str]) -> int | None:
         try:
-            main(argv)
+            return main(argv)
         except UserError as error:
             raise _exit(str(error)) from None
         except KeyboardInterrupt:
-            raise _exit("interrupted") from None
+            raise _exit("Interrupted.") from None
 
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_is_worth_a_line)
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = Path.home() / ".cache" / "binsr-jax" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     app.run(guarded, flags_parser=parse)
 
 
@@ -38,3 +61,67 @@ def _exit(sentence: str) -> SystemExit:
     """One sentence on standard error, and the exception that ends the program with status 1."""
     print("error: " + " ".join(sentence.split()), file=sys.stderr)
     return SystemExit(1)
+
+
+def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
+    """Keeps this package's lines and others' warnings; Orbax alone writes dozens a checkpoint."""
+    ours = record.pathname.startswith(str(Path(__file__).parent))
+    floor = python_logging.ERROR if "orbax" in record.pathname else python_logging.WARNING
+    return ours or record.levelno >= floor
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    """Says that a config file is missing before ml_collections does in five lines."""
+    for i, argument in enumerate(argv):
+        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
+        if match is None:
+            continue
+        value = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
+        path = Path(value.split(":", 1)[0])
+        if path.suffix != ".py" or not path.is_file():
+            recipes = [str(file) for file in path.parent.glob("*.py")]
+            hint = _did_you_mean(str(path), recipes, "name a recipe such as configs/NAME.py.")
+            raise UserError(f"There is no config file {str(path)!r}: {hint}")
+
+
+def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
+    """The sentence for a wrong flag, a wrong field or value of the config, or a broken recipe."""
+    text = str(error)
+    missing = re.findall(r"Flag (--\w+) must have a value other than None", text)
+    if missing:
+        return f"Missing {' and '.join(missing)}: --help lists all flags."
+    fields = dict(_fields(default(), "config."))
+    for argument in argv:
+        match = re.fullmatch(r"--?(?:no)?(config\.[^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            continue
+        name, value = match.groups()
+        if name not in fields:
+            hint = _did_you_mean(name, list(fields), "binsr_jax/config.py lists those it has.")
+            return f"The config has no field {name}: {hint}"
+        if f"--{name}=" in text:
+            kind = _KINDS.get(type(fields[name]), "a text")
+            return f"{name} cannot be {value!r}: it is {kind}, such as {fields[name]!r}."
+    if "get_config() takes 0 positional arguments" in text:
+        return "This recipe has no variants: leave out the colon after its file name, and the rest."
+    if isinstance(error, flags.Error) and "parsing config file" not in text:
+        return text
+    where = [
+        f"line {frame.lineno} of {frame.filename}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and frame.filename != __file__
+    ]
+    return f"The recipe fails at {where[-1] if where else 'its start'}: {text.splitlines()[-1]}"
+
+
+def _fields(config: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _did_you_mean(word: str, words: Sequence[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {close[0]}?" if close else otherwise

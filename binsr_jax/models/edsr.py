@@ -1,0 +1,75 @@
+"""EDSR, float and binary: one backbone, whose parts are given to it."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from binsr_jax.nn.units import Progress
+from binsr_jax.ops.image import upsample_bilinear
+
+# Of the DIV2K training images, for RGB in 0..1; a network of another number of channels uses no
+# mean.
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+
+# How each factor is built up from steps of pixel shuffle.
+UPSAMPLING_STEPS = {2: (2,), 3: (3,), 4: (2, 2)}
+
+
+class EDSR(nn.Module):
+    """Head, ``units`` units with a skip over all of them, upsampler, tail.
+
+        f   = act(head(k (x - mean))) y   = tail(upsampler(body_end(unit(...unit(f))) + f)) out = y
+        / k + mean                          (+ the enlarged input, where image_skip is "bilinear")
+
+    Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution"; with binary
+    units, the network of "Efficient Image Super Resolution Using Attention In Binary Neural
+    Networks". k is the amplification of BBCU's equation 10: one factor at the input, undone at the
+    output.
+
+    Attributes:
+        head: makes the first convolution, to the body's number of features.
+        unit: makes one unit of the body (see ``binsr_jax.nn.units``).
+        units: how many there are.
+        body_end: makes what follows the units: a float convolution, or one more unit.
+        upsampler: makes one upsampling step, of the ``scale`` it is given.
+        tail: makes the last convolution, back to an image.
+        scale: 2, 3 or 4.
+        amplification: k.
+        head_activation: ``"none"``, or ``"leaky_relu"`` of slope 0.1 as in the binary networks.
+        image_skip: ``"none"``, or ``"bilinear"``.
+
+    Called with an image ``[B, h, w, C]`` in 0..1 it gives ``[B, scale h, scale w, C]``, not
+    clipped.
+    """
+
+    head: Callable[..., nn.Module]
+    unit: Callable[..., nn.Module]
+    units: int
+    body_end: Callable[..., nn.Module]
+    upsampler: Callable[..., nn.Module]
+    tail: Callable[..., nn.Module]
+    scale: int
+    amplification: float
+    head_activation: str
+    image_skip: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        mean = jnp.asarray(DIV2K_MEAN if x.shape[-1] == 3 else 0.0, x.dtype)
+        image = self.amplification * (x - mean)
+
+        features = self.head(name="head")(image)
+        if self.head_activation == "leaky_relu":
+            features = nn.leaky_relu(features, 0.1)
+        y = features
+        for i in range(self.units):
+            y = self.unit(name=f"body_{i}")(y, train, progress)
+        y = self.body_end(name="body_end")(y, train, progress) + features
+        for i, step in enumerate(UPSAMPLING_STEPS[self.scale]):
+            y = self.upsampler(step, name=f"upsampler_{i}")(y)
+        y = self.tail(name="tail")(y)
+        if self.image_skip == "bilinear":
+            y += upsample_bilinear(image, self.scale)
+        return y / self.amplification + mean

@@ -1,0 +1,139 @@
+"""Weights of the papers' PyTorch code in our names and layouts.
+
+PyTorch keeps convolution kernels as ``[O, I, kh, kw]`` and linear weights as ``[out, in]``; ours
+are ``[kh, kw, I, O]`` and ``[in, out]``. Its binary units add ``move0`` to the input before the
+sign; ours compare with a threshold, which is ``-move0``. Every step is linear, so gradients map in
+the same way.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from binsr_jax.errors import UserError
+from binsr_jax.models.edsr import DIV2K_MEAN
+
+_HERE = r"(?=\.weight|\.bias)"  # the part is a plain convolution, not a unit
+# The name of a part: in EDSR-PyTorch, in BasicSR's EDSR, and in the binary networks built on it.
+_PARTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (r"conv_first|head\.0", lambda m: "head"),
+    (rf"body\.(\d+)\.body\.([02]){_HERE}", lambda m: f"body_{m[1]}/conv_{int(m[2]) // 2}"),
+    (r"body\.(\d+)\.conv([12])", lambda m: f"body_{m[1]}/conv_{int(m[2]) - 1}"),
+    (r"body\.(\d+)\.body\.([01])", lambda m: f"body_{2 * int(m[1]) + int(m[2])}"),
+    (rf"(?:body\.\d+|conv_after_body){_HERE}", lambda m: "body_end/conv"),
+    (r"conv_after_body", lambda m: "body_end"),
+    (r"(?:upsample|tail\.0)\.([02])", lambda m: f"upsampler_{int(m[1]) // 2}/conv"),
+    (rf"upconv([12]?){_HERE}", lambda m: f"upsampler_{int(m[1] or 1) - 1}/conv"),
+    (r"upconv([12]?)", lambda m: f"upsampler_{int(m[1] or 1) - 1}"),
+    (r"conv_last|tail\.1", lambda m: "tail"),
+)
+# The name of an array inside a part.
+_ARRAYS = {
+    "weight": "kernel",
+    "bias": "bias",
+    "move0.bias": "rsign/threshold",
+    "binary_conv.weight": "conv/kernel",
+    "binary_conv.bias": "conv/bias",
+    "relu.pr_bias0.bias": "rprelu/shift_in",
+    "relu.pr_prelu.weight": "rprelu/slope",
+    "relu.pr_bias1.bias": "rprelu/shift_out",
+    "a1": "residual_scale",
+    "a2": "binary_scale",
+}
+_ATTENTIONS = {"resid_attn": "residual_attention", "bin_attn": "binary_attention"}
+_ATTENTION_LAYERS = {"fc1": "reduce", "fc2": "expand", "conv": "map"}
+# PyTorch adds these inside a layer; ours subtract.
+_NEGATED = {"threshold", "shift_in"}
+
+
+def from_torch(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with the values of a PyTorch ``state_dict``.
+
+    Understands the names of EDSR-PyTorch, of BasicSR's EDSR, and of the binary networks of BBCU and
+    of the attention paper. Their code hands one attention module to all units of the body; ours has
+    one a unit, each of which gets that module's values.
+
+    Args:
+        state: PyTorch names to arrays.
+        params: the ``params`` of a network of ours, or their shapes; only the shapes are used.
+
+    Returns:
+        A tree like ``params``.
+
+    Raises:
+        UserError: names that do not fit, parameters left without a value, or shapes that differ;
+        the
+            sentence lists them.
+    """
+    leaves: dict[str, Any] = flatten_dict(params, sep="/")
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    ours: dict[str, np.ndarray] = {}
+    unknown = []
+    for name, array in state.items():
+        if name.startswith(("sub_mean.", "add_mean.")):
+            _require_div2k_mean(name, array)
+            continue
+        path = _translate(name)
+        if path is not None and path in shapes:
+            ours[path] = _to_our_layout(path, np.asarray(array), shapes[path])
+        else:
+            unknown.append(name)
+    missing = shapes.keys() - ours.keys()
+    if unknown or missing:
+        raise UserError(
+            "the weights do not fit the network: "
+            + f"no place for {_listed(unknown)}; no value for {_listed(missing)}; "
+            + "check the architecture's name, scale, features and blocks"
+        )
+    return unflatten_dict(ours, sep="/")
+
+
+def _translate(name: str) -> str | None:
+    """Our path of a PyTorch name, or None if there is none."""
+    for pattern, part in _PARTS:
+        match = re.match(rf"(?:{pattern})\.", name)
+        if match and (array := _translate_array(name[match.end() :])):
+            return f"{part(match)}/{array}"
+    return None
+
+
+def _translate_array(name: str) -> str | None:
+    """Our path, within a part, of a PyTorch name within it."""
+    if name in _ARRAYS:
+        return _ARRAYS[name]
+    branch, *rest = name.split(".")
+    if branch in _ATTENTIONS and len(rest) == 2 and rest[0] in _ATTENTION_LAYERS:
+        return f"{_ATTENTIONS[branch]}/{_ATTENTION_LAYERS[rest[0]]}/{_ARRAYS.get(rest[1])}"
+    return None
+
+
+def _to_our_layout(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Kernels with the input and output axes last, in that order; all else loses its unit axes."""
+    leaf = path.rsplit("/", 1)[-1]
+    if leaf == "kernel":
+        array = np.moveaxis(array, (0, 1), (-1, -2))
+    squeezed = tuple(side for side in array.shape if side != 1)
+    if squeezed != tuple(side for side in shape if side != 1):
+        raise UserError(
+            f"the weights do not fit the network: {path} has shape {array.shape} in the file, but "
+            f"{shape} in the network; check its scale, features and blocks"
+        )
+    return (-array if leaf in _NEGATED else array).reshape(shape).astype(np.float32)
+
+
+def _require_div2k_mean(name: str, array: np.ndarray) -> None:
+    """EDSR-PyTorch keeps the mean's subtraction as a frozen 1x1 convolution; ours is a constant."""
+    layer, kind = name.split(".")
+    mean = 255 * np.asarray(DIV2K_MEAN) * (-1 if layer == "sub_mean" else 1)
+    expected = np.eye(3) if kind == "weight" else mean
+    if array.size != expected.size or not np.allclose(array.ravel(), expected.ravel(), atol=1e-3):
+        raise UserError(f"{name} is not the mean of DIV2K, the only one that our EDSR subtracts")
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more if names else "nothing"

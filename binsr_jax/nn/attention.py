@@ -1,0 +1,54 @@
+"""Attention: ``map(x) * x`` with a map in 0..1 per channel, per pixel, or per element.
+
+The last layer of every map starts at zero, so that the map starts at sigmoid(0) = 1/2 everywhere
+and a unit can undo it exactly with a branch scale of 2.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+
+class SqueezeExcitation(nn.Module):
+    """``sigmoid(W2 relu(W1 mean_hw(x) + b1) + b2) * x``: a factor a channel, of the whole image.
+
+    ``[B, H, W, C] -> [B, H, W, C]``; Hu et al., "Squeeze-and-Excitation Networks". The papers'
+    networks of 64 channels use 4 hidden features.
+    """
+
+    hidden: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.mean(axis=(1, 2), keepdims=True)
+        y = nn.relu(nn.Dense(self.hidden, name="reduce")(y))
+        y = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="expand")(y)
+        return nn.sigmoid(y) * x
+
+
+class SpatialAttention(nn.Module):
+    """``sigmoid(conv1x1(x)) * x``, one map for all channels: ``[B, H, W, C] -> [B, H, W, C]``."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.sigmoid(_pointwise(1)(x)) * x
+
+
+class PixelAttention(nn.Module):
+    """``sigmoid(conv1x1(x)) * x``, a map a channel (PAN): ``[B, H, W, C] -> [B, H, W, C]``."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.sigmoid(_pointwise(x.shape[-1])(x)) * x
+
+
+def _pointwise(features: int) -> nn.Module:
+    return nn.Dense(features, kernel_init=nn.initializers.zeros, name="map")
+
+
+ATTENTION: dict[str, Callable[..., nn.Module]] = {
+    "se": SqueezeExcitation,
+    "spatial": SpatialAttention,
+    "pixel": PixelAttention,
+}

@@ -1,0 +1,149 @@
+"""The units that a backbone is built from.
+
+A new unit is a class here with the contract of ``Unit``, and a line in ``UNITS``.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
+from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign
+from binsr_jax.nn.conv import Conv
+from binsr_jax.ops.image import pixel_shuffle, upsample_nearest
+
+Progress = jax.Array | float
+
+
+class Unit(nn.Module):
+    """The contract of all units: ``unit(x, train, progress) -> y``, x and y ``[B, H, W, C]``.
+
+    ``train`` is a bool; ``progress`` is a float32 scalar in 0..1, how much of the training is done,
+    for schedules inside a unit. The attributes of a unit are its options: each is set from the
+    config's ``model`` field of its name.
+    """
+
+    # How many convolutions in a row the unit stands for; a block of a backbone is two.
+    convolutions: ClassVar[int] = 1
+
+
+class ResidualBlock(Unit):
+    """The float unit of EDSR, without batch normalisation: ``y = x + s conv(relu(conv(x)))``."""
+
+    residual_scale: float = 1.0
+
+    convolutions: ClassVar[int] = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        features = x.shape[-1]
+        y = Conv(features, name="conv_0")(x)
+        y = Conv(features, name="conv_1")(nn.relu(y))
+        return x + self.residual_scale * y
+
+
+class BBCU(Unit):
+    """The basic binary convolution unit, final form V4: ``y = RPReLU(bconv(RSign(x))) + x``.
+
+    Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network", figure 1
+    and section 3: no batch normalisation, the activation before the sum, the residual at full
+    precision.
+    """
+
+    surrogate: str = "parabola"
+    conv: Callable[..., nn.Module] = BinaryConv
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        y = RSign(self.surrogate, name="rsign")(x)
+        y = self.conv(x.shape[-1], name="conv")(y)
+        return RPReLU(name="rprelu")(y) + x
+
+
+class AttentionUnit(Unit):
+    """The binary unit with attention on either branch and learnable branch scales.
+
+        y = a_b A_b(RPReLU(bconv(RSign(x)))) + a_r A_r(x)
+
+    "Efficient Image Super Resolution Using Attention In Binary Neural Networks". A is the identity
+    ("none") or ``map(x) * x`` with a squeeze-and-excitation, spatial or pixel map. A branch scale
+    starts at 1, or at 2 where there is an attention, whose map starts at 1/2: either way the branch
+    starts with gain exactly 1, or a chain of such units would fade the image away.
+    """
+
+    residual_attention: str = "none"
+    binary_attention: str = "none"
+    attention_hidden: int = 4
+    surrogate: str = "parabola"
+    conv: Callable[..., nn.Module] = BinaryConv
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        y = RSign(self.surrogate, name="rsign")(x)
+        y = self.conv(x.shape[-1], name="conv")(y)
+        y = RPReLU(name="rprelu")(y)
+        return self._branch("binary", self.binary_attention, y) + self._branch(
+            "residual", self.residual_attention, x
+        )
+
+    def _branch(self, branch: str, kind: str, x: jax.Array) -> jax.Array:
+        """``a A(x)`` for one of the two branches."""
+        if kind == "none":
+            return self._scale(branch, 1.0) * x
+        if kind not in ATTENTION:
+            raise ValueError(f"no attention {kind!r}: choose none, {', '.join(ATTENTION)}")
+        options = {"hidden": self.attention_hidden} if ATTENTION[kind] is SqueezeExcitation else {}
+        y = ATTENTION[kind](**options, name=f"{branch}_attention")(x)
+        return self._scale(branch, 2.0) * y
+
+    def _scale(self, branch: str, start: float) -> jax.Array:
+        return self.param(f"{branch}_scale", nn.initializers.constant(start), ())
+
+
+class ConvUnit(Unit):
+    """A plain float convolution in the form of a unit: ``y = conv(x)``."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return Conv(x.shape[-1], name="conv")(x)
+
+
+UNITS: dict[str, type[Unit]] = {
+    "residual": ResidualBlock,
+    "bbcu": BBCU,
+    "attention": AttentionUnit,
+}
+
+
+class Upsampler(nn.Module):
+    """The float upsampler: a convolution to ``C r^2`` channels, then pixel shuffle.
+
+    ``[B, H, W, C] -> [B, rH, rW, C]``.
+    """
+
+    scale: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = Conv(x.shape[-1] * self.scale**2, name="conv")(x)
+        return pixel_shuffle(y, self.scale)
+
+
+class BinaryUpsampler(nn.Module):
+    """The binary upsampler of BBCU: ``y = shuffle(RPReLU(bconv(RSign(x)))) + nearest(x)``.
+
+    ``[B, H, W, C] -> [B, rH, rW, C]``; RPReLU acts on the ``C r^2`` channels, before the shuffle.
+    """
+
+    scale: int
+    surrogate: str = "parabola"
+    conv: Callable[..., nn.Module] = BinaryConv
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = RSign(self.surrogate, name="rsign")(x)
+        y = self.conv(x.shape[-1] * self.scale**2, name="conv")(y)
+        y = RPReLU(name="rprelu")(y)
+        return pixel_shuffle(y, self.scale) + upsample_nearest(x, self.scale)

@@ -1,0 +1,224 @@
+"""Binarisation of activations and weights, each a pure function with its own gradient.
+
+The sign is never 0, since one bit cannot hold it: ``x > threshold -> +1``, all else ``-> -1``. Its
+true derivative is 0 almost everywhere; training replaces it by that of a surrogate with the same
+shape near zero.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from binsr_jax.ops.conv import conv2d
+
+
+def _parabola(u: jax.Array) -> jax.Array:
+    """Slope of ``2u + u^2`` (-1 <= u < 0), ``2u - u^2`` (0 <= u < 1): ``max(0, 2 - 2|u|)``."""
+    return jnp.maximum(0.0, 2.0 - 2.0 * jnp.abs(u))
+
+
+def _clip(u: jax.Array) -> jax.Array:
+    """Slope of ``clip(u, -1, 1)``: the straight-through estimator, ``1`` where ``|u| <= 1``."""
+    return (jnp.abs(u) <= 1.0).astype(u.dtype)
+
+
+SURROGATES: dict[str, Callable[[jax.Array], jax.Array]] = {"parabola": _parabola, "clip": _clip}
+
+
+def rsign(x: jax.Array, threshold: jax.Array, surrogate: str = "parabola") -> jax.Array:
+    """Sign with a learnable threshold per channel (BBCU, equations 5 and 6; ReActNet's RSign).
+
+        rsign(x) = +1 where x > threshold, else -1
+        d/dx     = s(x - threshold),  d/dthreshold = -s(x - threshold)
+
+    with ``s(u) = max(0, 2 - 2|u|)`` for the surrogate ``"parabola"`` (equation 6) and ``s(u) = [|u|
+    <= 1]`` for ``"clip"``.
+
+    Args:
+        x: ``[..., C]``, floating point.
+        threshold: ``[C]``, of the dtype of ``x``.
+        surrogate: a key of ``SURROGATES``.
+
+    Returns:
+        ``[..., C]``, each element ``+1`` or ``-1``, of the dtype of ``x``.
+
+    Raises:
+        TypeError: ``x`` is no floating-point array, or ``threshold`` has another dtype.
+        ValueError: ``threshold`` is not ``[C]``, or the surrogate has no such name.
+    """
+    _require_float("x", x)
+    if threshold.dtype != x.dtype:
+        raise TypeError(f"threshold has dtype {threshold.dtype}, but x has dtype {x.dtype}")
+    if threshold.shape != x.shape[-1:]:
+        raise ValueError(
+            f"threshold has shape {threshold.shape}, but x of shape {x.shape} wants {x.shape[-1:]}"
+        )
+    if surrogate not in SURROGATES:
+        raise ValueError(f"no surrogate {surrogate!r}: choose from {', '.join(SURROGATES)}")
+    return _rsign(x, threshold, surrogate)
+
+
+def sign(x: jax.Array, surrogate: str = "parabola") -> jax.Array:
+    """``+1`` where ``x > 0``, else ``-1``, ``[..., C] -> [..., C]``: ``rsign`` of threshold 0."""
+    return rsign(x, jnp.zeros(x.shape[-1:], x.dtype), surrogate)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rsign(x: jax.Array, threshold: jax.Array, surrogate: str) -> jax.Array:
+    del surrogate  # of the gradient alone
+    return _plus_minus_one(x > threshold, x.dtype)
+
+
+def _rsign_forward(x, threshold, surrogate):
+    return _rsign(x, threshold, surrogate), (x, threshold)
+
+
+def _rsign_backward(surrogate, saved, gradient):
+    x, threshold = saved
+    dx = gradient * SURROGATES[surrogate](x - threshold)
+    return dx, -dx.sum(range(dx.ndim - 1))
+
+
+_rsign.defvjp(_rsign_forward, _rsign_backward)
+
+
+def mean_scale(w: jax.Array) -> jax.Array:
+    """The scale of each output channel's binary weights, ``mean |w|`` (BBCU, equation 7; XNOR-Net).
+
+    Args:
+        w: latent weights ``[..., O]``.
+
+    Returns:
+        ``[O]``.
+    """
+    return jnp.abs(w).mean(range(w.ndim - 1))
+
+
+@jax.custom_vjp
+def binarize_mean(w: jax.Array) -> jax.Array:
+    """Binary weights with the detached scale ``alpha = mean |w|`` per output channel.
+
+        binarize_mean(w) = alpha sign(w),    d/dw = 1 where |w| <= 1, else 0
+
+    The gradient passes unscaled and none flows through alpha, as the authors' code has it (BBCU,
+    equation 7).
+
+    Args:
+        w: latent weights ``[..., O]``, floating point.
+
+    Returns:
+        ``[..., O]``: ``+alpha`` where ``w > 0``, else ``-alpha``.
+
+    Raises:
+        TypeError: ``w`` is no floating-point array.
+    """
+    _require_float("w", w)
+    return mean_scale(w) * _plus_minus_one(w > 0, w.dtype)
+
+
+def _binarize_mean_forward(w):
+    return binarize_mean(w), w
+
+
+def _binarize_mean_backward(w, gradient):
+    return (gradient * _clip(w),)
+
+
+binarize_mean.defvjp(_binarize_mean_forward, _binarize_mean_backward)
+
+
+@jax.custom_vjp
+def binarize_learnable(w: jax.Array, scale: jax.Array) -> jax.Array:
+    """Binary weights with a learnable scale per output channel.
+
+        binarize_learnable(w, alpha) = alpha sign(w)
+        d/dw = alpha where |w| <= 1, else 0,    d/dalpha = sign(w), summed over the channel
+
+    Args:
+        w: latent weights ``[..., O]``, floating point.
+        scale: alpha, ``[O]``, of the dtype of ``w``; training starts it at ``mean |w|``.
+
+    Returns:
+        ``[..., O]``.
+
+    Raises:
+        TypeError: ``w`` is no floating-point array, or ``scale`` has another dtype.
+        ValueError: ``scale`` is not ``[O]``.
+    """
+    _require_float("w", w)
+    if scale.dtype != w.dtype:
+        raise TypeError(f"scale has dtype {scale.dtype}, but w has dtype {w.dtype}")
+    if scale.shape != w.shape[-1:]:
+        raise ValueError(
+            f"scale has shape {scale.shape}, but w of shape {w.shape} wants {w.shape[-1:]}"
+        )
+    return scale * _plus_minus_one(w > 0, w.dtype)
+
+
+def _binarize_learnable_forward(w, scale):
+    return binarize_learnable(w, scale), (w, scale)
+
+
+def _binarize_learnable_backward(saved, gradient):
+    w, scale = saved
+    dscale = (gradient * _plus_minus_one(w > 0, w.dtype)).sum(range(w.ndim - 1))
+    return gradient * scale * _clip(w), dscale
+
+
+binarize_learnable.defvjp(_binarize_learnable_forward, _binarize_learnable_backward)
+
+
+@jax.custom_vjp
+def binary_conv(x: jax.Array, w: jax.Array, scale: jax.Array | None = None) -> jax.Array:
+    """Convolution of signs with binary weights, scaled per output channel (BBCU, equations 5 to 7).
+
+        binary_conv(x, w, alpha) = alpha * conv2d(x, sign(w)),    alpha = mean |w| where not given
+
+    The value is that of ``conv2d(x, binarize_*(w))`` and the gradient is defined to be exactly its
+    gradient. But the convolution itself adds up numbers that are +1, 0 or -1: integers, exact in
+    float32 (and, as factors, in bfloat16), whatever the order of summation, and equal to what XNOR
+    and popcount give.
+
+    Args:
+        x: signs ``[B, H, W, I]``; zero padding is added here, after the sign.
+        w: latent weights ``[kh, kw, I, O]``, odd kernel sides.
+        scale: ``[O]`` learnable scales, or None for the detached mean.
+
+    Returns:
+        ``[B, H, W, O]``.
+
+    Raises:
+        TypeError, ValueError: as ``conv2d`` and the two weight binarisers do.
+    """
+    alpha = mean_scale(w) if scale is None else scale
+    return conv2d(x, _plus_minus_one(w > 0, w.dtype)) * alpha
+
+
+def _binary_conv_forward(x, w, scale):
+    return binary_conv(x, w, scale), (x, w, scale)
+
+
+def _binary_conv_backward(saved, gradient):
+    x, w, scale = saved
+    if scale is None:
+        weights, weights_vjp = jax.vjp(binarize_mean, w)
+    else:
+        weights, weights_vjp = jax.vjp(binarize_learnable, w, scale)
+    dx, dweights = jax.vjp(conv2d, x, weights)[1](gradient)
+    dw, *dscale = weights_vjp(dweights)
+    return dx, dw, dscale[0] if dscale else None
+
+
+binary_conv.defvjp(_binary_conv_forward, _binary_conv_backward)
+
+
+def _plus_minus_one(positive: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """``+1`` where ``positive``, else ``-1``."""
+    return jnp.where(positive, 1, -1).astype(dtype)
+
+
+def _require_float(name: str, array: jax.Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} has dtype {array.dtype}, but a floating-point array is wanted")
