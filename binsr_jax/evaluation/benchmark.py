@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,21 +135,21 @@ def load_set(name: str, data_dir: str | Path, task: Task) -> BenchmarkSet:
 def restorer(model: nn.Module, variables: Mapping[str, Any]) -> Restore:
     """Makes a function of uint8 images of a network: clipped to 0..1 and rounded to 8 bits.
 
-    It is compiled once for each shape of image.
+    It is compiled once for each shape of image, however many sets of variables a network is given.
 
     Args:
       model: takes float ``[1, h, w, 3]`` in 0..1 (see ``binsr_jax.models``).
       variables: its parameters, and other collections if it has such.
     """
+    return lambda image: np.asarray(_restore(model, variables, jnp.asarray(image)))
 
-    @jax.jit
-    def apply(variables: Mapping[str, Any], image: jax.Array) -> jax.Array:
-        x = image[None].astype(jnp.float32) / 255
-        y = model.apply(variables, x, train=False, progress=jnp.float32(1))
-        assert isinstance(y, jax.Array)  # without mutable collections, apply returns only this
-        return jnp.round(jnp.clip(y[0], 0, 1) * 255).astype(jnp.uint8)
 
-    return lambda image: np.asarray(apply(variables, image))
+@partial(jax.jit, static_argnums=0)
+def _restore(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> jax.Array:
+    x = image[None].astype(jnp.float32) / 255
+    y = model.apply(variables, x, train=False, progress=jnp.float32(1))
+    assert isinstance(y, jax.Array)  # without mutable collections, apply returns only this
+    return jnp.round(jnp.clip(y[0], 0, 1) * 255).astype(jnp.uint8)
 
 
 def score_set(

@@ -214,6 +214,23 @@ def test_restorer_clips_and_rounds(gain: float) -> None:
         assert np.abs(difference).max() <= 0.5 + 1e-4
 
 
+def test_restorers_of_one_network_are_compiled_once_a_shape() -> None:
+    traced = []
+
+    class Traced(_Nearest):
+        @nn.compact
+        def __call__(self, x: jax.Array, train: bool, progress: jax.Array) -> jax.Array:
+            traced.append(x.shape)
+            return super().__call__(x, train, progress)
+
+    network = Traced()
+    for gain in (0.2, 0.4):
+        restore = restorer(network, {"params": {"gain": jnp.float32(gain)}})
+        for shape in ((2, 3, 3), (4, 3, 3)):
+            assert restore(np.full(shape, 100, np.uint8))[0, 0, 0] == 100 * gain
+    assert traced == [(1, 2, 3, 3), (1, 4, 3, 3)]
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_restorer_runs_a_binary_network(scale: int) -> None:
     config = config_lib.default()
