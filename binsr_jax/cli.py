@@ -2,6 +2,7 @@
 
 import difflib
 import logging as python_logging
+import os
 import re
 import sys
 import traceback
@@ -51,7 +52,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_worth_a_line)
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path.home() / ".cache" / "binsr-jax" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(folder))
     app.run(guarded, flags_parser=parse)

@@ -1,0 +1,146 @@
+"""What a run tells: lines or a progress bar on the terminal, ``log.jsonl``, TensorBoard."""
+
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from binsr_jax.training.workdir import replace_text, writing_to
+
+
+class Journal:
+    """The log of a run; a context manager, and silent on all processes but the first.
+
+    ``log.jsonl`` has one row per log line, ``{"step", "loss", "gradient_norm", "learning_rate",
+    "steps_per_second", "time"}``, and one per validation, ``{"step", "scores", "time"}``. Rows past
+    the step that a run resumes from are dropped, since they will be written again.
+    """
+
+    def __init__(self, workdir: Path, start: int, steps: int, *, active: bool = True):
+        """Continues the log of a work dir.
+
+        Args:
+            workdir: Where the files are.
+            start: The step that the run goes on from; 0 for a new one.
+            steps: The step that it ends at.
+            active: Whether this process writes.
+
+        Raises:
+            UserError: If the files cannot be written.
+        """
+        self._workdir, self._steps, self._active = workdir, steps, active
+        self._path = workdir / "log.jsonl"
+        self._bar: tqdm | None = None
+        self._rows: list[dict[str, Any]] = []
+        self.restart_clock(start)
+        if not active:
+            return
+        with writing_to(workdir):
+            self._rows = [row for row in _read_rows(self._path) if row["step"] <= start]
+            replace_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._active:
+            self._board.close()
+
+    def has_scores(self, step: int) -> bool:
+        """Whether the validation of a step was logged before the run resumed."""
+        return any(row["step"] == step and "scores" in row for row in self._rows)
+
+    def restart_clock(self, step: int) -> None:
+        """Measures the speed from here on: after compilation, validation and saving."""
+        self._clock, self._clock_step = time.monotonic(), step
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the progress bar if there is one."""
+        if self._bar is not None:
+            tqdm.write(line, file=sys.stderr)
+        elif self._active:
+            logging.info("%s", line)
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Logs a training step.
+
+        Args:
+            step: How many steps are done.
+            values: ``loss``, ``gradient_norm`` and ``learning_rate``.
+        """
+        done, seconds = step - self._clock_step, time.monotonic() - self._clock
+        speed = done / seconds if done and seconds > 0 else None
+        self.restart_clock(step)
+        self._write({"step": step, **values, "steps_per_second": speed})
+        self._scalars("train", {**values, "steps_per_second": speed}, step)
+        loss, rate = f"{values['loss']:.4g}", f"{values['learning_rate']:.3g}"
+        if self._bar is not None:
+            self._bar.set_postfix(loss=loss, rate=rate)
+            return
+        line = f"step {step}/{self._steps}: loss {loss}, rate {rate}"
+        if speed:
+            left = datetime.timedelta(seconds=round((self._steps - step) / speed))
+            line += f", {speed:.3g} steps/s, {left} left"
+        self.say(line)
+
+    def scores(self, step: int, scores: dict[str, float], pictures: dict[str, np.ndarray]) -> None:
+        """Logs a validation.
+
+        Args:
+            step: How many steps are done.
+            scores: Such as ``{"Set5/psnr": 36.9}``.
+            pictures: uint8 ``[H, W, 3]`` by name.
+        """
+        self._write({"step": step, "scores": scores})
+        self._scalars("eval", scores, step)
+        if self._active:
+            with writing_to(self._workdir):
+                for name, picture in pictures.items():
+                    self._board.add_image(name, picture, step, dataformats="HWC")
+                self._board.flush()
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self.say(f"step {step}/{self._steps}: {listed}")
+
+    def _scalars(self, group: str, values: dict[str, Any], step: int) -> None:
+        if self._active:
+            with writing_to(self._workdir):
+                for name, value in values.items():
+                    if value is not None:
+                        self._board.add_scalar(f"{group}/{name}", value, step)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._active:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            with writing_to(self._workdir), self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**row, "time": now}) + "\n")
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log; the last one is dropped if the process died while writing it."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows

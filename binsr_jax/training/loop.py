@@ -1,0 +1,222 @@
+"""The training loop: resume, step, log, validate, save, and stop when asked to."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from binsr_jax import models
+from binsr_jax.config import Config
+from binsr_jax.data.pipeline import training_batches
+from binsr_jax.errors import UserError
+from binsr_jax.tasks import task_of
+from binsr_jax.training.checkpoint import (
+    Checkpoints,
+    check_same_network,
+    config_to_json,
+    differences,
+)
+from binsr_jax.training.devices import make_mesh, place_batch, place_state
+from binsr_jax.training.journal import Journal
+from binsr_jax.training.settings import check_settings
+from binsr_jax.training.signals import StoppedError, StopRequest
+from binsr_jax.training.state import TrainState, create_state, make_optimizer
+from binsr_jax.training.step import Metrics, make_step
+from binsr_jax.training.workdir import claim, replace_text, writing_to
+
+Scores = dict[str, float]
+Pictures = dict[str, np.ndarray]
+Validate = Callable[[dict[str, Any], int], tuple[Scores, Pictures]]
+
+
+def train(config: Config, workdir: str, validate: Validate) -> int:
+    """Trains a network, from the start or from the newest checkpoint of the work dir.
+
+    The input sequence is a function of (seed, step) and the state is restored exactly, so a run
+    that is stopped and started again ends with the same bits as one that was not.
+
+    Args:
+        config: See ``binsr_jax.config``.
+        workdir: Where everything goes: config.json, checkpoints/, log.jsonl, tensorboard/.
+        validate: ``(variables, step) -> (scores, pictures)``, such as {"Set5/psnr": 36.9} and uint8
+            ``[H, W, 3]``; the first set's PSNR decides which checkpoint is the best.
+
+    Returns:
+        The exit status: 0 when all steps are done, 128 + n when signal n stopped the run.
+
+    Raises:
+        UserError: For a setting that cannot work, a work dir that is in use, cannot be written, or
+            belongs to another network, a damaged checkpoint, and a loss that is not finite.
+    """
+    check_settings(config)
+    mesh = make_mesh(config)
+    model = models.build(config.model, config.scale, task_of(config).channels)
+    first = jax.process_index() == 0
+    path = Path(workdir).expanduser().absolute()
+    with (
+        claim(path) if first else contextlib.nullcontext(),
+        Checkpoints(path, keep=config.train.keep) as checkpoints,
+    ):
+        run = _Run(config, path, model, mesh, checkpoints, validate)
+        if first:
+            with writing_to(path):
+                replace_text(path / "config.json", json.dumps(config_to_json(config), indent=2))
+        return run.to_the_end()
+
+
+class _Run:
+    """One call of ``train``: its state, and what happens between two steps."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        model: nn.Module,
+        mesh: jax.sharding.Mesh,
+        checkpoints: Checkpoints,
+        validate: Validate,
+    ):
+        self._config, self._workdir, self._mesh = config, workdir, mesh
+        self._checkpoints, self._validate = checkpoints, validate
+        optimizer = make_optimizer(config.train)
+        self._step = make_step(config, model, optimizer, mesh)
+        state = jax.tree.map(np.asarray, create_state(config, model, optimizer))
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            state = self._resumed(state, latest)
+        self._start = int(state.step)
+        # From numpy in either case: a fresh and a restored state are one type to the compiler.
+        self._state: TrainState = place_state(state, mesh)
+        self._pending: list[Metrics] = []  # on the device, of the steps since the last look
+        self._window: list[Metrics] = []  # looked at, and finite, since the last log line
+        self._finite = self._logged = self._start  # the last step of either kind
+
+    def _resumed(self, like: TrainState, step: int) -> TrainState:
+        stored = self._checkpoints.config(step)
+        check_same_network(stored, self._config, self._workdir)
+        state = self._checkpoints.restore(step, like)
+        logging.info("Going on from step %d of %s.", step, self._workdir)
+        for name, (old, new) in differences(stored, self._config).items():
+            logging.info("Since that step config.%s has changed from %r to %r.", name, old, new)
+        return state
+
+    def to_the_end(self) -> int:
+        """Runs the steps that are left; returns the exit status."""
+        config, start, steps = self._config, self._start, self._config.train.steps
+        first = jax.process_index() == 0
+        with (
+            StopRequest() as stop,
+            Journal(self._workdir, start, steps, active=first) as journal,
+        ):
+            # A run that was stopped right before a validation makes up for it.
+            if start and self._validation_is_due(start) and not journal.has_scores(start):
+                with contextlib.suppress(StoppedError):
+                    self._scores(start, journal, stop)
+            if start < steps:
+                shard = (jax.process_index(), jax.process_count())
+                with training_batches(config, start, *shard) as batches:
+                    for step in range(start + 1, steps + 1):
+                        self._one_step(next(batches), step, journal)
+                        signal = self._between_steps(step, journal, stop)
+                        if signal is not None:
+                            return 128 + signal
+            self._checkpoints.wait()
+            best = self._checkpoints.best_step()
+            journal.say(
+                f"Training is complete: {max(start, steps)} steps, the best checkpoint is that of "
+                f"step {best}, all in {self._workdir}."
+            )
+            return 0
+
+    def _one_step(self, batch: dict[str, np.ndarray], step: int, journal: Journal) -> None:
+        placed = place_batch(self._config, batch, self._mesh)
+        self._state, metrics = self._step(self._state, placed)
+        # Waiting for the step before keeps the device busy, and the queue one step long.
+        jax.block_until_ready(self._pending[-1] if self._pending else metrics)
+        self._pending.append(metrics)
+        if step == self._start + 1:
+            journal.restart_clock(step)
+        journal.advance()
+
+    def _between_steps(self, step: int, journal: Journal, stop: StopRequest) -> int | None:
+        """Logs, validates and saves what is due; returns the signal that asks to stop, if any."""
+        train = self._config.train
+        signal = stop.at(step)
+        validation = self._validation_is_due(step)
+        last = step == train.steps
+        saving = validation or last or signal is not None or step % train.checkpoint_every == 0
+        logging_due = last or step % train.log_every == 0
+        if saving or logging_due:
+            self._check_losses(step)
+        if logging_due:
+            journal.progress(step, self._mean_metrics(step))
+        score = None
+        if validation and signal is None:
+            try:
+                score = self._scores(step, journal, stop)
+            except StoppedError:
+                signal = stop.at(step)
+        if saving:
+            self._checkpoints.save(self._state, self._config, score)
+            journal.restart_clock(step)
+        if signal is not None:
+            self._checkpoints.wait()
+            journal.say(
+                f"Stopped by a signal ({signal}) and saved at step {step} of {train.steps}; the "
+                f"same command goes on from there."
+            )
+        return signal
+
+    def _validation_is_due(self, step: int) -> bool:
+        every, sets = self._config.eval.every, self._config.eval.sets
+        return bool(sets) and (step % every == 0 or step == self._config.train.steps)
+
+    def _scores(self, step: int, journal: Journal, stop: StopRequest) -> float | None:
+        """Validates; returns the PSNR on the first set, the same on all processes."""
+        score = 0.0
+        if jax.process_index() == 0:
+            variables = jax.tree.map(np.asarray, self._state.variables)
+            with stop.interrupting():
+                scores, pictures = self._validate(variables, step)
+            journal.scores(step, scores, pictures)
+            score = scores[f"{self._config.eval.sets[0]}/psnr"]
+        if jax.process_count() > 1:
+            score = float(multihost_utils.broadcast_one_to_all(np.float32(score)))
+        return score
+
+    def _check_losses(self, step: int) -> None:
+        """Looks at the losses of the steps since the last look, before anything is saved.
+
+        Raises:
+            UserError: If a loss or gradient is not finite; says between which steps it became so.
+        """
+        for values in jax.device_get(self._pending):
+            self._finite += 1
+            for name in ("loss", "gradient_norm"):
+                if not np.isfinite(values[name]):
+                    raise UserError(
+                        f"The {name.replace('_', ' ')} became {values[name]} at step "
+                        f"{self._finite}, after the log line of step {self._logged} and before "
+                        f"step {step + 1}: lower --config.train.learning_rate or look for broken "
+                        f"training images; nothing was saved since step "
+                        f"{self._checkpoints.latest_step() or 0}."
+                    )
+            self._window.append(values)
+        self._pending = []
+
+    def _mean_metrics(self, step: int) -> dict[str, float]:
+        """The means since the last log line, and the rate of the last step."""
+        loss, norm = (
+            float(np.mean([values[name] for values in self._window], dtype=np.float64))
+            for name in ("loss", "gradient_norm")
+        )
+        rate = float(self._window[-1]["learning_rate"])
+        self._window, self._logged = [], step
+        return {"loss": loss, "gradient_norm": norm, "learning_rate": rate}

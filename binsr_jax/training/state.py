@@ -1,0 +1,104 @@
+"""What a run carries from step to step, and the optimiser that updates it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from binsr_jax.config import Config
+from binsr_jax.tasks import task_of
+
+Params = Any  # the nested dict of arrays that Flax calls variables["params"]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes; a checkpoint stores exactly this.
+
+    Attributes:
+        step: int32 scalar, how many updates were made.
+        params: The network's parameters.
+        collections: Its other variables by name, such as ``batch_stats``; often none.
+        opt_state: Moments and counters of the optimiser.
+        ema: Moving average of the parameters, or None where ``config.train.ema`` is 0.
+    """
+
+    step: jax.Array
+    params: Params
+    collections: dict[str, Any]
+    opt_state: optax.OptState
+    ema: Params | None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The variables to score: averaged parameters where there are any, else the raw ones."""
+        return {"params": self.params if self.ema is None else self.ema, **self.collections}
+
+
+def _constant(train: Config, steps: int) -> optax.Schedule:
+    del steps
+    return optax.constant_schedule(train.learning_rate)
+
+
+def _multistep(train: Config, steps: int) -> optax.Schedule:
+    del steps
+    # Milestones count from the first step, while a joined schedule counts from the warm-up's end.
+    drops = {milestone - train.warmup: train.decay for milestone in train.milestones}
+    return optax.piecewise_constant_schedule(train.learning_rate, drops)
+
+
+def _cosine(train: Config, steps: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(
+        train.learning_rate, steps, alpha=train.final_rate / train.learning_rate
+    )
+
+
+SCHEDULES: dict[str, Callable[[Config, int], optax.Schedule]] = {
+    "constant": _constant,
+    "multistep": _multistep,
+    "cosine": _cosine,
+}
+
+
+def learning_rate(train: Config) -> optax.Schedule:
+    """The rate as a function of the step: ``config.train.warmup`` steps up from 0, then a schedule.
+
+    Args:
+        train: ``config.train``; its ``schedule`` is a key of ``SCHEDULES``.
+    """
+    schedule = SCHEDULES[train.schedule](train, train.steps - train.warmup)
+    if not train.warmup:
+        return schedule
+    ramp = optax.linear_schedule(0.0, train.learning_rate, train.warmup)
+    return optax.join_schedules([ramp, schedule], [train.warmup])
+
+
+def make_optimizer(train: Config) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba, 2015) at the rate of ``learning_rate(train)``."""
+    return optax.adam(learning_rate(train), b1=train.beta1, b2=train.beta2, eps=train.epsilon)
+
+
+def create_state(
+    config: Config, model: nn.Module, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step, as a function of ``config.seed`` alone.
+
+    All leaves are strongly typed: a weak type would change after the first update and compile the
+    step a second time.
+    """
+    low = jnp.zeros((1, 16, 16, task_of(config).channels), jnp.float32)
+
+    def initial(key: jax.Array) -> TrainState:
+        variables = dict(model.init(key, low, train=False, progress=jnp.float32(0.0)))
+        params = variables.pop("params")
+        # The average is a copy, since a buffer that appears twice cannot be donated.
+        average = jax.tree.map(jnp.copy, params) if config.train.ema else None
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, variables, optimizer.init(params), average)
+
+    state = jax.jit(initial)(jax.random.key(config.seed))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=leaf.dtype), state)

@@ -1,0 +1,107 @@
+"""One training step: the loss, its gradients, and the update, compiled for all devices at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from binsr_jax.config import Config
+from binsr_jax.training.devices import AXIS
+from binsr_jax.training.state import TrainState, learning_rate
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def _l1(output: jax.Array, target: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.abs(output - target))
+
+
+def _l2(output: jax.Array, target: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(output - target))
+
+
+LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"l1": _l1, "l2": _l2}
+
+PARALLEL = ("mesh", "pmap")
+
+
+def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
+    """``d * old + (1 - d) * new``, with d at most ``decay`` and small in the first steps.
+
+    With ``d = min(decay, (1 + t) / (10 + t))`` the average forgets the random start quickly.
+    """
+    t = step.astype(jnp.float32)
+    d = jnp.minimum(jnp.float32(decay), (1.0 + t) / (10.0 + t))
+    return jax.tree.map(lambda a, b: d * a + (1.0 - d) * b, old, new)
+
+
+def make_step(
+    config: Config, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Step:
+    """Compiles one update: ``state, metrics = step(state, batch)``.
+
+    The same function runs in both forms of data parallelism. With ``config.parallel`` "mesh" it is
+    jitted on global arrays, batch split and state replicated over the mesh, and XLA adds the sums
+    over devices. With "pmap" each device runs it on its part, and gradients, metrics and other
+    variables are averaged by hand.
+
+    Args:
+        config: The run; ``train.loss`` is a key of ``LOSSES``.
+        model: Called as ``model.apply(variables, lq, train=True, progress=step / steps)``.
+        optimizer: From ``make_optimizer``.
+        mesh: From ``make_mesh``.
+
+    Returns:
+        A function of a state and a batch ``{"lq": f32[B, h, w, C], "hq": f32[B, s*h, s*w, C]}``,
+        placed by ``place_state`` and ``place_batch``. It donates the state, and returns the new one
+        with float32 scalars ``loss``, ``gradient_norm`` and ``learning_rate``, all of them as
+        before the update.
+    """
+    loss_of = LOSSES[config.train.loss]
+    rate = learning_rate(config.train)
+    by_hand = config.parallel == "pmap"
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        progress = state.step.astype(jnp.float32) / config.train.steps
+
+        def loss_and_collections(params: Any) -> tuple[jax.Array, dict[str, Any]]:
+            variables = {"params": params, **state.collections}
+            mutable = list(state.collections)
+            output, collections = model.apply(
+                variables, batch["lq"], train=True, progress=progress, mutable=mutable
+            )
+            return loss_of(output, batch["hq"]), dict(collections)
+
+        differentiate = jax.value_and_grad(loss_and_collections, has_aux=True)
+        (loss, collections), gradients = differentiate(state.params)
+        if by_hand:
+            loss, collections, gradients = jax.lax.pmean((loss, collections, gradients), AXIS)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = _average(ema, params, state.step, config.train.ema)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.global_norm(gradients),
+            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+        }
+        return TrainState(state.step + 1, params, collections, opt_state, ema), metrics
+
+    if by_hand:
+        devices = list(mesh.devices.flat)
+        return jax.pmap(
+            step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices
+        )
+    replicated = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(replicated, split), out_shardings=replicated
+    )

@@ -1,0 +1,75 @@
+"""A work dir: held by one process at a time, its small files replaced and never half written."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from binsr_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def writing_to(workdir: Path) -> Iterator[None]:
+    """Turns a failed write below a work dir into one sentence.
+
+    Raises:
+        UserError: For an OSError inside: a full or read-only disk, missing rights.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(workdir, error) from error
+
+
+def unwritable(workdir: Path, error: Exception) -> UserError:
+    """The sentence for a work dir that cannot be written."""
+    text = " ".join(str(error).split())
+    reason = getattr(error, "strerror", None) or next(
+        (reason for reason in ("No space left on device", "File too large") if reason in text),
+        text[:200] or type(error).__name__,
+    )
+    return UserError(
+        f"The work dir {workdir} cannot be written ({reason}): make room or mend its rights, and "
+        f"start again, or choose another --workdir."
+    )
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Makes the work dir and holds its lock; the lock goes with the process, however it ends.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: If another process holds it, or it cannot be written.
+    """
+    with writing_to(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
+            raise UserError(
+                f"Another process (number {holder}) is training in {path}: wait for it to end, or "
+                f"choose another --workdir."
+            ) from None
+        with writing_to(path):
+            os.truncate(lock, 0)
+            os.write(lock, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(lock)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file beside its final name and renames it, so that it is never half written."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
