@@ -91,11 +91,8 @@ def _tfds(config: Config, split: str) -> Undecoded:
     import tensorflow_datasets as tfds
 
     name = f"div2k/bicubic_x{config.scale}"
-    builder: Any = tfds.builder(
-        name,
-        data_dir=Path(config.data.dir).expanduser() if config.data.dir else None,
-        file_format="array_record",
-    )
+    data_dir = Path(config.data.dir).expanduser() if config.data.dir else None
+    builder: Any = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
         _prepare(builder, name)
     key = {"train": "train", "valid": "validation"}[split]
@@ -135,11 +132,16 @@ def _prepare(builder: Any, name: str) -> None:
             "(pip install 'binsr-jax[tf]'), or set config.data.source=folder and config.data.dir "
             "to the folder with the unzipped DIV2K_train_HR and DIV2K_train_LR_bicubic."
         )
-    # Zips that already lie in downloads/manual are used; the rest is downloaded. GCS has no
-    # array_record.
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    # Zips that already lie in its downloads/manual are used; the others are downloaded.
+    download = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        builder.download_and_prepare(file_format="array_record", download_config=download)
+    except Exception as error:  # of a network, a server, a zip or a disk
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"TFDS could not prepare {name} in {builder.data_path} ({reason}); put the official "
+            "zips into downloads/manual of its data directory, or set config.data.source=folder."
+        ) from error
 
 
 def _single_images(title: str, folder: Path, scale: int) -> Undecoded:

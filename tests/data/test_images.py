@@ -1,0 +1,131 @@
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from binsr_jax.data.images import list_images, read_rgb
+from binsr_jax.errors import UserError
+
+
+def png(array, mode=None, **options):
+    file = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+
+
+def test_rgb_is_unchanged(tmp_path, rgb):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(rgb))
+    np.testing.assert_array_equal(read_rgb(path), rgb)
+    np.testing.assert_array_equal(read_rgb(io.BytesIO(png(rgb)), "a"), rgb)
+
+
+def test_grey_goes_into_three_channels(rgb):
+    grey = rgb[..., 0]
+    image = read_rgb(io.BytesIO(png(grey)))
+    np.testing.assert_array_equal(image, np.stack([grey] * 3, -1))
+
+
+def test_one_pixel():
+    image = read_rgb(io.BytesIO(png(np.full((1, 1), 9, np.uint8))))
+    np.testing.assert_array_equal(image, np.full((1, 1, 3), 9))
+
+
+def test_transparency_is_dropped(rgb):
+    rgba = np.concatenate([rgb, np.zeros((7, 5, 1), np.uint8)], -1)
+    np.testing.assert_array_equal(read_rgb(io.BytesIO(png(rgba))), rgb)
+
+
+def test_palette_is_looked_up():
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    image = colours[np.random.default_rng(1).integers(0, 3, (6, 4))]
+    data = png(image, "P")
+    assert Image.open(io.BytesIO(data)).mode == "P"
+    np.testing.assert_array_equal(read_rgb(io.BytesIO(data)), image)
+
+
+def test_bilevel(rgb):
+    bits = rgb[..., 0] > 127
+    image = read_rgb(io.BytesIO(png(bits)))
+    np.testing.assert_array_equal(image, np.repeat(bits[..., None] * np.uint8(255), 3, -1))
+
+
+def test_16_bit_grey_keeps_its_high_byte():
+    values = np.array([[0, 255, 256, 65535], [1000, 30000, 50000, 511]], np.uint16)
+    image = read_rgb(io.BytesIO(png(values)))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.repeat((values // 256)[..., None], 3, -1))
+
+
+def test_16_bit_colour_keeps_its_high_byte():
+    values = np.random.default_rng(2).integers(0, 65536, (3, 4, 3), np.uint16)
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    np.testing.assert_array_equal(read_rgb(io.BytesIO(data)), values // 256)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 40, 0.5, 0.9])
+def test_truncated_file_is_named(tmp_path, kept):
+    data = png(np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8))
+    path = tmp_path / "broken.png"
+    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
+    with pytest.raises(UserError, match=r"Cannot read the image .*broken\.png \(.+\); replace it"):
+        read_rgb(path)
+
+
+def test_damaged_bytes_are_named(tmp_path, rgb):
+    """Damage either does no harm or ends in the one error; no decoder's own exception gets out."""
+    data = png(np.tile(rgb, (8, 8, 1)))
+    failures = 0
+    for start in range(8, len(data) - 8, 7):
+        path = tmp_path / "damaged.png"
+        path.write_bytes(data[:start] + bytes(8) + data[start + 8 :])
+        with contextlib.suppress(UserError):
+            failures += 1
+            assert read_rgb(path).shape[-1] == 3
+            failures -= 1
+    assert failures > 0
+
+
+def test_image_too_large_to_be_trusted(tmp_path, rgb, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(rgb))
+    with pytest.raises(UserError, match=r"bomb\.png"):
+        read_rgb(path)
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.png \(No such file or directory\)"):
+        read_rgb(tmp_path / "none.png")
+    with pytest.raises(UserError, match=r"Cannot read the folder .*none"):
+        list_images(tmp_path / "none")
+
+
+def test_images_are_listed_by_name(tmp_path):
+    for name in ["b.png", "a.JPG", "c.txt", ".hidden.png", "d.tiff"]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png", "d.tiff"]
+    assert list_images(tmp_path / "folder") == []
