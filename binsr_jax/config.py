@@ -4,6 +4,8 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from binsr_jax.errors import UserError
+
 # An ml_collections.ConfigDict. Static checkers cannot know its fields, so its type says nothing.
 Config: TypeAlias = Any
 
@@ -66,3 +68,26 @@ def default() -> Config:
     config.eval.sets = ("samples",)  # sets to score; samples: the packaged ones
     config.eval.data_dir = ""  # folder of the other sets; "" means $BINSR_DATA
     return config
+
+
+def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
+    """The fields that the text after the colon in ``--config FILE:VARIANT`` sets.
+
+    Args:
+        variant: ``"name=value,name=value"``, or nothing.
+        **choices: the names there are, each with its values; the first is the default.
+
+    Returns:
+        A value for every name.
+
+    Raises:
+        UserError: a name or a value that there is not; the sentence names those there are.
+    """
+    fields = {name: values[0] for name, values in choices.items()}
+    for assignment in filter(None, variant.split(",")):
+        name, _, value = assignment.partition("=")
+        if value not in choices.get(name, ()):
+            known = "; ".join(f"{n} = {', '.join(values)}" for n, values in choices.items())
+            raise UserError(f"This recipe has no variant {assignment!r}: it has {known}.")
+        fields[name] = value
+    return fields

@@ -3,11 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
-from ml_collections import ConfigDict
 
+from binsr_jax.config import Config
 from binsr_jax.errors import UserError
 from binsr_jax.models.edsr import EDSR
 from binsr_jax.nn.attention import ATTENTION
@@ -19,9 +18,7 @@ from binsr_jax.ops.binarize import SURROGATES
 Factory = Callable[..., nn.Module]
 
 
-def build(
-    config: ConfigDict, scale: int, channels: int = 3, conv: Factory = BinaryConv
-) -> nn.Module:
+def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryConv) -> nn.Module:
     """The network that the ``model`` part of a config describes.
 
     Args:
@@ -44,13 +41,12 @@ def build(
                 + ", ".join(choices)
             )
     for field in ("features", "blocks", "attention_hidden", "amplification"):
-        value: Any = config[field]
-        if value <= 0:
-            raise UserError(f"config.model.{field} is {value}, but must be above 0")
+        if config[field] <= 0:
+            raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
     return MODELS[config.name](config, scale, channels, conv)
 
 
-def _edsr(config: ConfigDict, scale: int, channels: int, conv: Factory) -> nn.Module:
+def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
     conv = partial(conv, weight_scale=config.weight_scale)
     unit = _with_options(UNITS[config.unit], config, conv)
     return EDSR(
@@ -68,14 +64,14 @@ def _edsr(config: ConfigDict, scale: int, channels: int, conv: Factory) -> nn.Mo
     )
 
 
-def _with_options(module: type[nn.Module], config: ConfigDict, conv: Factory) -> Factory:
+def _with_options(module: type[nn.Module], config: Config, conv: Factory) -> Factory:
     """The module with the convolution, and its attributes set that are fields of the config."""
     options = {"conv": conv, **config}
     names = {field.name for field in dataclasses.fields(module)} & options.keys() - {"name"}
     return partial(module, **{name: options[name] for name in names})
 
 
-MODELS: dict[str, Callable[[ConfigDict, int, int, Factory], nn.Module]] = {"edsr": _edsr}
+MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {"edsr": _edsr}
 _UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
 _CHOICES = {
     "name": MODELS,

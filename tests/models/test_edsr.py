@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from binsr_jax import config as config_lib
 from binsr_jax.errors import UserError
@@ -22,7 +21,7 @@ from binsr_jax.ops.image import upsample_bilinear
 OFFICIAL_KINDS = {"None": "none", "SE": "se", "Spat": "spatial"}
 
 
-def model_config(**fields) -> ConfigDict:
+def model_config(**fields) -> config_lib.Config:
     model = config_lib.default().model
     model.update(fields)
     return model
@@ -54,7 +53,7 @@ def parameters(tree) -> int:
     return sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def shapes(config: ConfigDict, scale: int):
+def shapes(config: config_lib.Config, scale: int):
     image = jnp.zeros((1, 4, 4, 3))
     return jax.eval_shape(build(config, scale).init, jax.random.key(0), image)["params"]
 

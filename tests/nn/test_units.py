@@ -51,8 +51,13 @@ def check_against_reference(module, arrays, prefix, part):
         return reduce(lambda outer, name: outer[name], path, tree)
 
     params = jax.tree.map(jnp.asarray, ours("param/"))
-    y, vjp = jax.vjp(lambda p, x: module.apply({"params": p}, x), params, x)
-    dparams, dx = vjp(nhwc(arrays["upstream"]))
+
+    @jax.jit
+    def output_and_gradients(params, x, upstream):
+        y, vjp = jax.vjp(lambda params, x: module.apply({"params": params}, x), params, x)
+        return y, *vjp(upstream)
+
+    y, dparams, dx = output_and_gradients(params, x, nhwc(arrays["upstream"]))
     assert_close(y, nhwc(arrays["y"]))
     assert_close(dx, nhwc(arrays["grad_x"]))
     expected = flatten_dict(ours("grad/"))
@@ -148,7 +153,7 @@ def test_every_unit_takes_one_pixel_of_one_channel(unit):
 
 
 def check_contract(unit, shape):
-    """Same shape and type, finite gradients, and with several channels a gradient for everything."""
+    """Same shape and type; gradients are finite and, with several channels, reach everything."""
     x = jax.random.normal(jax.random.key(0), shape)
     variables = jax.jit(unit.init)(jax.random.key(1), x)
     # Moved off their start, where some gradients are zero by design.
