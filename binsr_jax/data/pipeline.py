@@ -6,6 +6,9 @@ same order.
 """
 
 import contextlib
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 
 import grain
@@ -98,7 +101,8 @@ def training_batches(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's own flags, when no absl app has done it
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2),
+            worker_init_fn=_end_with_parent,
         )
     # Bytes, not floats, come from the workers: a quarter of the memory to copy.
     iterator = iter(batches.map(_to_float))
@@ -110,6 +114,19 @@ def training_batches(
 
 def _to_float(batch: Batch) -> Batch:
     return {key: images.astype(np.float32) / np.float32(255) for key, images in batch.items()}
+
+
+def _end_with_parent(worker_index: int, worker_count: int) -> None:
+    """Ends a worker process when its parent has died, even by SIGKILL; Grain's would stay."""
+    del worker_index, worker_count
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check(config: Config, process_count: int) -> None:

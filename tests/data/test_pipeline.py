@@ -1,6 +1,7 @@
 import itertools
 import logging
 import multiprocessing
+import signal
 import subprocess
 import sys
 
@@ -188,6 +189,33 @@ if __name__ == "__main__":
     assert "(16, 64, 64, 3)" in result.stdout
     assert "KeyError: 'stop'" in result.stderr
     assert "leaked" not in result.stderr
+
+
+def test_workers_end_when_the_program_is_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import multiprocessing, os, signal
+from binsr_jax import config as config_module
+from binsr_jax.data.pipeline import training_batches
+
+def main():
+    config = config_module.default()
+    config.data.cache_dir = {str(tmp_path / "cache")!r}
+    config.data.workers = 1
+    with training_batches(config) as batches:
+        next(batches)
+        print(len(multiprocessing.active_children()), "worker", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    main()
+""")
+    # The worker holds the script's output open: run() returns only when it has ended, too.
+    result = subprocess.run(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert result.stdout == "1 worker\n"
 
 
 def test_small_images_are_skipped_with_one_line(config, tmp_path, caplog):
