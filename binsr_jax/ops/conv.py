@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Bytes of one im2col strip in the weight gradient: large enough for an efficient matrix product,
+# Bytes of the windows of one strip in the gradient: large enough for an efficient matrix product,
 # small enough to stay in the second-level cache.
-_STRIP_BYTES = 4 << 20
+_STRIP_BYTES = 5 << 20
 
 
 def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -68,31 +68,38 @@ _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _gradient_by_hand(x: jax.Array, kernel: jax.Array, dy: jax.Array):
-    dx = _convolve(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    return dx, _kernel_gradient(x, dy, kernel.shape)
+    """Both gradients as matrix products with the same windows of dy.
 
+        dx[p] = sum_t dy[p - t] kernel[t]^T,    dkernel[t] = sum_p x[p]^T dy[p - t]
 
-def _kernel_gradient(x: jax.Array, dy: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """``dL/dkernel = im2col(x)^T dy``, summed over strips of rows to bound the memory.
-
-    Strips run along the height so that a batch sharded over devices stays where it is.
+    for pixels p and taps t. The windows (im2col) of a strip of rows are made at a time, which
+    bounds the memory; strips run along the height so that a batch sharded over devices stays
+    where it is.
     """
-    kh, kw, inputs, outputs = shape
+    kh, kw, inputs, outputs = kernel.shape
     batch, height, width, _ = x.shape
-    rows = max(1, min(height, _STRIP_BYTES // (4 * batch * width * kh * kw * inputs)))
+    taps = kh * kw * outputs
+    rows = max(1, min(height, _STRIP_BYTES // (4 * batch * width * taps)))
     strips = -(-height // rows)
-    # Rows of zeros below the image fill the last strip; they add nothing.
+    # Rows of zeros below the image fill the last strip.
     below = strips * rows - height
-    x = jnp.pad(x, ((0, 0), (kh // 2, kh // 2 + below), (kw // 2, kw // 2), (0, 0)))
-    dy = jnp.pad(dy, ((0, 0), (0, below), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, below), (0, 0), (0, 0)))
+    dy = jnp.pad(dy, ((0, 0), (kh // 2, kh // 2 + below), (kw // 2, kw // 2), (0, 0)))
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3).reshape(taps, inputs)
 
-    def add_strip(total: jax.Array, top: jax.Array):
-        window = lax.dynamic_slice_in_dim(x, top, rows + kh - 1, axis=1)
-        taps = [window[:, i : i + rows, j : j + width] for i in range(kh) for j in range(kw)]
-        dy_strip = lax.dynamic_slice_in_dim(dy, top, rows, axis=1)
-        columns = jnp.concatenate(taps, axis=-1)
-        return total + jnp.einsum("bhwo,bhwk->ok", dy_strip, columns), None
+    def add_strip(gradients: tuple[jax.Array, jax.Array], top: jax.Array):
+        dx, dflipped = gradients
+        dy_strip = lax.dynamic_slice_in_dim(dy, top, rows + kh - 1, axis=1)
+        windows = jnp.concatenate(
+            [dy_strip[:, i : i + rows, j : j + width] for i in range(kh) for j in range(kw)],
+            axis=-1,
+        ).reshape(-1, taps)
+        x_strip = lax.dynamic_slice_in_dim(x, top, rows, axis=1)
+        dx_strip = (windows @ flipped).reshape(x_strip.shape)
+        dx = lax.dynamic_update_slice_in_dim(dx, dx_strip, top, axis=1)
+        return (dx, dflipped + x_strip.reshape(-1, inputs).T @ windows), None
 
-    total = jnp.zeros((outputs, kh * kw * inputs), x.dtype)
-    total, _ = lax.scan(add_strip, total, jnp.arange(strips) * rows)
-    return total.T.reshape(shape)
+    start = jnp.zeros_like(x), jnp.zeros((inputs, taps), x.dtype)
+    (dx, dflipped), _ = lax.scan(add_strip, start, jnp.arange(strips) * rows)
+    dkernel = jnp.flip(dflipped.T.reshape(kh, kw, outputs, inputs), (0, 1)).swapaxes(2, 3)
+    return dx[:, :height], dkernel
