@@ -1,0 +1,125 @@
+"""evaluate.py as a user calls it."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from binsr_jax import models
+from binsr_jax.config import default
+from binsr_jax.data.sources import SAMPLES
+from binsr_jax.evaluation.metrics import psnr
+from binsr_jax.training.checkpoint import Checkpoints
+from binsr_jax.training.state import create_state, make_optimizer
+
+ROOT = Path(__file__).parent.parent
+
+
+def _evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "BINSR_DATA"}
+    return subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", *arguments],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_bicubic_prints_a_table_and_writes_rows_and_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "data/Mine").mkdir(parents=True)
+    for name in ("a", "b"):
+        image = rng.integers(0, 256, (31, 40, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"data/Mine/{name}.png")
+    arguments = ("--sets=Mine,samples", "--data_dir=data", "--scale=3", "--output=out")
+    done = _evaluate(tmp_path, "--bicubic", *arguments, "--save_images=pictures")
+    assert done.returncode == 0, done.stderr
+
+    rows = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows[:2]] == ["a", "b"]
+    totals = [row for row in rows if "images" in row]
+    table = done.stdout.splitlines()[2:]
+    for line, total in zip(table, totals, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        numbers = (str(total["images"]), f"{total['psnr']:.2f}", f"{total['ssim']:.4f}")
+        assert cells == [total["set"], *numbers, "SR x3: Y, border 3, bicubic LR"]
+        assert total["method"] == "bicubic"
+    restored = np.asarray(Image.open(tmp_path / "pictures/Mine/a.png"))
+    assert restored.shape == (30, 39, 3)
+    assert (tmp_path / "pictures/Mine/b_comparison.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work dir with a better first and a worse last checkpoint of a tiny network."""
+    folder = tmp_path_factory.mktemp("work")
+    config = default()
+    config.model.features, config.model.blocks, config.scale = 4, 1, 3
+    config.model.image_skip = "bilinear"
+    model = models.build(config.model, config.scale)
+    state = create_state(config, model, make_optimizer(config.train))
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step, score in ((10, 30.0), (20, 20.0)):
+            at_step = dataclasses.replace(state, step=np.int32(step))
+            checkpoints.save(at_step, config, score)
+            checkpoints.wait()
+    return folder
+
+
+@pytest.mark.parametrize(("which", "step"), [("best", 10), ("latest", 20)])
+def test_work_dir_is_scored_beside_bicubic(
+    tmp_path: Path, workdir: Path, which: str, step: int
+) -> None:
+    arguments = (f"--workdir={workdir}", f"--which={which}")
+    done = _evaluate(tmp_path, *arguments, "--save_images=pictures")
+    assert done.returncode == 0, done.stderr
+    assert "Bicubic PSNR" in done.stdout
+    assert "SR x3: Y, border 3, bicubic LR" in done.stdout
+    rows = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+    assert (rows[-1]["set"], rows[-1]["step"], rows[-1]["method"]) == ("samples", step, "edsr")
+    count = len(list((SAMPLES / "valid").glob("*.png")))
+    assert rows[-1]["images"] == count
+    for row in rows[-1 - count : -1]:
+        name = row["image"]
+        original = np.asarray(Image.open(SAMPLES / "valid" / f"{name}.png").convert("RGB"))
+        restored = np.asarray(Image.open(tmp_path / f"pictures/samples/{name}.png"))
+        height, width = restored.shape[:2]
+        assert row["psnr"] == psnr(restored, original[:height, :width], 3, luma=True)
+
+
+def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -> None:
+    done = _evaluate(tmp_path, f"--workdir={workdir}", "--scale=2")
+    assert done.returncode != 0
+    assert re.search(r"--scale is 2, .* scale 3", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), r"--workdir=DIR .* --bicubic"),
+        (("--bicubic", "--workdir=x"), r"--workdir=DIR .* --bicubic"),
+        (("--bicubic", "--scael=2"), r"scael.*scale"),
+        (("--bicubic", "--scale=7"), r"scale=7"),
+        (("--bicubic", "--sets=Set5"), r"Set5.*BINSR_DATA"),
+        (("--bicubic", "--sets=Set5", "--data_dir=."), r"Set5/HR"),
+        (("--workdir=absent",), r"absent.*checkpoint"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = _evaluate(tmp_path, *arguments)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert re.search(sentence, line), line
+    assert not list(tmp_path.iterdir())
