@@ -44,6 +44,8 @@ def read_rgb(file: Path | BinaryIO, name: str = "") -> np.ndarray:
             if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it to white
                 grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=-1)
+            if image.mode == "F":  # convert("RGB") would clip values in 0..1 to black
+                raise ValueError("its pixels are floats, of unknown range")
             return np.array(image.convert("RGB"))
     except Exception as error:  # decoders raise any of a dozen types on broken data
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

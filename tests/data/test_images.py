@@ -129,3 +129,9 @@ def test_images_are_listed_by_name(tmp_path):
     (tmp_path / "folder").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png", "d.tiff"]
     assert list_images(tmp_path / "folder") == []
+
+
+def test_float_pixels_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 5), 0.5, np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UserError, match=r"float.tif .*floats"):
+        read_rgb(tmp_path / "float.tif")
