@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -22,6 +24,7 @@ from binsr_jax import config as config_module
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import open_source
 from binsr_jax.errors import UserError
+from binsr_jax.training.loop import train
 
 IDS = {"train": (1, 2, 3, 4, 5), "valid": (801, 802)}
 
@@ -139,6 +142,25 @@ def test_batches_hold_aligned_pairs(config, zips, stand_in):
             batch = next(batches)
             assert batch["hq"].shape == (5, 8, 8, 3)
             np.testing.assert_array_equal(batch["hq"], batch["lq"].repeat(2, 1).repeat(2, 2))
+
+
+def test_a_network_trains_on_it(config, zips, stand_in, tmp_path):
+    zips(2)
+    config.data.patch, config.train.batch, config.train.steps = 16, 8, 2
+    config.model.features, config.model.blocks, config.devices = 8, 1, 1
+    scores = []
+
+    def validate(variables, step):
+        scores.append(step)
+        return {"samples/psnr": 30.0, "samples/ssim": 0.9}, {}
+
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+        assert train(config, str(tmp_path / "run"), validate) == 0
+    assert scores == [2]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses
+    assert np.isfinite(losses).all()
 
 
 def test_missing_tensorflow_is_one_sentence(config, monkeypatch):
