@@ -1,0 +1,132 @@
+"""A fenced unit is the unit: same parameters, values, gradients and updates."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from binsr_jax.nn.fence import fence
+from binsr_jax.nn.units import UNITS, AttentionUnit
+
+
+class Scaled(nn.Module):
+    """A unit that uses ``train`` and ``progress`` and keeps a running mean."""
+
+    @nn.compact
+    def __call__(self, x, train=False, progress=0.0):
+        gain = self.param("gain", nn.initializers.constant(0.5), ())
+        y = nn.BatchNorm(use_running_average=not train, momentum=0.5, name="norm")(x)
+        self.sow("intermediates", "largest", jnp.max(jnp.abs(y)))
+        return x + (gain + progress) * jnp.tanh(y)
+
+
+class Chain(nn.Module):
+    """Three units of one kind in a row."""
+
+    unit: type[nn.Module]
+    fenced: bool
+
+    @nn.compact
+    def __call__(self, x, train=False, progress=0.0):
+        for i in range(3):
+            unit = self.unit(name=f"body_{i}")
+            x = (fence(unit) if self.fenced else unit)(x, train, progress)
+        return x
+
+
+ALL_UNITS = {
+    **UNITS,
+    "attention everywhere": partial(
+        AttentionUnit, residual_attention="se", binary_attention="pixel"
+    ),
+    "scaled": Scaled,
+}
+
+
+def _image(seed=0, batch=2):
+    # Multiples of 1/64 that are never 0: no sign hangs on the order of a sum.
+    steps = np.random.default_rng(seed).integers(-64, 64, (batch, 5, 6, 8))
+    return jnp.asarray((2 * steps + 1) / 64, jnp.float32)
+
+
+def _variables(chain, x):
+    """Initial variables, moved off their start so that every parameter has a say."""
+    variables = chain.init(jax.random.key(0), x, train=False, progress=0.0)
+    params = jax.tree.map(
+        lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape),
+        variables["params"],
+    )
+    return {**variables, "params": params}
+
+
+def _loss_and_gradients(chain, variables, x, progress):
+    def loss(params, x, progress):
+        inputs = {**variables, "params": params}
+        y, updates = chain.apply(inputs, x, train=True, progress=progress, mutable=["batch_stats"])
+        return jnp.mean(y**2), updates
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(
+        variables["params"], x, progress
+    )
+
+
+def _assert_close(a, b):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("unit", ALL_UNITS.values(), ids=ALL_UNITS)
+def test_fence_changes_nothing(unit):
+    x, progress = _image(), jnp.float32(0.3)
+    plain, fenced = Chain(unit, False), Chain(unit, True)
+    variables = _variables(plain, x)
+    _assert_close(_variables(fenced, x), variables)
+    y = jax.jit(fenced.apply)(variables, x)
+    _assert_close(y, plain.apply(variables, x))
+    step = jax.jit(_loss_and_gradients, static_argnums=0)
+    _assert_close(step(fenced, variables, x, progress), step(plain, variables, x, progress))
+
+
+def test_fence_passes_on_what_is_sown():
+    x = _image()
+    variables = _variables(Chain(Scaled, False), x)
+    _, plain = Chain(Scaled, False).apply(variables, x, mutable=["intermediates"])
+    _, fenced = Chain(Scaled, True).apply(variables, x, mutable=["intermediates"])
+    _assert_close(fenced, plain)
+
+
+def test_equal_units_share_one_function():
+    x = _image()
+    chain = Chain(UNITS["bbcu"], True)
+    variables = _variables(chain, x)
+    module = jax.jit(chain.apply).lower(variables, x).as_text()
+    calls = [line for line in module.splitlines() if "call @" in line and "inlineable" in line]
+    assert len(calls) == 3
+    assert len({line.split("call @")[1].split("(")[0] for line in calls}) == 1
+
+
+def test_fence_over_a_mesh():
+    x, progress = _image(batch=8), jnp.float32(0.0)
+    chain = Chain(UNITS["bbcu"], True)
+    variables = _variables(chain, x)
+    expected = _loss_and_gradients(chain, variables, x, progress)
+    mesh = jax.make_mesh((4,), ("data",))
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    step = jax.jit(partial(_loss_and_gradients, chain), in_shardings=(whole, split, whole))
+    _assert_close(step(variables, x, progress), expected)
+
+
+def test_fence_under_pmap():
+    x, progress = _image(batch=8), jnp.float32(0.0)
+    chain = Chain(UNITS["bbcu"], True)
+    variables = _variables(chain, x)
+    (loss, _), (gradients, _, _) = _loss_and_gradients(chain, variables, x, progress)
+    step = jax.pmap(
+        partial(_loss_and_gradients, chain), in_axes=(None, 0, None), devices=jax.devices()[:4]
+    )
+    (losses, _), (parts, _, _) = step(variables, x.reshape(4, 2, *x.shape[1:]), progress)
+    _assert_close(jnp.mean(losses), loss)
+    _assert_close(jax.tree.map(lambda part: part.mean(0), parts), gradients)
