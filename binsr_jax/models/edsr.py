@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from binsr_jax.nn.fence import fence
 from binsr_jax.nn.units import Progress
 from binsr_jax.ops.image import upsample_bilinear
 
@@ -65,8 +66,8 @@ class EDSR(nn.Module):
             features = nn.leaky_relu(features, 0.1)
         y = features
         for i in range(self.units):
-            y = self.unit(name=f"body_{i}")(y, train, progress)
-        y = self.body_end(name="body_end")(y, train, progress) + features
+            y = fence(self.unit(name=f"body_{i}"))(y, train, progress)
+        y = fence(self.body_end(name="body_end"))(y, train, progress) + features
         for i, step in enumerate(UPSAMPLING_STEPS[self.scale]):
             y = self.upsampler(step, name=f"upsampler_{i}")(y)
         y = self.tail(name="tail")(y)
