@@ -1,0 +1,52 @@
+"""The console script ``binsr``: one module a subcommand.
+
+A subcommand ``NAME`` is a line in ``COMMANDS`` and a module ``binsr_jax/commands/NAME.py`` with
+
+    add_arguments(parser: argparse.ArgumentParser) -> None
+    run(args: argparse.Namespace) -> int | None        the exit status; None is 0
+
+whose docstring is the description that ``binsr NAME --help`` prints. Only the module that is asked
+for is imported, so that ``binsr --help`` does not wait for JAX.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from binsr_jax import __version__
+from binsr_jax.errors import UserError
+
+COMMANDS: dict[str, str] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``binsr`` and returns its exit status.
+
+    A user's mistake is one sentence on standard error and status 1; a wrong flag is status 2.
+
+    Args:
+        argv: The arguments after the program's name; those of this process by default.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser("binsr", description="1-bit image restoration.")
+    parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    module = None
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if argv[:1] == [name]:
+            module = importlib.import_module(f"{__name__}.{name}")
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+    args = parser.parse_args(argv)
+    assert module is not None  # the parser has ended the program if there is no such command
+    try:
+        return module.run(args) or 0
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    except KeyboardInterrupt:
+        print("error: Interrupted.", file=sys.stderr)
+    return 1
