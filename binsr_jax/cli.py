@@ -65,10 +65,14 @@ def _exit(sentence: str) -> SystemExit:
 
 
 def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
-    """Keeps this package's lines and others' warnings; Orbax alone writes dozens a checkpoint."""
+    """Keeps this package's lines and others' warnings.
+
+    Orbax writes dozens of lines a checkpoint. What fails in its threads it logs with a traceback,
+    also through asyncio, and raises it as well: that becomes a sentence.
+    """
     ours = record.pathname.startswith(str(Path(__file__).parent))
-    floor = python_logging.ERROR if "orbax" in record.pathname else python_logging.WARNING
-    return ours or record.levelno >= floor
+    noise = "orbax" in record.pathname or record.name == "asyncio"
+    return ours or (record.levelno >= python_logging.WARNING and not noise)
 
 
 def _check_config_file(argv: Sequence[str]) -> None:

@@ -4,9 +4,11 @@
 the config, the versions of the libraries, what the data was, and a checksum of every array.
 """
 
+import errno
 import importlib.metadata
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +214,7 @@ class Checkpoints:
         """
         # A true copy: on CPU numpy would see the device's memory, which the next step donates.
         host = jax.tree.map(lambda leaf: np.array(leaf), state)
+        self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(host)))
         settings = config_to_json(config)
         metadata = {
             "config": settings,
@@ -227,6 +230,17 @@ class Checkpoints:
                 ),
                 metrics=None if score is None else {"psnr": score},
             )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise unwritable(self.workdir, error) from error
+
+    def check(self) -> None:
+        """Looks whether a save in the background has failed.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        try:
+            self._manager.check_for_errors()
         except (OSError, RuntimeError, ValueError) as error:
             raise unwritable(self.workdir, error) from error
 
@@ -254,12 +268,12 @@ class Checkpoints:
 
         Args:
             step: One of those saved.
-            like: A state of the same structure and shapes.
+            like: A state of the same structure, of arrays or shapes.
 
         Raises:
             UserError: If the checkpoint is damaged or holds other arrays.
         """
-        host = jax.tree.map(lambda leaf: np.asarray(leaf), like)
+        host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         return self._restore_state(step, ocp.args.StandardRestore(host))
 
     def variables(self, step: int) -> dict[str, Any]:
@@ -267,6 +281,12 @@ class Checkpoints:
         state = self._restore_state(step, ocp.args.StandardRestore())
         params = state["params"] if state["ema"] is None else state["ema"]
         return {"params": params, **state["collections"]}
+
+    def _check_space(self, size: int) -> None:
+        """Refuses a save that a full disk would cut off."""
+        if shutil.disk_usage(self.folder).free < size:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise unwritable(self.workdir, error)
 
     def _metadata(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(metadata=ocp.args.JsonRestore())

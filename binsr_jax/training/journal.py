@@ -1,7 +1,9 @@
 """What a run tells: lines or a progress bar on the terminal, ``log.jsonl``, TensorBoard."""
 
+import contextlib
 import datetime
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,7 +11,12 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]  # made at import by protobuf
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tqdm import tqdm
 
 from binsr_jax.training.workdir import replace_text, writing_to
@@ -45,7 +52,7 @@ class Journal:
         with writing_to(workdir):
             self._rows = [row for row in _read_rows(self._path) if row["step"] <= start]
             replace_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._board = _Board(workdir / "tensorboard", start)
         if sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
 
@@ -56,7 +63,8 @@ class Journal:
         if self._bar is not None:
             self._bar.close()
         if self._active:
-            self._board.close()
+            with contextlib.suppress(OSError):  # all was flushed, or the failure is on its way
+                self._board.close()
 
     def has_scores(self, step: int) -> bool:
         """Whether the validation of a step was logged before the run resumed."""
@@ -113,8 +121,7 @@ class Journal:
         if self._active:
             with writing_to(self._workdir):
                 for name, picture in pictures.items():
-                    self._board.add_image(name, picture, step, dataformats="HWC")
-                self._board.flush()
+                    self._board.add(summary.image(name, picture, dataformats="HWC"), step)
         listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.say(f"step {step}/{self._steps}: {listed}")
 
@@ -123,13 +130,37 @@ class Journal:
             with writing_to(self._workdir):
                 for name, value in values.items():
                     if value is not None:
-                        self._board.add_scalar(f"{group}/{name}", value, step)
+                        self._board.add(summary.scalar(f"{group}/{name}", value), step)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._active:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             with writing_to(self._workdir), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**row, "time": now}) + "\n")
+
+
+class _Board:
+    """A TensorBoard file, written in this thread.
+
+    The usual SummaryWriter writes in another thread; on a full disk that thread dies, and then
+    whoever logs waits for it without end.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        """Starts a file; TensorBoard hides what earlier files say about steps after ``start``."""
+        folder.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        log = SessionLog(status=SessionLog.START)
+        self._file.write_event(Event(step=start + 1, wall_time=time.time(), session_log=log))
+
+    def add(self, values: Any, step: int) -> None:
+        """Writes a summary of a step."""
+        self._file.write_event(Event(step=step, wall_time=time.time(), summary=values))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The training loop: resume, step, log, validate, save, and stop when asked to."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -87,10 +88,12 @@ class _Run:
         self._checkpoints, self._validate = checkpoints, validate
         optimizer = make_optimizer(config.train)
         self._step = make_step(config, model, optimizer, mesh)
-        state = jax.tree.map(np.asarray, create_state(config, model, optimizer))
+        initial = functools.partial(create_state, config, model, optimizer)
         latest = checkpoints.latest_step()
-        if latest is not None:
-            state = self._resumed(state, latest)
+        if latest is None:
+            state = jax.tree.map(np.asarray, initial())
+        else:
+            state = self._resumed(jax.eval_shape(initial), latest)
         self._start = int(state.step)
         # From numpy in either case: a fresh and a restored state are one type to the compiler.
         self._state: TrainState = place_state(state, mesh)
@@ -156,6 +159,7 @@ class _Run:
         if saving or logging_due:
             self._check_losses(step)
         if logging_due:
+            self._checkpoints.check()
             journal.progress(step, self._mean_metrics(step))
         score = None
         if validation and signal is None:
@@ -205,8 +209,8 @@ class _Run:
                         f"The {name.replace('_', ' ')} became {values[name]} at step "
                         f"{self._finite}, after the log line of step {self._logged} and before "
                         f"step {step + 1}: lower --config.train.learning_rate or look for broken "
-                        f"training images; nothing was saved since step "
-                        f"{self._checkpoints.latest_step() or 0}."
+                        f"training images; the newest checkpoint is that of "
+                        f"step {self._checkpoints.latest_step() or 0}."
                     )
             self._window.append(values)
         self._pending = []

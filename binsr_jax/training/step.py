@@ -64,7 +64,7 @@ def make_step(
         before the update.
     """
     loss_of = LOSSES[config.train.loss]
-    rate = learning_rate(config.train)
+    schedule = learning_rate(config.train)
     by_hand = config.parallel == "pmap"
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -83,15 +83,17 @@ def make_step(
         if by_hand:
             loss, collections, gradients = jax.lax.pmean((loss, collections, gradients), AXIS)
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes integers and floats
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            rate = jnp.asarray(schedule(state.step), jnp.float32)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
             ema = _average(ema, params, state.step, config.train.ema)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradients),
-            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+            "gradient_norm": optax.tree.norm(gradients),
+            "learning_rate": rate,
         }
         return TrainState(state.step + 1, params, collections, opt_state, ema), metrics
 

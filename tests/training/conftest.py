@@ -1,0 +1,52 @@
+"""A run small enough to train in a second."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from binsr_jax.config import Config, default
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of all tests keep decoded images."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where compiled programs are kept, since many tests compile the same few."""
+    folder = tmp_path_factory.mktemp("compiled")
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def tiny(cache_dir: Path) -> Callable[..., Config]:
+    """Makes a config of a tiny network on the packaged samples: ``tiny(**{"train.steps": 3})``."""
+
+    def make(**fields: object) -> Config:
+        config = default()
+        config.model.features, config.model.blocks = 8, 1
+        config.model.residual_attention = "se"
+        config.model.amplification = 16.0
+        config.data.patch, config.data.cache_dir = 16, str(cache_dir)
+        config.train.steps, config.train.batch = 4, 8
+        config.train.learning_rate, config.train.schedule = 1e-3, "constant"
+        config.train.log_every, config.train.checkpoint_every = 2, 1000
+        config.eval.every = 1000
+        config.update_from_flattened_dict(fields)
+        return config.lock()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def environment(compiled: Path) -> dict[str, str]:
+    """Of runs in processes of their own."""
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compiled), "XLA_FLAGS": ""}

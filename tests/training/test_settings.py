@@ -1,0 +1,36 @@
+"""Settings that cannot work are refused before anything starts."""
+
+import pytest
+
+from binsr_jax.errors import UserError
+from binsr_jax.training.settings import check_settings
+
+
+def test_the_defaults_pass(tiny):
+    check_settings(tiny())
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"train.steps": 0}, "config.train.steps is 0, but must be at least 1."),
+        ({"train.batch": -4}, "config.train.batch is -4, but must be at least 1."),
+        ({"train.log_every": 0}, "config.train.log_every is 0, but must be at least 1."),
+        ({"eval.every": 0}, "config.eval.every is 0, but must be at least 1."),
+        ({"train.learning_rate": 0.0}, "config.train.learning_rate is 0.0, but must be above 0."),
+        ({"train.learning_rate": float("nan")}, "config.train.learning_rate is nan"),
+        ({"train.ema": 1.0}, "config.train.ema is 1.0, but must be at least 0 and below 1."),
+        ({"train.loss": "l3"}, "config.train.loss is 'l3', but must be one of: l1, l2."),
+        ({"train.schedule": "linear"}, "must be one of: constant, multistep, cosine."),
+        ({"parallel": "shard"}, "must be one of: mesh, pmap."),
+        ({"train.warmup": 4}, "config.train.warmup is 4, but must be below config.train.steps, 4."),
+        (
+            {"train.schedule": "multistep", "train.milestones": (3, 3)},
+            "config.train.milestones is (3, 3), but must be growing steps",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(tiny, fields, sentence):
+    with pytest.raises(UserError) as refused:
+        check_settings(tiny(**fields))
+    assert sentence in str(refused.value)

@@ -1,0 +1,80 @@
+"""Schedules against arithmetic by hand, and the types of a fresh state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from binsr_jax import models
+from binsr_jax.training.state import create_state, learning_rate, make_optimizer
+
+
+def _rates(config, steps):
+    schedule = learning_rate(config.train)
+    return [float(schedule(step)) for step in steps]
+
+
+def test_constant_rate(tiny):
+    config = tiny(**{"train.learning_rate": 0.5})
+    assert _rates(config, [0, 1, 3]) == [0.5, 0.5, 0.5]
+
+
+def test_multistep_rate_is_halved_at_the_milestones(tiny):
+    config = tiny(
+        **{"train.schedule": "multistep", "train.milestones": (10, 20), "train.steps": 30}
+    )
+    np.testing.assert_allclose(
+        _rates(config, [0, 9, 10, 19, 20, 29]), [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4], rtol=1e-6
+    )
+
+
+def test_milestones_count_from_the_first_step_also_with_a_warmup(tiny):
+    config = tiny(
+        **{
+            "train.schedule": "multistep",
+            "train.milestones": (10,),
+            "train.warmup": 4,
+            "train.steps": 30,
+        }
+    )
+    expected = [0, 2.5e-4, 7.5e-4, 1e-3, 1e-3, 5e-4]
+    np.testing.assert_allclose(_rates(config, [0, 1, 3, 4, 9, 10]), expected, rtol=1e-6)
+
+
+def test_cosine_rate_falls_from_the_rate_to_the_final_rate(tiny):
+    config = tiny(
+        **{
+            "train.schedule": "cosine",
+            "train.final_rate": 1e-4,
+            "train.warmup": 10,
+            "train.steps": 110,
+        }
+    )
+    quarter = 1e-4 + 9e-4 * (1 + np.cos(np.pi / 4)) / 2
+    np.testing.assert_allclose(
+        _rates(config, [5, 10, 35, 60, 110]), [5e-4, 1e-3, quarter, 5.5e-4, 1e-4], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_state_is_strongly_typed_and_a_function_of_the_seed(tiny, ema):
+    config = tiny(**{"train.ema": ema})
+    model, optimizer = models.build(config.model, config.scale), make_optimizer(config.train)
+    state, again = (create_state(config, model, optimizer) for _ in range(2))
+    for leaf in jax.tree.leaves(state):
+        assert not leaf.weak_type
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+    assert int(state.step) == 0
+    assert (state.ema is None) == (ema == 0)
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+    other = create_state(tiny(seed=1), model, optimizer)
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True)
+    assert any(not np.array_equal(a, b) for a, b in pairs)
+
+
+def test_the_variables_to_score_are_the_averaged_ones(tiny):
+    config = tiny(**{"train.ema": 0.5})
+    model = models.build(config.model, config.scale)
+    state = create_state(config, model, make_optimizer(config.train))
+    assert state.variables["params"] is state.ema
+    assert state.replace(ema=None).variables["params"] is state.params

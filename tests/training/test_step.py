@@ -1,0 +1,135 @@
+"""One step: its arithmetic, one compilation, and equal results however many devices share it."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from binsr_jax import models
+from binsr_jax.errors import UserError
+from binsr_jax.training.devices import make_mesh, place_batch, place_state
+from binsr_jax.training.state import create_state, make_optimizer
+from binsr_jax.training.step import LOSSES, make_step
+
+
+def _batch(seed: int, size: int = 8) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "lq": rng.random((size, 8, 8, 3), np.float32),
+        "hq": rng.random((size, 16, 16, 3), np.float32),
+    }
+
+
+def _run(config, steps=3, model=None):
+    """Metrics of each step and the last state, as numpy."""
+    model = models.build(config.model, config.scale) if model is None else model
+    mesh, optimizer = make_mesh(config), make_optimizer(config.train)
+    step = make_step(config, model, optimizer, mesh)
+    state = place_state(jax.tree.map(np.asarray, create_state(config, model, optimizer)), mesh)
+    history = []
+    for i in range(steps):
+        state, metrics = step(state, place_batch(config, _batch(i), mesh))
+        history.append(jax.device_get(metrics))
+    return history, jax.device_get(state)
+
+
+class Scale(nn.Module):
+    """The enlarged image times a parameter, and a counter among the other variables."""
+
+    @nn.compact
+    def __call__(self, x, train, progress):
+        factor = self.param("factor", lambda _: jnp.full((), 0.5, jnp.float32))
+        seen = self.variable("batch_stats", "progress", lambda: jnp.zeros((), jnp.float32))
+        if train:
+            seen.value = progress
+        return factor * jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+@pytest.mark.parametrize("parallel", ["mesh", "pmap"])
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_two_steps_of_adam_by_hand(tiny, parallel, loss):
+    config = tiny(
+        **{"train.loss": loss, "train.ema": 0.9, "parallel": parallel, "train.epsilon": 1e-3}
+    )
+    history, state = _run(config, steps=2, model=Scale())
+
+    w, m, v, ema = 0.5, 0.0, 0.0, 0.5
+    for i in range(2):
+        batch = {name: array.astype(np.float64) for name, array in _batch(i).items()}
+        x = batch["lq"].repeat(2, axis=1).repeat(2, axis=2)
+        error = w * x - batch["hq"]
+        value, slope = (
+            (np.abs(error).mean(), (np.sign(error) * x).mean())
+            if loss == "l1"
+            else ((error**2).mean(), (2 * error * x).mean())
+        )
+        m, v = 0.9 * m + 0.1 * slope, 0.99 * v + 0.01 * slope**2
+        corrected = (m / (1 - 0.9 ** (i + 1)), v / (1 - 0.99 ** (i + 1)))
+        w -= 1e-3 * corrected[0] / (np.sqrt(corrected[1]) + 1e-3)
+        d = min(0.9, (1 + i) / (10 + i))
+        ema = d * ema + (1 - d) * w
+        assert history[i]["loss"] == pytest.approx(value, rel=1e-5)
+        assert history[i]["gradient_norm"] == pytest.approx(abs(slope), rel=1e-4)
+        assert history[i]["learning_rate"] == pytest.approx(1e-3)
+    assert state.params["factor"] == pytest.approx(w, rel=1e-6)
+    assert state.ema["factor"] == pytest.approx(ema, rel=1e-6)
+    assert state.collections["batch_stats"]["progress"] == pytest.approx(1 / config.train.steps)
+    assert state.step == 2
+
+
+def test_losses_have_the_papers_formulas():
+    output, target = jnp.array([1.0, 2.0, 5.0]), jnp.array([0.0, 4.0, 5.0])
+    assert LOSSES["l1"](output, target) == 1.0
+    assert float(LOSSES["l2"](output, target)) == pytest.approx(5 / 3)
+
+
+@pytest.mark.parametrize("unit", ["residual", "bbcu", "attention"])
+@pytest.mark.parametrize(("parallel", "devices"), [("mesh", 2), ("mesh", 8), ("pmap", 8)])
+def test_devices_share_a_batch_with_equal_results(tiny, unit, parallel, devices):
+    # Sums over devices round in another order. Adam divides by the gradient's size, so with its
+    # usual epsilon the rounding of a gradient near 0 would become a full step.
+    fields = {"model.unit": unit, "train.ema": 0.9, "train.epsilon": 1e-2}
+    alone, state_alone = _run(tiny(**fields, devices=1))
+    shared, state_shared = _run(tiny(**fields, devices=devices, parallel=parallel))
+    for a, b in zip(alone, shared, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state_alone, state_shared
+    )
+
+
+@pytest.mark.parametrize("parallel", ["mesh", "pmap"])
+def test_the_step_compiles_once(tiny, parallel, caplog):
+    config = tiny(parallel=parallel)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        _run(config, steps=4)
+    name = "step" if parallel == "mesh" else "_fun"
+    compiled = [r.message for r in caplog.records if f"Compiling jit({name})" in r.message]
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("parallel", ["mesh", "pmap"])
+def test_the_step_donates_its_state(tiny, parallel):
+    config = tiny(parallel=parallel)
+    model, mesh = models.build(config.model, config.scale), make_mesh(config)
+    optimizer = make_optimizer(config.train)
+    step = make_step(config, model, optimizer, mesh)
+    state = place_state(jax.tree.map(np.asarray, create_state(config, model, optimizer)), mesh)
+    step(state, place_batch(config, _batch(0), mesh))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize(
+    ("fields", "numbers"),
+    [
+        ({"train.batch": 12}, ("12", "8")),
+        ({"train.batch": 9, "devices": 2}, ("9", "2")),
+        ({"devices": 9}, ("9", "8")),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused_with_the_numbers(tiny, fields, numbers):
+    with pytest.raises(UserError) as refused:
+        make_mesh(tiny(**fields))
+    assert all(number in str(refused.value) for number in numbers)
