@@ -21,6 +21,8 @@ neighbouring bits would be a reduction over the minor axis, several times slower
 the last channel are 0 in both operands and cancel.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,31 @@ def pack_weights(w: jax.Array) -> jax.Array:
     """
     _check_floats("pack_weights", "w", w, "[kh, kw, I, O]")
     return jnp.swapaxes(_pack_last(jnp.swapaxes(w, 2, 3) > 0), 2, 3)
+
+
+def unpack_weights(w_bits: jax.Array, in_channels: int) -> jax.Array:
+    """The signs that `pack_weights` packed.
+
+    Args:
+        w_bits: uint32 ``[kh, kw, words, O]``.
+        in_channels: channels that the words hold.
+
+    Returns:
+        float32 ``[kh, kw, in_channels, O]`` of -1 and +1.
+
+    Raises:
+        ValueError: the array is not four-dimensional, or its words do not fit ``in_channels``.
+        TypeError: the array is not uint32.
+    """
+    if w_bits.ndim != 4 or in_channels < 1 or w_bits.shape[2] != word_count(in_channels):
+        raise ValueError(
+            "unpack_weights: w_bits must be [kh, kw, words, O] with the words of "
+            f"{in_channels} channels, got shape {w_bits.shape}"
+        )
+    if w_bits.dtype != jnp.uint32:
+        raise TypeError(f"unpack_weights: w_bits must be uint32, got {w_bits.dtype}")
+    signs = _unpack_last(jnp.swapaxes(w_bits, 2, 3), in_channels)
+    return jnp.swapaxes(signs, 2, 3).astype(jnp.float32)
 
 
 def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.Array:
@@ -121,8 +148,9 @@ def packed_conv_reference(x_bits: np.ndarray, w_bits: np.ndarray, in_channels: i
         ValueError, TypeError: as `packed_conv`.
     """
     _check_packed(x_bits, w_bits, in_channels)
-    x = _unpack_last(x_bits, in_channels)
-    w = np.swapaxes(_unpack_last(np.swapaxes(w_bits, 2, 3), in_channels), 2, 3)
+    x = _unpack_last(np.asarray(x_bits), in_channels)
+    w_bits = np.swapaxes(np.asarray(w_bits), 2, 3)
+    w = np.swapaxes(_unpack_last(w_bits, in_channels), 2, 3)
     B, H, W, _ = x.shape
     kh, kw, _, outputs = w.shape
     y = np.zeros((B, H, W, outputs), np.int32)
@@ -184,15 +212,14 @@ def _pack_last(bits: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(octets.reshape(*outer, words, _WORD_BYTES), jnp.uint32)
 
 
-def _unpack_last(words: np.ndarray, channels: int) -> np.ndarray:
-    """Signs -1 and +1, int32 ``[..., channels]``, from uint32 ``[..., words]``."""
-    words = np.asarray(words)
+def _unpack_last(words: Any, channels: int) -> Any:
+    """Signs -1 and +1, int32 ``[..., channels]``, from uint32 ``[..., words]``, of numpy or JAX."""
     n = words.shape[-1] * _WORD_BYTES
     channel = np.arange(channels)
     octet, bit = channel % n, channel // n
     shift = (octet % _WORD_BYTES * _BYTE_BITS + bit).astype(np.uint32)
     bits = words[..., octet // _WORD_BYTES] >> shift & np.uint32(1)
-    return np.where(bits == 1, 1, -1).astype(np.int32)
+    return np.int32(2) * bits.astype(np.int32) - np.int32(1)
 
 
 def _inside(size: int, kernel: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from binsr_jax.ops.packed import (
     pack_weights,
     packed_conv,
     packed_conv_reference,
+    unpack_weights,
     word_count,
 )
 
@@ -161,3 +162,20 @@ def test_int8_mistakes_are_named():
         int8_conv(x, jnp.zeros((2, 2, 8, 2), jnp.float32))
     with pytest.raises(TypeError, match="int8"):
         int8_conv(x.astype(jnp.int8), jnp.zeros((3, 3, 8, 2), jnp.float32))
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_unpacked_weights_are_the_signs_of_the_kernel(channels):
+    _, w = random_operands(channels, (1, 1, 1), channels, 5, (3, 3))
+    signs = unpack_weights(pack_weights(w), channels)
+    assert signs.dtype == jnp.float32
+    np.testing.assert_array_equal(signs, np.where(np.asarray(w) > 0, 1, -1))
+
+
+def test_unpacking_refuses_words_that_do_not_fit():
+    words = jnp.zeros((3, 3, 2, 4), jnp.uint32)
+    for channels in (32, 65, 0):
+        with pytest.raises(ValueError, match=f"{channels} channels"):
+            unpack_weights(words, channels)
+    with pytest.raises(TypeError, match="int32"):
+        unpack_weights(words.astype(jnp.int32), 64)

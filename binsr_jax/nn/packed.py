@@ -1,0 +1,54 @@
+"""The binary convolution of a packed network.
+
+``models.build(config.model, scale, conv=PackedConv)`` is the packed form of the network that the
+config describes: the same modules, with only the binary convolution swapped.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from binsr_jax.ops.packed import (
+    int8_conv,
+    pack_activations,
+    packed_conv,
+    unpack_weights,
+    word_count,
+)
+
+
+class PackedConv(nn.Module):
+    """Convolution of signs with packed binary weights: ``[B, H, W, I] -> [B, H, W, features]``.
+
+        y = scale * (signs of x convolved with signs of the kernel) + bias
+
+    The attributes and the value are those of ``binsr_jax.nn.binary.BinaryConv``. The parameters:
+    ``words``, uint32 ``[kh, kw, ceil(I / 32), features]`` of ``ops.packed.pack_weights``, and
+    float32 ``scale`` and (with ``use_bias``) ``bias``, ``[features]``. The convolution itself is of
+    integers, and exact: by XNOR and population count on CPU, in int8 on GPU and TPU.
+    """
+
+    features: int
+    kernel_size: int = 3
+    use_bias: bool = False
+    weight_scale: str = "mean"  # either kind of scale is the parameter ``scale`` here
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, word_count(x.shape[-1]), self.features)
+        words = self.param("words", nn.initializers.zeros, shape, jnp.uint32)
+        scale = self.param("scale", nn.initializers.ones, (self.features,))
+        y = lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8)
+        y = y.astype(x.dtype) * scale
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,))
+        return y
+
+
+def _by_bits(x: jax.Array, words: jax.Array) -> jax.Array:
+    return packed_conv(pack_activations(x), words, x.shape[-1])
+
+
+def _by_int8(x: jax.Array, words: jax.Array) -> jax.Array:
+    return int8_conv(x, unpack_weights(words, x.shape[-1]))
