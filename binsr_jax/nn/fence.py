@@ -6,7 +6,7 @@ the time of a chain grows with the square of its depth. It stops at a function t
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -36,9 +36,8 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
         mutable = tuple(name for name in collections if unit.is_mutable_collection(name))
         # Without its place in the network a unit equals its neighbours, and shares their function.
         placeless = unit.clone(parent=None, name=None)
-        y, updates = _fenced(
-            placeless, train, mutable, variables, x, jnp.asarray(progress, jnp.float32)
-        )
+        inputs = variables, x, jnp.asarray(progress, jnp.float32)
+        y, updates = cast(tuple[jax.Array, Any], _fenced(placeless, train, mutable, *inputs))
         for collection, values in updates.items():
             for name, value in values.items():
                 unit.put_variable(collection, name, value)
@@ -48,7 +47,7 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _fenced(unit: nn.Module, train: bool, mutable: tuple[str, ...], *inputs: Any):
+def _fenced(unit: nn.Module, train: bool, mutable: tuple[str, ...], *inputs: Any) -> Any:
     return _call_apart(partial(_forward, unit, train, mutable), *inputs)
 
 
