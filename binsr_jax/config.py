@@ -1,5 +1,7 @@
 """Every setting of a run, with its default; the recipes in ``configs/`` start from these."""
 
+import json
+import reprlib
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
@@ -91,3 +93,46 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
             raise UserError(f"This recipe has no variant {assignment!r}: it has {known}.")
         fields[name] = value
     return fields
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values; tuples become lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def config_from_json(values: dict[str, Any]) -> Config:
+    """A config from JSON values; fields that they lack keep their defaults.
+
+    Raises:
+        UserError: they hold a field that this version does not know, or a value of another type.
+    """
+    config = default()
+    _fill(config, values, "")
+    return config.lock()
+
+
+def _fill(target: Config, values: dict[str, Any], prefix: str) -> None:
+    for key, value in values.items():
+        if key not in target:
+            raise _unknown_field(prefix + key, value)
+        known = target[key]
+        if isinstance(known, ConfigDict) and isinstance(value, dict):
+            _fill(known, value, f"{prefix}{key}.")
+        elif isinstance(known, tuple) and isinstance(value, list):
+            kind = type(known[0])
+            if not all(type(element) is kind for element in value):
+                raise _unknown_field(prefix + key, value)
+            target[key] = tuple(value)
+        elif type(value) is type(known):
+            target[key] = value
+        elif type(known) is float and type(value) is int and abs(value) < 2**53:
+            target[key] = float(value)
+        else:
+            raise _unknown_field(prefix + key, value)
+
+
+def _unknown_field(name: str, value: Any) -> UserError:
+    return UserError(
+        f"The stored config has the field {reprlib.repr(name)[1:-1]} = {reprlib.repr(value)}, "
+        "which this version of binsr-jax does not take: use the version that wrote it."
+    )

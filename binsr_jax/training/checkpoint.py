@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from binsr_jax import models
-from binsr_jax.config import Config, default
+from binsr_jax.config import Config, config_from_json, config_to_json
 from binsr_jax.errors import UserError
 from binsr_jax.tasks import task_of
 from binsr_jax.training.state import TrainState
@@ -54,37 +54,6 @@ def _checksums(state: Any) -> dict[str, int]:
 
 def _text_checksum(config: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(config, sort_keys=True).encode())
-
-
-def config_to_json(config: Config) -> dict[str, Any]:
-    """The config as plain JSON values; tuples become lists."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def config_from_json(values: dict[str, Any]) -> Config:
-    """A config from JSON values; fields that they lack keep their defaults.
-
-    Raises:
-        UserError: If they hold a field that this version does not know, or of another type.
-    """
-    config = default()
-
-    def fill(target: Config, values: dict[str, Any], prefix: str) -> None:
-        for key, value in values.items():
-            name = f"{prefix}{key}"
-            try:
-                if isinstance(target[key], ConfigDict):
-                    fill(target[key], value, f"{name}.")
-                else:
-                    target[key] = tuple(value) if isinstance(value, list) else value
-            except (KeyError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f"The stored config has the field {name} = {value!r}, which this version of "
-                    f"binsr-jax does not take: use the version that wrote it."
-                ) from error
-
-    fill(config, values, "")
-    return config.lock()
 
 
 def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
