@@ -1,7 +1,8 @@
 """The binary convolution of a packed network.
 
 ``models.build(config.model, scale, conv=PackedConv)`` is the packed form of the network that the
-config describes: the same modules, with only the binary convolution swapped.
+config describes: the same modules, with only the binary convolution swapped. With ``SignConv`` in
+its place the parameters are those of a model file, whatever the words of a kernel look like.
 """
 
 import flax.linen as nn
@@ -38,12 +39,24 @@ class PackedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, word_count(x.shape[-1]), self.features)
         words = self.param("words", nn.initializers.zeros, shape, jnp.uint32)
+        return self._scaled(lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8))
+
+    def _scaled(self, y: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (self.features,))
-        y = lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8)
-        y = y.astype(x.dtype) * scale
+        y = y.astype(scale.dtype) * scale
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,))
         return y
+
+
+class SignConv(PackedConv):
+    """The same, but for the layout of its kernel: ``signs``, bool ``[kh, kw, I, O]``."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        signs = self.param("signs", nn.initializers.zeros, shape, jnp.bool_)
+        return self._scaled(int8_conv(x, signs.astype(x.dtype)))
 
 
 def _by_bits(x: jax.Array, words: jax.Array) -> jax.Array:
