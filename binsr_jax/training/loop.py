@@ -111,8 +111,8 @@ class _Run:
         return state
 
     def to_the_end(self) -> int:
-        """Runs the steps that are left; returns the exit status."""
-        config, start, steps = self._config, self._start, self._config.train.steps
+        """Trains, says how it ended, and returns the exit status."""
+        start, steps = self._start, self._config.train.steps
         first = jax.process_index() == 0
         with (
             StopRequest() as stop,
@@ -123,13 +123,9 @@ class _Run:
                 with contextlib.suppress(StoppedError):
                     self._scores(start, journal, stop)
             if start < steps:
-                shard = (jax.process_index(), jax.process_count())
-                with training_batches(config, start, *shard) as batches:
-                    for step in range(start + 1, steps + 1):
-                        self._one_step(next(batches), step, journal)
-                        signal = self._between_steps(step, journal, stop)
-                        if signal is not None:
-                            return 128 + signal
+                signal = self._steps(journal, stop)
+                if signal is not None:
+                    return 128 + signal
             self._checkpoints.wait()
             best = self._checkpoints.best_step()
             journal.say(
@@ -137,6 +133,17 @@ class _Run:
                 f"step {best}, all in {self._workdir}."
             )
             return 0
+
+    def _steps(self, journal: Journal, stop: StopRequest) -> int | None:
+        """Runs the steps that are left; returns the signal that stopped them, if any."""
+        shard = (jax.process_index(), jax.process_count())
+        with training_batches(self._config, self._start, *shard) as batches:
+            for step in range(self._start + 1, self._config.train.steps + 1):
+                self._one_step(next(batches), step, journal)
+                signal = self._between_steps(step, journal, stop)
+                if signal is not None:
+                    return signal
+        return None
 
     def _one_step(self, batch: dict[str, np.ndarray], step: int, journal: Journal) -> None:
         placed = place_batch(self._config, batch, self._mesh)

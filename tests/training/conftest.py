@@ -1,6 +1,5 @@
 """A run small enough to train in a second."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,12 +16,12 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where compiled programs are kept, since many tests compile the same few."""
     folder = tmp_path_factory.mktemp("compiled")
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    yield folder
+    yield
     jax.config.update("jax_compilation_cache_dir", before)
 
 
@@ -40,13 +39,8 @@ def tiny(cache_dir: Path) -> Callable[..., Config]:
         config.train.learning_rate, config.train.schedule = 1e-3, "constant"
         config.train.log_every, config.train.checkpoint_every = 2, 1000
         config.eval.every = 1000
+        config.devices = 1
         config.update_from_flattened_dict(fields)
         return config.lock()
 
     return make
-
-
-@pytest.fixture(scope="session")
-def environment(compiled: Path) -> dict[str, str]:
-    """Of runs in processes of their own."""
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compiled), "XLA_FLAGS": ""}

@@ -50,7 +50,13 @@ class Scale(nn.Module):
 @pytest.mark.parametrize("loss", ["l1", "l2"])
 def test_two_steps_of_adam_by_hand(tiny, parallel, loss):
     config = tiny(
-        **{"train.loss": loss, "train.ema": 0.9, "parallel": parallel, "train.epsilon": 1e-3}
+        **{
+            "train.loss": loss,
+            "train.ema": 0.9,
+            "train.epsilon": 1e-3,
+            "parallel": parallel,
+            "devices": 4,
+        }
     )
     history, state = _run(config, steps=2, model=Scale())
 
@@ -90,19 +96,18 @@ def test_devices_share_a_batch_with_equal_results(tiny, unit, parallel, devices)
     # Sums over devices round in another order. Adam divides by the gradient's size, so with its
     # usual epsilon the rounding of a gradient near 0 would become a full step.
     fields = {"model.unit": unit, "train.ema": 0.9, "train.epsilon": 1e-2}
-    alone, state_alone = _run(tiny(**fields, devices=1))
+    alone, state_alone = _run(tiny(**fields))
     shared, state_shared = _run(tiny(**fields, devices=devices, parallel=parallel))
     for a, b in zip(alone, shared, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
         np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state_alone, state_shared
-    )
+    for a, b in zip(jax.tree.leaves(state_alone), jax.tree.leaves(state_shared), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 @pytest.mark.parametrize("parallel", ["mesh", "pmap"])
 def test_the_step_compiles_once(tiny, parallel, caplog):
-    config = tiny(parallel=parallel)
+    config = tiny(parallel=parallel, devices=2)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         _run(config, steps=4)
     name = "step" if parallel == "mesh" else "_fun"
@@ -112,7 +117,7 @@ def test_the_step_compiles_once(tiny, parallel, caplog):
 
 @pytest.mark.parametrize("parallel", ["mesh", "pmap"])
 def test_the_step_donates_its_state(tiny, parallel):
-    config = tiny(parallel=parallel)
+    config = tiny(parallel=parallel, devices=2)
     model, mesh = models.build(config.model, config.scale), make_mesh(config)
     optimizer = make_optimizer(config.train)
     step = make_step(config, model, optimizer, mesh)
@@ -124,7 +129,7 @@ def test_the_step_donates_its_state(tiny, parallel):
 @pytest.mark.parametrize(
     ("fields", "numbers"),
     [
-        ({"train.batch": 12}, ("12", "8")),
+        ({"train.batch": 12, "devices": 0}, ("12", "8")),
         ({"train.batch": 9, "devices": 2}, ("9", "2")),
         ({"devices": 9}, ("9", "8")),
     ],
