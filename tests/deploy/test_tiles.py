@@ -18,7 +18,7 @@ PLANS = {
 
 def _plan(lengths, radius, side, pixels, automatic) -> list[Tile]:
     limit = {"pixels": least_pixels(radius) + pixels} if automatic else {"side": side}
-    return plan(*lengths, radius, **limit)
+    return plan(lengths[0], lengths[1], radius, **limit)
 
 
 @given(**PLANS)
@@ -65,7 +65,7 @@ def test_tiles_by_hand():
 @pytest.mark.parametrize("lengths", [(3000, 4000), (4000, 3000), (10_000, 10_000), (500, 20_000)])
 def test_the_overlap_costs_little(lengths):
     radius, pixels = 36, 2**20
-    tiles = plan(*lengths, radius, pixels=pixels)
+    tiles = plan(lengths[0], lengths[1], radius, pixels=pixels)
     worked = sum(np.prod([s.stop - s.start for s in tile.seen]) for tile in tiles)
     # Square tiles of 1024 pixels, of which 1024 - 72 are kept in each direction, work 1.16 times
     # the image; the rest is what does not divide.

@@ -1,0 +1,108 @@
+"""Enlarge images with a packed model.
+
+Outputs are called like their images with a suffix, such as photo_x2.png, and lie beside them or in
+the folder given with -o. Outputs that are there are left alone, so a run that was interrupted goes
+on where it was. An image that cannot be read does not stop the others: it is named at the end, and
+the exit status is 1.
+
+Large images are worked in tiles that overlap by as far as the network looks, with the same result
+as in one piece. Memory: about 8 + 6 scale^2 bytes for each pixel of an image, and --memory.
+
+    binsr upscale -m model.binsr -i photo.jpg
+    binsr upscale -m model.binsr -i photos/ 'scans/**/*.tif' -o large/ -f png
+"""
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Callable
+
+from binsr_jax.deploy.upscale import FORMATS, Options, find_images, plan_jobs, run_jobs
+from binsr_jax.deploy.upscaler import load
+from binsr_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags of ``binsr upscale``."""
+    defaults = Options()
+    add = parser.add_argument
+    add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders, patterns")
+    add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
+    add("-m", "--model", required=True, metavar="FILE", help="the packed model")
+    add("-s", "--scale", type=int, help="checked against the model's")
+    add("-t", "--tile", type=_whole(1), default=0, help="side of tiles (default: by the memory)")
+    formats = [ending[1:] for ending in FORMATS]
+    add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
+    add("--suffix", help="between an output's name and its ending (default: _x and the scale)")
+    add("--overwrite", action="store_true", help="make outputs again that are there")
+    add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
+    add(
+        "--memory",
+        type=_amount,
+        metavar="GIB",
+        help="for a tile (default: 1, or 1/4 of what is free)",
+    )
+    add("--quality", type=_whole(1, 100), default=defaults.quality, help="of JPEG and WebP")
+    add(
+        "--max-megapixels",
+        type=_amount,
+        default=defaults.most_pixels / 1e6,
+        metavar="MP",
+        help="larger images are refused (default: %(default)g)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs ``binsr upscale``."""
+    memory = round(args.memory * 2**30) if args.memory else None
+    files = find_images(args.input)
+    upscaler = load(args.model, memory=memory)
+    if args.scale not in (None, upscaler.scale):
+        raise UserError(
+            f"The model {args.model} enlarges {upscaler.scale} times, not {args.scale}: leave out "
+            "-s, or take another model."
+        )
+    suffix = f"_x{upscaler.scale}" if args.suffix is None else args.suffix
+    jobs = plan_jobs(files, args.output, suffix, args.format)
+    options = Options(
+        tile=args.tile,
+        ensemble=args.ensemble,
+        overwrite=args.overwrite,
+        quality=args.quality,
+        most_pixels=int(args.max_megapixels * 1e6),
+    )
+    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no half files either
+    try:
+        outcome = run_jobs(upscaler, jobs, options)
+    finally:
+        signal.signal(signal.SIGTERM, ends)
+    counts = [f"{outcome.done} enlarged"]
+    if outcome.skipped:
+        counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
+    if outcome.failed:
+        counts.append(f"{len(outcome.failed)} failed")
+    print(", ".join(counts) + ".")
+    for sentence in outcome.failed:
+        print("error: " + " ".join(sentence.split()), file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers in a range."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least or (most is not None and value > most):
+            limits = f"at least {least}" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{value} is not {limits}")
+        return value
+
+    return parse
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
