@@ -50,13 +50,21 @@ class PackedConv(nn.Module):
 
 
 class SignConv(PackedConv):
-    """The same, but for the layout of its kernel: ``signs``, bool ``[kh, kw, I, O]``."""
+    """The same, but for the layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        signs = self.param("signs", nn.initializers.zeros, shape, jnp.bool_)
-        return self._scaled(int8_conv(x, signs.astype(x.dtype)))
+        signs = self.param("signs", nn.initializers.ones, shape, jnp.int8)
+        y = lax.conv_general_dilated(
+            x.astype(jnp.int8),
+            signs,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            preferred_element_type=jnp.int32,
+        )
+        return self._scaled(y)
 
 
 def _by_bits(x: jax.Array, words: jax.Array) -> jax.Array:
