@@ -1,0 +1,119 @@
+"""From a trained network to a packed one: signs become bits, everything else is kept as it is."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from binsr_jax import __version__, models
+from binsr_jax.config import Config, config_from_json, config_to_json
+from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
+from binsr_jax.nn.packed import PackedConv
+from binsr_jax.ops.binarize import mean_scale
+from binsr_jax.ops.packed import pack_weights
+from binsr_jax.tasks import task_of
+from binsr_jax.training.checkpoint import Checkpoints, load_model
+
+# Fields that name folders of the machine where a network was trained; they stay there.
+_FOLDERS = (("data", "dir"), ("data", "cache_dir"), ("eval", "data_dir"))
+
+
+def pack_params(config: Config, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the packed network, of those of the trained one.
+
+    Where the packed network (the same, built with ``PackedConv``) has ``words`` and ``scale``, they
+    are made of the ``kernel`` beside them: its signs, and mean |w| of each output channel, or the
+    learnt ``scale`` if there is one. All other parameters are the same in both.
+
+    Args:
+        config: the full config of the network.
+        params: of ``models.build(config.model, config.scale, channels)``, float32.
+
+    Returns:
+        The ``params`` of ``models.build(config.model, config.scale, channels, conv=PackedConv)``.
+
+    Raises:
+        UserError: the config describes no network.
+        ValueError: the parameters are not of that network.
+    """
+    channels = task_of(config).channels
+    network = models.build(config.model, config.scale, channels, conv=PackedConv)
+    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
+    wanted: dict[tuple[str, ...], Any] = flatten_dict(
+        jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    )
+    given: dict[tuple[str, ...], Any] = flatten_dict(params)
+    packed = {}
+    for name, leaf in wanted.items():
+        kernel = given.get((*name[:-1], "kernel"))
+        if name[-1] == "words" and kernel is not None:
+            packed[name] = _pack_weights(kernel)
+        elif name[-1] == "scale" and (*name[:-1], "words") in wanted and name not in given:
+            packed[name] = None if kernel is None else _mean_scale(kernel)
+        else:
+            packed[name] = given.get(name)
+        if packed[name] is None or packed[name].shape != leaf.shape:
+            raise ValueError(f"the parameters are not of this network: see {'/'.join(name)}")
+    return unflatten_dict(packed)
+
+
+_pack_weights = jax.jit(pack_weights)
+_mean_scale = jax.jit(mean_scale)
+
+
+def from_workdir(
+    workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
+) -> PackedModel:
+    """Packs a trained network.
+
+    Args:
+        workdir: where it was trained.
+        which: the checkpoint: "best" by the first evaluation set's PSNR, or "latest".
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    config, _, variables, step = load_model(workdir, which)
+    with Checkpoints(Path(workdir).expanduser().absolute(), read_only=True) as checkpoints:
+        data, score = checkpoints.data(step), checkpoints.score(step)
+    settings = config_to_json(config)
+    for section, field in _FOLDERS:
+        settings[section][field] = ""
+    provenance = {
+        "steps": step,
+        "source": config.data.source,
+        "data": data,
+        "scores": {} if score is None else {f"{config.eval.sets[0]}/psnr": score},
+        "package": __version__,
+    }
+    params = pack_params(config, variables["params"])
+    return PackedModel(config_from_json(settings), params, provenance)
+
+
+def pack(
+    workdir: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    which: Literal["best", "latest"] = "best",
+    half: bool = False,
+) -> PackedModel:
+    """Makes a model file of a trained network.
+
+    Args:
+        workdir: where it was trained.
+        output: the file.
+        which: as in `from_workdir`.
+        half: store what is not binary as float16.
+
+    Returns:
+        The packed network as the file holds it.
+
+    Raises:
+        UserError: there is no checkpoint, the file cannot be written, or a parameter is not finite.
+    """
+    model = from_workdir(workdir, which)
+    save_model(output, replace(model, floats="float16" if half else "float32"))
+    return load_model_file(output)
