@@ -11,13 +11,19 @@ for is imported, so that ``binsr --help`` does not wait for JAX.
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
 from binsr_jax import __version__
 from binsr_jax.errors import UserError
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "upscale": "enlarge images with a packed model",
+    "pack": "make a model file of a trained network",
+    "info": "say what a model file is",
+    "cost": "count a network's parameters, operations and bytes",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparser.description = module.__doc__
             module.add_arguments(subparser)
     args = parser.parse_args(argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells much that is no user's concern
     assert module is not None  # the parser has ended the program if there is no such command
     try:
         return module.run(args) or 0

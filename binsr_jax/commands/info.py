@@ -1,0 +1,44 @@
+"""Says what a model file is: its task, network, training and size."""
+
+import argparse
+from pathlib import Path
+
+from binsr_jax import cost
+from binsr_jax.deploy.model_file import PackedModel, load_model_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``binsr info``."""
+    parser.add_argument("model", type=Path, metavar="FILE", help="a model file of binsr pack")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs ``binsr info``."""
+    print(describe(load_model_file(args.model), args.model))
+
+
+def describe(model: PackedModel, path: Path) -> str:
+    """Lines of ``name: value`` about a model and its file."""
+    network, made = model.config.model, model.provenance
+    attention = ", ".join(
+        f"{network[f'{branch}_attention']} on the {branch} branch"
+        for branch in ("residual", "binary")
+        if network[f"{branch}_attention"] != "none"
+    )
+    costs = cost.count(model.config, size=(1, 1))
+    tensors = costs.half_file_bytes if model.floats == "float16" else costs.file_bytes
+    scores = ", ".join(f"{name} {score:.4g}" for name, score in made.get("scores", {}).items())
+    lines = {
+        "task": model.task.name,
+        "network": f"{network.name}, {network.blocks} blocks of {network.features} channels",
+        "unit": f"{network.unit}, upsampler {network.upsampler}",
+        "attention": attention or "none",
+        "parameters": f"{costs.binary_parameters:,} binary, {costs.float_parameters:,} float",
+        "floats": model.floats,
+        "trained": f"{made['steps']:,} steps" if "steps" in made else "unknown",
+        "data": " ".join(made[name] for name in ("source", "data") if made.get(name)) or "unknown",
+        "scores": scores or "unknown",
+        "packed by": f"binsr-jax {made['package']}" if "package" in made else "unknown",
+        "size": f"{path.expanduser().stat().st_size:,} bytes, of which tensors {tensors:,}",
+    }
+    return "\n".join(f"{name + ':':12}{value}" for name, value in lines.items())
