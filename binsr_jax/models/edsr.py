@@ -21,8 +21,10 @@ UPSAMPLING_STEPS = {2: (2,), 3: (3,), 4: (2, 2)}
 class EDSR(nn.Module):
     """Head, ``units`` units with a skip over all of them, upsampler, tail.
 
-        f   = act(head(k (x - mean))) y   = tail(upsampler(body_end(unit(...unit(f))) + f)) out = y
-        / k + mean                          (+ the enlarged input, where image_skip is "bilinear")
+        h   = act(head(k (x - mean)))
+        f   = body_end(unit(...unit(h))) + h                                      (``extract``)
+        y   = tail(upsampler(f))      (+ k (x - mean) enlarged, where image_skip is "bilinear")
+        out = y / k + mean                                                    (``reconstruct``)
 
     Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution"; with binary
     units, the network of "Efficient Image Super Resolution Using Attention In Binary Neural
@@ -42,7 +44,8 @@ class EDSR(nn.Module):
         image_skip: ``"none"``, or ``"bilinear"``.
 
     Called with an image ``[B, h, w, C]`` in 0..1 it gives ``[B, scale h, scale w, C]``, not
-    clipped.
+    clipped. The two halves, ``extract`` and ``reconstruct``, are what inference runs: the second,
+    whose intermediates are far larger than its input, in strips of rows. Every backbone has them.
     """
 
     head: Callable[..., nn.Module]
@@ -56,21 +59,39 @@ class EDSR(nn.Module):
     head_activation: str
     image_skip: str
 
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        mean = jnp.asarray(DIV2K_MEAN if x.shape[-1] == 3 else 0.0, x.dtype)
-        image = self.amplification * (x - mean)
+    def setup(self) -> None:
+        self._head = self.head(name="head")
+        self._body = [self.unit(name=f"body_{i}") for i in range(self.units)]
+        self._body_end = self.body_end(name="body_end")
+        steps = UPSAMPLING_STEPS[self.scale]
+        self._upsamplers = [
+            self.upsampler(step, name=f"upsampler_{i}") for i, step in enumerate(steps)
+        ]
+        self._tail = self.tail(name="tail")
 
-        features = self.head(name="head")(image)
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return self.reconstruct(self.extract(x, train, progress), x)
+
+    def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        """The features ``f`` of an image: ``[B, h, w, C] -> [B, h, w, features]``."""
+        features = self._head(self.amplification * (x - _mean(x)))
         if self.head_activation == "leaky_relu":
             features = nn.leaky_relu(features, 0.1)
         y = features
-        for i in range(self.units):
-            y = fence(self.unit(name=f"body_{i}"))(y, train, progress)
-        y = fence(self.body_end(name="body_end"))(y, train, progress) + features
-        for i, step in enumerate(UPSAMPLING_STEPS[self.scale]):
-            y = self.upsampler(step, name=f"upsampler_{i}")(y)
-        y = self.tail(name="tail")(y)
+        for unit in self._body:
+            y = fence(unit)(y, train, progress)
+        return fence(self._body_end)(y, train, progress) + features
+
+    def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
+        """The output for an image and its features; looks at a few pixels around each alone."""
+        y = features
+        for upsampler in self._upsamplers:
+            y = upsampler(y)
+        y = self._tail(y)
         if self.image_skip == "bilinear":
-            y += upsample_bilinear(image, self.scale)
-        return y / self.amplification + mean
+            y += upsample_bilinear(self.amplification * (x - _mean(x)), self.scale)
+        return y / self.amplification + _mean(x)
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return jnp.asarray(DIV2K_MEAN if x.shape[-1] == 3 else 0.0, x.dtype)
