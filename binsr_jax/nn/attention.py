@@ -9,20 +9,31 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+POOLED = "pooled"  # the collection of the means that are taken over a whole image
+
 
 class SqueezeExcitation(nn.Module):
     """``sigmoid(W2 relu(W1 mean_hw(x) + b1) + b2) * x``: a factor a channel, of the whole image.
 
     ``[B, H, W, C] -> [B, H, W, C]``; Hu et al., "Squeeze-and-Excitation Networks". The papers'
     networks of 64 channels use 4 hidden features.
+
+    The mean, ``[B, 1, 1, C]``, is the variable "mean" of the collection ``POOLED``: written where
+    that collection is mutable, and read instead of computed where it is given. So the pieces of an
+    image are worked with the means of the whole of it.
     """
 
     hidden: int = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.mean(axis=(1, 2), keepdims=True)
-        y = nn.relu(nn.Dense(self.hidden, name="reduce")(y))
+        if self.has_variable(POOLED, "mean"):
+            mean = self.get_variable(POOLED, "mean")
+        else:
+            mean = x.mean(axis=(1, 2), keepdims=True)
+            if self.is_mutable_collection(POOLED) and not self.is_initializing():
+                self.put_variable(POOLED, "mean", mean)
+        y = nn.relu(nn.Dense(self.hidden, name="reduce")(mean))
         y = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="expand")(y)
         return nn.sigmoid(y) * x
 

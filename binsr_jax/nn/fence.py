@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from binsr_jax.nn.attention import POOLED
+
 
 def fence(unit: nn.Module) -> Callable[..., jax.Array]:
     """Calls a unit in a function of its own, forward and backward.
@@ -32,7 +34,7 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
         if unit.is_initializing():
             return unit(x, train, progress)
         variables = dict(unit.variables)
-        collections = sorted({"intermediates", *variables})
+        collections = sorted({"intermediates", POOLED, *variables})
         mutable = tuple(name for name in collections if unit.is_mutable_collection(name))
         # Without its place in the network a unit equals its neighbours, and shares their function.
         placeless = unit.clone(parent=None, name=None)
@@ -48,7 +50,7 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _fenced(unit: nn.Module, train: bool, mutable: tuple[str, ...], *inputs: Any) -> Any:
-    return _call_apart(partial(_forward, unit, train, mutable), *inputs)
+    return call_apart(partial(_forward, unit, train, mutable), *inputs)
 
 
 def _fenced_forward(unit: nn.Module, train: bool, mutable: tuple[str, ...], *inputs: Any):
@@ -56,7 +58,7 @@ def _fenced_forward(unit: nn.Module, train: bool, mutable: tuple[str, ...], *inp
 
 
 def _fenced_backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], inputs, gradients):
-    return _call_apart(partial(_backward, unit, train, mutable), inputs, gradients)
+    return call_apart(partial(_backward, unit, train, mutable), inputs, gradients)
 
 
 _fenced.defvjp(_fenced_forward, _fenced_backward)
@@ -75,7 +77,7 @@ def _backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], inputs, gr
         return pullback(gradients)
 
 
-def _call_apart(f: Callable[..., Any], *inputs: Any) -> Any:
+def call_apart(f: Callable[..., Any], *inputs: Any) -> Any:
     """Calls a jitted function, on CPU without inlining it."""
 
     def not_inlined(*inputs: Any):

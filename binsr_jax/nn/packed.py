@@ -2,7 +2,8 @@
 
 ``models.build(config.model, scale, conv=PackedConv)`` is the packed form of the network that the
 config describes: the same modules, with only the binary convolution swapped. With ``SignConv`` in
-its place the parameters are those of a model file, whatever the words of a kernel look like.
+its place the parameters are those of a model file, whatever the words of a kernel look like; with
+``FloatConv`` the same parameters are worked in floats, to compare with.
 """
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import (
     int8_conv,
     pack_activations,
@@ -39,7 +41,10 @@ class PackedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, word_count(x.shape[-1]), self.features)
         words = self.param("words", nn.initializers.zeros, shape, jnp.uint32)
-        return self._scaled(lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8))
+        return self._scaled(self._convolve(x, words))
+
+    def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        return lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8)
 
     def _scaled(self, y: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (self.features,))
@@ -47,6 +52,13 @@ class PackedConv(nn.Module):
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,))
         return y
+
+
+class FloatConv(PackedConv):
+    """The same, by the convolution of floats that are +1 and -1."""
+
+    def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        return conv2d(x, unpack_weights(words, x.shape[-1]))
 
 
 class SignConv(PackedConv):

@@ -1,0 +1,179 @@
+"""Runs a packed network on images: bits on CPU, int8 on GPU and TPU, or floats to compare with.
+
+Inference runs the two halves of a backbone (see ``binsr_jax.models.edsr``): ``extract`` on a whole
+tile, then ``reconstruct``, whose intermediates are several times larger, in strips of rows that
+overlap by what it looks at. A strip gives what the whole gives.
+
+A pixel's value does not depend on the size of the tile it lies in: signs are convolved as integers,
+and XLA adds up the products of a float convolution in one order whatever the shape, but for the
+matrix products of a few dozen pixels. Floats that are merely close would not do, since a sign makes
+a large difference of a small one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from binsr_jax import models
+from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.nn.attention import POOLED
+from binsr_jax.nn.packed import FloatConv, PackedConv
+
+Arithmetic = Literal["packed", "float"]
+_CONVOLUTIONS = {"packed": PackedConv, "float": FloatConv}
+
+# Rows of output that `reconstruct` makes at a time: enough that the overlap costs little, few
+# enough that its intermediates stay in the cache.
+_STRIP_ROWS = 64
+
+# What a tile takes while it is worked, in feature maps: measured with XLA's own account.
+_FEATURE_MAPS = 3
+
+
+class Engine:
+    """A network that is compiled once for each shape of tile.
+
+    Args:
+        model: what ``deploy.model_file.load_model_file`` reads.
+        arithmetic: ``"packed"``, or ``"float"`` for the same network with its binary convolutions
+            made of floats: slow, to check the other.
+
+    Attributes:
+        scale: how many times larger the output is.
+        channels: of the image.
+        radius: how many pixels away an output pixel looks, at most, apart from means over the whole
+            image.
+        global_pooling: whether there are such means.
+        bytes_per_pixel: of working memory, for a pixel of a tile; input and output included.
+    """
+
+    def __init__(self, model: PackedModel, arithmetic: Arithmetic = "packed") -> None:
+        self.scale: int = model.task.scale
+        self.channels: int = model.task.channels
+        self._params = model.params
+        network = models.build(
+            model.config.model, self.scale, self.channels, _CONVOLUTIONS[arithmetic]
+        )
+        image = jax.ShapeDtypeStruct((1, 1, 1, self.channels), jnp.float32)
+        self.radius: int = _reach(self._params)
+        features, pooled = jax.eval_shape(partial(_extract, network), self._params, None, image)
+        self.global_pooling: bool = bool(jax.tree.leaves(pooled))
+        tail = jax.eval_shape(
+            partial(network.init, method="reconstruct"), jax.random.key(0), features, image
+        )
+        pixels = self.channels * (1 + self.scale**2)
+        self.bytes_per_pixel: int = 4 * (_FEATURE_MAPS * features.shape[-1] + pixels)
+
+        on_cpu = jax.default_backend() == "cpu"
+        # Vectors of 512 bits, where the CPU has them: XLA takes 256 on its own.
+        options = {"xla_cpu_prefer_vector_width": "512"} if on_cpu else None
+        strips = partial(
+            _reconstruct,
+            network,
+            rows=max(1, _STRIP_ROWS // self.scale),
+            halo=max(1, _reach(tail["params"])),
+        )
+        self._extract = jax.jit(partial(_extract, network), compiler_options=options)
+        self._reconstruct = jax.jit(strips, compiler_options=options)
+
+    def run(self, image: np.ndarray, pooled: Any = None) -> np.ndarray:
+        """Restores an image.
+
+        Args:
+            image: float32 ``[h, w, channels]`` in 0..1.
+            pooled: of `pooled_of` the whole image that this one is a piece of.
+
+        Returns:
+            float32 ``[scale h, scale w, channels]``, not clipped.
+
+        Raises:
+            ValueError: the image has another shape.
+            TypeError: the image is not float32.
+        """
+        x = self._checked(image)
+        features, _ = self._extract(self._params, pooled, x)
+        return np.asarray(self._reconstruct(self._params, features, x))[0]
+
+    def pooled_of(self, image: np.ndarray) -> Any:
+        """The means over an image that its pieces are to be worked with: see `run`.
+
+        ``run(image, pooled_of(image))`` is ``run(image)``. Without ``global_pooling``, nothing.
+        """
+        return self._extract(self._params, None, self._checked(image))[1]
+
+    def _checked(self, image: np.ndarray) -> jax.Array:
+        if image.ndim != 3 or image.shape[-1] != self.channels or 0 in image.shape:
+            raise ValueError(f"an image must be [h, w, {self.channels}], not {image.shape}")
+        if image.dtype != np.float32:
+            raise TypeError(f"an image must be float32, not {image.dtype}")
+        return jnp.asarray(image)[None]
+
+
+def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+    """The features of an image and the means over it, or those given."""
+    if pooled:
+        variables = {"params": params, POOLED: pooled}
+        return network.apply(variables, x, method="extract"), pooled
+    features, variables = network.apply({"params": params}, x, method="extract", mutable=[POOLED])
+    return features, variables.get(POOLED, {})
+
+
+def _reconstruct(
+    network, params: Any, features: jax.Array, x: jax.Array, rows: int, halo: int
+) -> jax.Array:
+    """The output, ``rows`` rows of the features at a time."""
+
+    def part(features: jax.Array, x: jax.Array) -> jax.Array:
+        return network.apply({"params": params}, features, x, method="reconstruct")
+
+    return in_strips(part, (features, x), rows, halo)
+
+
+def in_strips(
+    f: Callable[..., jax.Array], inputs: tuple[jax.Array, ...], rows: int, halo: int
+) -> jax.Array:
+    """``f(*inputs)``, worked in strips of rows to bound the memory of what is in between.
+
+    Args:
+        f: takes arrays ``[B, H, W, _]`` to ``[B, s H, s W, _]`` for some whole s; a row of its
+            output depends on the ``halo`` rows of its input before and after it, at most.
+        inputs: of one height.
+        rows: of input that are worked at a time, beside the halo.
+        halo: at least 0.
+
+    Returns:
+        What ``f`` returns.
+    """
+    height, strip = inputs[0].shape[1], rows + 2 * halo
+    if height <= strip:
+        return f(*inputs)
+    part = jax.eval_shape(
+        f, *(jax.ShapeDtypeStruct((x.shape[0], strip, *x.shape[2:]), x.dtype) for x in inputs)
+    )
+    scale = part.shape[1] // strip
+
+    def write_strip(i: jax.Array, y: jax.Array) -> jax.Array:
+        # A strip is moved inward rather than cut short, so that all are of one shape; and it ends
+        # where the image does, so that it is padded as the image is.
+        top = jnp.minimum(i * rows, height - rows)
+        start = jnp.clip(top - halo, 0, height - strip)
+        z = f(*(lax.dynamic_slice_in_dim(x, start, strip, axis=1) for x in inputs))
+        z = lax.dynamic_slice_in_dim(z, (top - start) * scale, rows * scale, axis=1)
+        return lax.dynamic_update_slice_in_dim(y, z, top * scale, axis=1)
+
+    shape = (part.shape[0], height * scale, *part.shape[2:])
+    return lax.fori_loop(0, -(-height // rows), write_strip, jnp.zeros(shape, part.dtype))
+
+
+def _reach(params: Any) -> int:
+    """How many pixels away a network of these parameters looks, at most.
+
+    No path through it passes a convolution twice, and none has coarser pixels than the input: so it
+    is no further than half the heights of all kernels (``[kh, kw, ...]``) together.
+    """
+    return sum(leaf.shape[0] // 2 for leaf in jax.tree.leaves(params) if leaf.ndim == 4)
