@@ -25,7 +25,11 @@ FORMATS = {
 }
 _READ = (*dict.fromkeys(FORMATS.values()), "BMP", "GIF")
 _LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg's and the format's own
-_OPTIONS = {"JPEG": {"subsampling": 0}, "TIFF": {"compression": "tiff_lzw"}}
+_OPTIONS = {
+    "PNG": {"compress_level": 3},  # a third of the usual level's time, 2% more bytes
+    "JPEG": {"subsampling": 0},
+    "TIFF": {"compression": "tiff_lzw"},
+}
 _DEEP = {"PNG", "TIFF"}  # can hold 16 bits of grey
 _CLEAR = {"PNG", "WEBP", "TIFF"}  # can hold transparency
 
