@@ -8,7 +8,6 @@ same order.
 import contextlib
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator
 
@@ -118,13 +117,8 @@ def _to_float(batch: Batch) -> Batch:
 
 
 def _end_with_parent(worker_index: int, worker_count: int) -> None:
-    """Ends a worker process when its parent has died, even by SIGKILL; Grain's would stay.
-
-    Ctrl-C on a terminal reaches workers too: they ignore it, since their parent still needs them
-    until it has stopped in good order.
-    """
+    """Ends a worker process when its parent has died, even by SIGKILL; Grain's would stay."""
     del worker_index, worker_count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -138,8 +139,11 @@ class _Run:
         """Runs the steps that are left; returns the signal that stopped them, if any."""
         shard = (jax.process_index(), jax.process_count())
         with training_batches(self._config, self._start, *shard) as batches:
-            for step in range(self._start + 1, self._config.train.steps + 1):
-                self._one_step(next(batches), step, journal)
+            with stop.ignoring_interrupts():  # workers start at the first batch
+                first = next(batches)
+            steps = range(self._start + 1, self._config.train.steps + 1)
+            for step, batch in zip(steps, itertools.chain([first], batches), strict=False):
+                self._one_step(batch, step, journal)
                 signal = self._between_steps(step, journal, stop)
                 if signal is not None:
                     return signal

@@ -56,6 +56,21 @@ class StopRequest:
         finally:
             self._interruptible = False
 
+    @contextlib.contextmanager
+    def ignoring_interrupts(self) -> Iterator[None]:
+        """Ignores SIGINT for a moment; processes that start inside ignore it for good.
+
+        Ctrl-C on a terminal goes to all processes of a run, and the workers that prepare batches
+        must not die of it while this process still needs them to finish its step.
+        """
+        if signal.SIGINT in self._previous:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            if signal.SIGINT in self._previous:
+                signal.signal(signal.SIGINT, self._notice)
+
     def _notice(self, number: int, _: FrameType | None) -> None:
         self._received = number
         self._restore()

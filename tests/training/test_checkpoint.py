@@ -106,8 +106,9 @@ def test_loading_leaves_a_save_that_is_going_on_alone(tiny, tmp_path):
     unfinished.mkdir()
     assert load_model(tmp_path)[3] == 1
     assert unfinished.is_dir()
-    with Checkpoints(tmp_path) as checkpoints:  # training cleans up
+    with Checkpoints(tmp_path, keep=2) as checkpoints:  # training cleans up before it saves
         assert checkpoints.latest_step() == 1
+        checkpoints.save(_state(tiny(), 3), tiny())
     assert not unfinished.exists()
 
 
