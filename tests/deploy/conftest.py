@@ -1,0 +1,62 @@
+"""Networks to pack, and packed ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from binsr_jax import models
+from binsr_jax.config import Config, default
+from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.deploy.pack import pack_params
+from binsr_jax.tasks import task_of
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., Config]:
+    """The config of a small network: ``make_config(scale, **fields of config.model)``."""
+
+    def make(scale: int = 2, **fields) -> Config:
+        config = default()
+        config.scale = scale
+        config.model.update({"features": 5, "blocks": 1, "amplification": 10.0, **fields})
+        return config.lock()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_params() -> Callable[[Config], Any]:
+    """Parameters of a float network around their start, so that no term is zero."""
+
+    def make(config: Config) -> Any:
+        channels = task_of(config).channels
+        network = models.build(config.model, config.scale, channels)
+        image = np.zeros((1, 4, 4, channels), np.float32)
+        params = jax.jit(network.init)(jax.random.key(0), image)["params"]
+        rng = np.random.default_rng(0)
+        return jax.tree.map(
+            lambda p: p + 0.05 * rng.normal(size=p.shape).astype(np.float32), params
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(make_config, make_params) -> Callable[..., PackedModel]:
+    """A packed model: ``make_model(floats, scale, **fields of config.model)``."""
+
+    def make(floats: str = "float32", scale: int = 2, **fields) -> PackedModel:
+        config = make_config(scale, **fields)
+        provenance = {
+            "steps": 7,
+            "source": "samples",
+            "data": "0f",
+            "scores": {"samples/psnr": 30.25},
+            "package": "0.1.0",
+        }
+        return PackedModel(config, pack_params(config, make_params(config)), provenance, floats)
+
+    return make

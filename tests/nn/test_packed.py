@@ -1,0 +1,134 @@
+"""Packed units against float ones.
+
+The integer convolutions are equal. What is around them is the same arithmetic, but XLA is free to
+contract a multiplication and an addition into one rounding in one of the two programs and not in
+the other: a unit's output may differ by a few units in the last place of its largest term.
+"""
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from binsr_jax.nn.binary import BinaryConv
+from binsr_jax.nn.packed import PackedConv, SignConv
+from binsr_jax.nn.units import UNITS, BinaryUpsampler, Unit
+from binsr_jax.ops.packed import pack_weights, packed_conv_reference
+
+EPSILON = float(np.finfo(np.float32).eps)
+
+
+def with_conv(module, conv, **options):
+    """A module with a binary convolution if it takes one, and the options that it has."""
+    names = {field.name for field in dataclasses.fields(module)}
+    return module(**{k: v for k, v in {"conv": conv, **options}.items() if k in names})
+
+
+def random_params(module: nn.Module, x: jax.Array, seed: int = 0):
+    """Parameters around their start, so that no term is zero."""
+    rng = np.random.default_rng(seed)
+    params = flatten_dict(module.init(jax.random.key(seed), x)["params"])
+    drawn = {k: v + 0.1 * rng.normal(size=v.shape).astype(np.float32) for k, v in params.items()}
+    return unflatten_dict(drawn)
+
+
+def packed_by_hand(params):
+    """Kernels of convolutions whose place is called conv become words and scales."""
+    flat = flatten_dict(params)
+    packed = {}
+    for name, value in flat.items():
+        if name[-1] == "kernel" and name[-2:-1] in ((), ("conv",)):
+            packed[*name[:-1], "words"] = pack_weights(value)
+            packed.setdefault((*name[:-1], "scale"), np.abs(value).mean((0, 1, 2)))
+        else:
+            packed[name] = value
+    return unflatten_dict(packed)
+
+
+def assert_equal_but_for_contraction(packed, floats, terms=1.0):
+    bound = 8 * EPSILON * max(float(jnp.abs(floats).max()), terms)
+    np.testing.assert_allclose(packed, floats, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("weight_scale", ["mean", "learnable"])
+@pytest.mark.parametrize(("channels", "kernel_size"), [(1, 3), (33, 3), (64, 1)])
+def test_packed_conv_is_binary_conv(channels, kernel_size, weight_scale, use_bias):
+    options = {"kernel_size": kernel_size, "weight_scale": weight_scale, "use_bias": use_bias}
+    x = jnp.sign(jax.random.normal(jax.random.key(1), (2, 5, 4, channels)))
+    floats, packed = BinaryConv(7, **options), PackedConv(7, **options)
+    params = random_params(floats, x)
+    y = packed.apply({"params": packed_by_hand(params)}, x)
+    assert_equal_but_for_contraction(y, floats.apply({"params": params}, x))
+
+
+@pytest.mark.parametrize("channels", [1, 31, 32, 65])
+def test_the_integers_inside_are_exact(channels):
+    rng = np.random.default_rng(channels)
+    x = jnp.asarray(rng.choice([-1.0, 1.0], (1, 6, 5, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, channels, 9)), jnp.float32)
+    words = pack_weights(kernel)
+    ones = jnp.ones((9,))
+    y = PackedConv(9).apply({"params": {"words": words, "scale": ones}}, x)
+    expected = jax.lax.conv_general_dilated(
+        x,
+        jnp.where(kernel > 0, jnp.float32(1), jnp.float32(-1)),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_array_equal(y, expected)
+    x_words = np.asarray(pack_weights(jnp.moveaxis(x, 3, 2)))  # the channels are the second last
+    x_words = np.moveaxis(x_words, 2, 3)
+    np.testing.assert_array_equal(y, packed_conv_reference(x_words, np.asarray(words), channels))
+
+
+@pytest.mark.parametrize("form", ["_by_int8", "_by_bits"])
+def test_both_forms_are_the_same_integers(form):
+    """That of GPU and TPU runs on CPU too."""
+    from binsr_jax.nn import packed
+
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.choice([-1.0, 1.0], (2, 4, 7, 33)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 33, 5)), jnp.float32)
+    signs = jnp.where(kernel > 0, jnp.int8(1), jnp.int8(-1))
+    expected = SignConv(5).apply({"params": {"signs": signs, "scale": jnp.ones((5,))}}, x)
+    np.testing.assert_array_equal(getattr(packed, form)(x, pack_weights(kernel)), expected)
+
+
+CASES = [
+    (name, attention)
+    for name in UNITS
+    for attention in (["none", "se", "spatial", "pixel"] if name == "attention" else ["none"])
+]
+
+
+@pytest.mark.parametrize("weight_scale", ["mean", "learnable"])
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize(("name", "attention"), CASES)
+def test_every_unit_is_equal_when_packed(name, attention, use_bias, weight_scale):
+    module: type[Unit] = UNITS[name]
+    attentions = {"residual_attention": attention, "binary_attention": attention}
+    options = {"use_bias": use_bias, "weight_scale": weight_scale}
+    floats = with_conv(module, partial(BinaryConv, **options), **attentions)
+    packed = with_conv(module, partial(PackedConv, **options), **attentions)
+    x = 30 * jax.random.normal(jax.random.key(2), (2, 9, 7, 33))
+    params = random_params(floats, x)
+    convolves_signs = "conv" in {field.name for field in dataclasses.fields(module)}
+    packed_params = packed_by_hand(params) if convolves_signs else params
+    y = jax.jit(packed.apply)({"params": packed_params}, x)
+    assert_equal_but_for_contraction(y, jax.jit(floats.apply)({"params": params}, x), 100.0)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_the_upsampler_is_equal_when_packed(scale):
+    x = jax.random.normal(jax.random.key(4), (1, 5, 6, 12))
+    floats, packed = BinaryUpsampler(scale), BinaryUpsampler(scale, conv=PackedConv)
+    params = random_params(floats, x)
+    y = packed.apply({"params": packed_by_hand(params)}, x)
+    assert_equal_but_for_contraction(y, floats.apply({"params": params}, x))
