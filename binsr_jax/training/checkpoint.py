@@ -168,15 +168,15 @@ class Checkpoints:
         return None if metrics is None else _score(metrics)
 
     def save(
-        self, state: TrainState, config: Config, score: float | None = None, data: str = ""
+        self, state: TrainState, config: Config, data: str, score: float | None = None
     ) -> None:
         """Starts saving; the caller may overwrite or donate the state's arrays at once.
 
         Args:
             state: Any arrays that this process holds whole.
             config: Stored with it.
+            data: The fingerprint of the training images.
             score: What "best" is decided by, higher is better.
-            data: A fingerprint of the training data.
 
         Raises:
             UserError: If this or the previous save cannot be written.

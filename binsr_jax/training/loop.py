@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
+from binsr_jax.data.sources import open_source
 from binsr_jax.errors import UserError
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import (
@@ -87,6 +88,8 @@ class _Run:
     ):
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
+        # Decodes the images where that was not done before, so that no step waits for it.
+        self._data = open_source(config, "train").fingerprint
         optimizer = make_optimizer(config.train)
         self._step = make_step(config, model, optimizer, mesh)
         initial = functools.partial(create_state, config, model, optimizer)
@@ -109,6 +112,8 @@ class _Run:
         logging.info("Going on from step %d of %s.", step, self._workdir)
         for name, (old, new) in differences(stored, self._config).items():
             logging.info("Since that step config.%s has changed from %r to %r.", name, old, new)
+        if self._checkpoints.data(step) != self._data:
+            logging.warning("Since that step the training images have changed.")
         return state
 
     def to_the_end(self) -> int:
@@ -179,7 +184,7 @@ class _Run:
             except StoppedError:
                 signal = stop.at(step)
         if saving:
-            self._checkpoints.save(self._state, self._config, score)
+            self._checkpoints.save(self._state, self._config, self._data, score)
             journal.restart_clock(step)
         if signal is not None:
             self._checkpoints.wait()

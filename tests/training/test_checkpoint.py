@@ -33,7 +33,7 @@ def _state(config, step=1) -> TrainState:
 def _save(workdir: Path, config, scores: dict[int, float | None], keep: int = 2) -> None:
     with Checkpoints(workdir, keep=keep) as checkpoints:
         for step, score in scores.items():
-            checkpoints.save(_state(config, step), config, score)
+            checkpoints.save(_state(config, step), config, "", score)
 
 
 def test_a_state_comes_back_bit_for_bit(tiny, tmp_path):
@@ -41,7 +41,7 @@ def test_a_state_comes_back_bit_for_bit(tiny, tmp_path):
     state = _state(config, 7)
     state.params["head"]["kernel"][0, 0] = [[np.nan] * 8, [-0.0] * 8, [1e-45] * 8]
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, config, data="614 images")
+        checkpoints.save(state, config, "614 images")
         checkpoints.wait()
         restored = checkpoints.restore(7, _state(config, 1))
         assert checkpoints.data(7) == "614 images"
@@ -58,7 +58,7 @@ def test_a_saved_state_may_be_overwritten_at_once(tiny, tmp_path):
     expected = jax.tree.map(np.array, state)
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, config)
+        checkpoints.save(state, config, "")
         overwrite(state)
         checkpoints.wait()
         restored = checkpoints.restore(3, expected)
@@ -108,7 +108,7 @@ def test_loading_leaves_a_save_that_is_going_on_alone(tiny, tmp_path):
     assert unfinished.is_dir()
     with Checkpoints(tmp_path, keep=2) as checkpoints:  # training cleans up before it saves
         assert checkpoints.latest_step() == 1
-        checkpoints.save(_state(tiny(), 3), tiny())
+        checkpoints.save(_state(tiny(), 3), tiny(), "")
     assert not unfinished.exists()
 
 
