@@ -137,7 +137,7 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
     for name, tensor in tensors.items():
         if tensor.kernel is not None:
             words = jnp.asarray(params[_words(name)])
-            positive = np.asarray(unpack_weights(words, tensor.kernel[2])) > 0
+            positive = np.asarray(_unpack_weights(words, tensor.kernel[2])) > 0
             arrays[name] = np.packbits(positive, bitorder="little")
         else:
             with np.errstate(over="ignore"):  # what is too large for float16 is refused below
@@ -299,6 +299,7 @@ def _unpack_signs(name: str, data: bytes, kernel: tuple[int, ...]) -> jax.Array:
 
 
 _pack_weights = jax.jit(pack_weights)
+_unpack_weights = jax.jit(unpack_weights, static_argnums=1)
 
 
 def _words(signs: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,16 +30,16 @@ def make_config() -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def make_params() -> Callable[[Config], Any]:
-    """Parameters of a float network around their start, so that no term is zero."""
+    """Random parameters of a float network, of the size that training makes."""
 
     def make(config: Config) -> Any:
         channels = task_of(config).channels
         network = models.build(config.model, config.scale, channels)
-        image = np.zeros((1, 4, 4, channels), np.float32)
-        params = jax.jit(network.init)(jax.random.key(0), image)["params"]
+        image = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
         rng = np.random.default_rng(0)
         return jax.tree.map(
-            lambda p: p + 0.05 * rng.normal(size=p.shape).astype(np.float32), params
+            lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes
         )
 
     return make
