@@ -3,8 +3,9 @@
 A new unit is a class here with the contract of ``Unit``, and a line in ``UNITS``.
 """
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,8 @@ import jax
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
 from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign
 from binsr_jax.nn.conv import Conv
-from binsr_jax.ops.image import pixel_shuffle, upsample_nearest
+from binsr_jax.nn.fence import call_apart
+from binsr_jax.ops.image import depth_to_space, pixel_shuffle, upsample_nearest
 
 Progress = jax.Array | float
 
@@ -143,7 +145,34 @@ class BinaryUpsampler(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        # The parameters are in the order of channels of ``pixel_shuffle``, but are used in that of
+        # ``depth_to_space``, which moves whole runs of channels: on CPU several times faster.
+        branch = nn.map_variables(
+            BinaryUpsampler._branch,
+            "params",
+            partial(self._reordered, split=(-1, self.scale**2)),
+            partial(self._reordered, split=(self.scale**2, -1)),
+            init=self.is_initializing(),
+        )
+        return depth_to_space(branch(self, x), self.scale) + upsample_nearest(x, self.scale)
+
+    def _branch(self, x: jax.Array) -> jax.Array:
         y = RSign(self.surrogate, name="rsign")(x)
         y = self.conv(x.shape[-1] * self.scale**2, name="conv")(y)
-        y = RPReLU(name="rprelu")(y)
-        return pixel_shuffle(y, self.scale) + upsample_nearest(x, self.scale)
+        return RPReLU(name="rprelu")(y)
+
+    def _reordered(self, variables: Mapping[str, Any], split: tuple[int, int]) -> dict[str, Any]:
+        """The variables with their ``C r^2`` output channels, as a matrix, transposed."""
+        params = variables.get("params", {})
+        outputs = {name: params[name] for name in ("conv", "rprelu") if name in params}
+        # Apart, since XLA would look each one up where it is used, in the innermost loop.
+        outputs = call_apart(partial(_transpose_channels, split=split), outputs)
+        return {**variables, "params": {**params, **outputs}}
+
+
+@partial(jax.jit, static_argnames="split")
+def _transpose_channels(params: Any, split: tuple[int, int]) -> Any:
+    def transpose(p: jax.Array) -> jax.Array:
+        return p.reshape(*p.shape[:-1], *split).swapaxes(-1, -2).reshape(p.shape)
+
+    return jax.tree.map(transpose, params)

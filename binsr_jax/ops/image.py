@@ -116,6 +116,28 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(B, H * factor, W * factor, channels // factor**2)
 
 
+def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
+    """`pixel_shuffle` with TensorFlow's order of channels, where runs of C of them stay together.
+
+    ``y[b, h r + i, w r + j, c] = x[b, h, w, (i r + j) C + c]`` with ``r = factor``.
+
+    Args:
+      x: ``[B, H, W, C r^2]``.
+      factor: r.
+
+    Returns:
+      ``[B, H r, W r, C]``.
+
+    Raises:
+      ValueError: x has not four axes, or its channels are no multiple of r^2.
+    """
+    B, H, W, channels = _check_batch(x, factor)
+    if channels % factor**2:
+        raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
+    x = x.reshape(B, H, W, factor, factor, channels // factor**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, H * factor, W * factor, channels // factor**2)
+
+
 def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
     """Repeats every pixel: ``y[b, i, j, c] = x[b, i // r, j // r, c]`` with ``r = factor``.
 
