@@ -9,7 +9,7 @@ import binsr_jax
 
 PACKAGE = Path(binsr_jax.__file__).parent
 # What a part may import, beside itself; config and errors are open to all but ops.
-OPEN_TO_ALL = {"config", "errors"}
+OPEN_TO_ALL = {"config", "errors", "__version__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},

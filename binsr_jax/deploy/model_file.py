@@ -128,9 +128,11 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
     """Writes a model file beside its name, and moves it there when it is complete.
 
     Raises:
-        UserError: the file cannot be written, or a parameter is not finite as it would be stored.
+        UserError: the file cannot be written, or what it would hold could not be read again: a
+            parameter that is not finite, or a wrong provenance.
     """
     path = Path(path).expanduser()
+    _check_provenance(model.provenance)
     tensors = stored_tensors(model.config, model.floats)
     params: dict[str, Any] = flatten_dict(model.params, sep="/")
     arrays = {}
@@ -226,15 +228,7 @@ def _described(description: dict[str, Any], count: int) -> tuple[Config, dict[st
     _require_fields("its description", description, {"format_version": int, **kinds}, kinds)
     if description["floats"] not in _FLOATS:
         raise UserError("its description's floats are neither float32 nor float16")
-    provenance = description["provenance"]
-    _require_fields("its provenance", provenance, _PROVENANCE, ())
-    for score in provenance.get("scores", {}).values():
-        if type(score) not in (int, float) or not abs(score) < _MAX_NUMBER:
-            raise UserError("its provenance has a score that is not a finite number")
-    for text in (provenance.get(name, "") for name in ("source", "data", "package")):
-        if not text.isprintable():
-            raise UserError("its provenance has a text that cannot be printed")
-
+    _check_provenance(description["provenance"])
     stored = flatten_dict(description["config"], sep=".")
     missing = [name for name in NETWORK_FIELDS if name not in stored]
     if missing:
@@ -254,6 +248,20 @@ def _described(description: dict[str, Any], count: int) -> tuple[Config, dict[st
     if description["kernels"] != {n: list(t.kernel) for n, t in tensors.items() if t.kernel}:
         raise UserError("its kernels are not those of the network that its config describes")
     return config, tensors
+
+
+def _check_provenance(provenance: dict[str, Any]) -> None:
+    """Refuses what could not be shown: huge numbers, and texts that steer a terminal."""
+    _require_fields("its provenance", provenance, _PROVENANCE, ())
+    scores = provenance.get("scores", {})
+    if not 0 <= provenance.get("steps", 0) < 1 << 53:
+        raise UserError("its provenance has an impossible number of steps")
+    for score in scores.values():
+        if type(score) not in (int, float) or not abs(score) < _MAX_NUMBER:
+            raise UserError("its provenance has a score that is not a finite number")
+    for text in (*scores, *(text for text in provenance.values() if isinstance(text, str))):
+        if not text.isprintable():
+            raise UserError("its provenance has a text that cannot be printed")
 
 
 def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """From a trained network to a packed one: signs become bits, everything else is kept as it is."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,7 @@ def from_workdir(
     config, _, variables, step = load_model(workdir, which)
     with Checkpoints(Path(workdir).expanduser().absolute(), read_only=True) as checkpoints:
         data, score = checkpoints.data(step), checkpoints.score(step)
+    scored = score is not None and math.isfinite(score)  # a perfect score has no place in JSON
     settings = config_to_json(config)
     for section, field in _FOLDERS:
         settings[section][field] = ""
@@ -87,7 +89,7 @@ def from_workdir(
         "steps": step,
         "source": config.data.source,
         "data": data,
-        "scores": {} if score is None else {f"{config.eval.sets[0]}/psnr": score},
+        "scores": {f"{config.eval.sets[0]}/psnr": score} if scored else {},
         "package": __version__,
     }
     params = pack_params(config, variables["params"])

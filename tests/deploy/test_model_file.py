@@ -87,7 +87,8 @@ def test_a_model_survives_its_file(make_model, tmp_path, network, floats):
     assert config_to_json(again.config) == config_to_json(model.config)
     assert (again.provenance, again.floats) == (model.provenance, model.floats)
     assert again.task == model.task
-    before, after = flatten_dict(model.params), flatten_dict(again.params)
+    before: dict[Any, Any] = flatten_dict(model.params)
+    after: dict[Any, Any] = flatten_dict(again.params)
     assert before.keys() == after.keys()
     for name, array in before.items():
         stored = array if array.dtype == jnp.uint32 else np.asarray(array, floats)
@@ -116,7 +117,7 @@ def test_the_reader_in_the_documentation_reads_a_file(
     make_params, make_config, make_model, tmp_path
 ):
     model = make_model(residual_attention="se", features=9)
-    kernels = flatten_dict(make_params(model.config), sep="/")
+    kernels: dict[str, Any] = flatten_dict(make_params(model.config), sep="/")
     code = re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
     save_model(tmp_path / "model.binsr", model)
     names: dict[str, Any] = {}
@@ -196,6 +197,8 @@ DESCRIPTIONS = {
     "provenance has a field": lambda d: d["provenance"].update(author="me"),
     "a steps of a wrong type": lambda d: d["provenance"].update(steps=1.5),
     "not a finite number": lambda d: d["provenance"]["scores"].update(x=10**400),
+    "impossible number of steps": lambda d: d["provenance"].update(steps=10**400),
+    "that cannot be printed": lambda d: d["provenance"]["scores"].update({"\a": 1}),
     "cannot be printed": lambda d: d["provenance"].update(data="\x1b[31m"),
 }
 

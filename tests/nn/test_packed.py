@@ -32,14 +32,14 @@ def with_conv(module, conv, **options):
 def random_params(module: nn.Module, x: jax.Array, seed: int = 0):
     """Parameters around their start, so that no term is zero."""
     rng = np.random.default_rng(seed)
-    params = flatten_dict(module.init(jax.random.key(seed), x)["params"])
+    params: dict[Any, Any] = flatten_dict(module.init(jax.random.key(seed), x)["params"])
     drawn = {k: v + 0.1 * rng.normal(size=v.shape).astype(np.float32) for k, v in params.items()}
     return unflatten_dict(drawn)
 
 
 def packed_by_hand(params):
     """Kernels of convolutions whose place is called conv become words and scales."""
-    flat = flatten_dict(params)
+    flat: dict[Any, Any] = flatten_dict(params)
     packed = {}
     for name, value in flat.items():
         if name[-1] == "kernel" and name[-2:-1] in ((), ("conv",)):

@@ -1,0 +1,143 @@
+"""The console script: its subcommands, and how they end."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from binsr_jax import __version__, cost, models
+from binsr_jax.commands import COMMANDS, main
+from binsr_jax.config import default
+from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.pack import from_workdir
+from binsr_jax.training.checkpoint import Checkpoints
+from binsr_jax.training.state import create_state, make_optimizer
+
+RECIPES = Path(__file__).parent.parent / "configs"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    """A work dir with one checkpoint of a small network."""
+    config = default()
+    config.model.update({"features": 6, "blocks": 1})
+    config.data.dir = "/home/someone/pictures"
+    folder = tmp_path_factory.mktemp("run")
+    model = models.build(config.model, config.scale)
+    state = create_state(config, model, make_optimizer(config.train))
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(
+            state.replace(step=state.step + 12), config, score=31.25, data="fingerprint"
+        )
+        checkpoints.wait()
+    return folder
+
+
+def sentence(capsys) -> str:
+    """The one line on standard error."""
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_pack_info_and_cost_agree(workdir, tmp_path, capsys):
+    path = tmp_path / "model.binsr"
+    assert main(["pack", "--workdir", str(workdir), "-o", str(path)]) == 0
+    packed = capsys.readouterr().out
+    assert main(["info", str(path)]) == 0
+    assert capsys.readouterr().out == packed
+    model = load_model_file(path)
+    size = sum(array.nbytes for array in load_file(path).values())
+    assert cost.count(model.config).file_bytes == size
+    for text in ("SR x2", "1 blocks of 6", "12 steps", "fingerprint", "samples/psnr 31.25"):
+        assert text in packed
+    assert f"{path.stat().st_size:,} bytes, of which tensors {size:,}" in packed
+    assert model.config.data.dir == ""  # of another machine
+
+    tables = []
+    for source in (["--model", str(path)], ["--workdir", str(workdir)]):
+        assert main(["cost", *source, "--size", "9x8"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert f"| {size:,} |" in tables[0]
+
+
+def test_half_says_what_it_costs(workdir, tmp_path, capsys):
+    path = tmp_path / "half.binsr"
+    assert main(["pack", "--workdir", str(workdir), "-o", str(path), "--half"]) == 0
+    assert "dB against float32" in capsys.readouterr().out
+    size = sum(array.nbytes for array in load_file(path).values())
+    assert cost.count(from_workdir(workdir).config).half_file_bytes == size
+    assert load_model_file(path).floats == "float16"
+
+
+def test_cost_of_a_recipe_and_its_variant(capsys):
+    assert main(["cost", "--config", f"{RECIPES}/bin_edsr.py:scale=4"]) == 0
+    assert "| 1,511,424 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["info", "missing.binsr"], "There is no model file missing.binsr"),
+        (["info", __file__], "no model file that can be used"),
+        (["pack", "--workdir", "missing", "-o", "m.binsr"], "holds no checkpoint"),
+        (["cost", "--config", "missing.py"], "no config file 'missing.py'"),
+        (["cost", "--config", f"{RECIPES}/bin_edsr.py:scale=9"], "no variant 'scale=9'"),
+        (["cost", "--config", __file__], "fails"),
+    ],
+)
+def test_a_mistake_is_one_sentence(argv, words, capsys):
+    assert main(argv) == 1
+    assert words in sentence(capsys)
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(workdir, tmp_path, capsys):
+    path = tmp_path / "missing" / "model.binsr"
+    assert main(["pack", "--workdir", str(workdir), "-o", str(path)]) == 1
+    assert str(path) in sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["paint"],
+        ["info"],
+        ["info", "--colour", "x"],
+        ["cost"],
+        ["cost", "--config", "x", "--model", "y"],
+        *(["cost", "--config", "x", "--size", size] for size in ("0x4", "3", "3x", "99999999x1")),
+    ],
+)
+def test_wrong_flags_end_with_status_2(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: binsr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: binsr {name}" in capsys.readouterr().out
+
+
+def test_the_program_starts_without_jax():
+    code = "import sys, binsr_jax.commands; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "binsr_jax", "--version"], check=True, capture_output=True, text=True
+    )
+    assert run.stdout == f"binsr-jax {__version__}\n"
+    failed = subprocess.run(
+        [sys.executable, "-m", "binsr_jax", "info", "missing"], capture_output=True, text=True
+    )
+    assert failed.returncode == 1
+    assert failed.stderr == "error: There is no model file missing: binsr pack makes one.\n"
