@@ -129,7 +129,7 @@ def _prepare(builder: Any, name: str) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"{name} is not prepared in {builder.data_path}: run once with TensorFlow installed "
-            "(pip install 'binsr-jax[tf]'), or set config.data.source=folder and config.data.dir "
+            "(pip install -e '.[tf]'), or set config.data.source=folder and config.data.dir "
             "to the folder with the unzipped DIV2K_train_HR and DIV2K_train_LR_bicubic."
         )
     # Zips that already lie in its downloads/manual are used; the others are downloaded.
