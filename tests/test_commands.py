@@ -1,9 +1,9 @@
 """The console script: its subcommands, and how they end."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
@@ -27,7 +27,7 @@ def workdir(tmp_path_factory) -> Path:
     config.data.dir = "/home/someone/pictures"
     folder = tmp_path_factory.mktemp("run")
     model = models.build(config.model, config.scale)
-    state = create_state(config, model, make_optimizer(config.train))
+    state: Any = create_state(config, model, make_optimizer(config.train))
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(
             state.replace(step=state.step + 12), config, score=31.25, data="fingerprint"

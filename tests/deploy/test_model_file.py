@@ -185,7 +185,7 @@ DESCRIPTIONS = {
     r"model\.features = 5\.0": lambda d: d["config"]["model"].update(features=5.0),
     "features is above 4096": lambda d: d["config"]["model"].update(features=10**9),
     "features is -1": lambda d: d["config"]["model"].update(features=-1),
-    "too few": lambda d: d["config"]["model"].update(blocks=200),
+    "too few": lambda d: d["config"]["model"].update(blocks=64),
     "blocks is above": lambda d: d["config"]["model"].update(blocks=10**18),
     r"not within": lambda d: d["config"]["model"].update(amplification=1e300),
     "unit is 'x'": lambda d: d["config"]["model"].update(unit="x"),
@@ -311,12 +311,12 @@ def test_a_failed_write_leaves_the_old_file(saved, tmp_path, monkeypatch):
 HUGE = [
     struct.pack("<Q", 10**18) + b"{}",
     struct.pack("<Q", 2**64 - 1) + bytes(1000),
-    joined(b"[" * (1 << 20), b""),
-    joined(b'{"a":' * 200_000, b""),
-    joined(b'{"a": ' + b"1" * 1_000_000 + b"}", b""),
-    joined({"__metadata__": {"binsr": "[" * 500_000}}, b""),
+    joined(b"[" * (1 << 19), b""),
+    joined(b'{"a":' * 100_000, b""),
+    joined(b'{"a": ' + b"1" * 500_000 + b"}", b""),
+    joined({"__metadata__": {"binsr": "[" * 400_000}}, b""),
     joined({f"t{i}": {"dtype": "U8", "shape": [10**12], "data_offsets": [0, 10**12]}
-            for i in range(9000)}, b""),
+            for i in range(6000)}, b""),
 ]  # fmt: skip
 
 
@@ -325,7 +325,7 @@ def test_absurd_sizes_take_little_memory(content, tmp_path):
     tracemalloc.start()
     try:
         refusal(content, tmp_path)
-        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
         tracemalloc.stop()
 

@@ -7,6 +7,7 @@ the other: a unit's output may differ by a few units in the last place of its la
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
