@@ -30,6 +30,11 @@ def pack_params(config: Config, params: dict[str, Any]) -> dict[str, Any]:
     are made of the ``kernel`` beside them: its signs, and mean |w| of each output channel, or the
     learnt ``scale`` if there is one. All other parameters are the same in both.
 
+    The integer convolutions of the two networks are equal. Around them the arithmetic is the same,
+    but XLA may round a product and the sum that follows it once in one program and twice in the
+    other: a unit's output differs by at most some 2^-24 of its largest term for each of its dozen
+    operations. A sign can flip only where a feature is that near to its threshold.
+
     Args:
         config: the full config of the network.
         params: of ``models.build(config.model, config.scale, channels)``, float32.
