@@ -23,9 +23,6 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Parses the flags and calls ``main``; a user's mistake becomes one sentence and status 1.
 
-    Compiled programs are kept in ``~/.cache/binsr-jax/jax``, so that the next start is quick; JAX's
-    own variable JAX_COMPILATION_CACHE_DIR names another folder.
-
     Args:
         main: Gets the arguments that are no flags, and returns the exit status; None is 0.
     """
@@ -52,10 +49,18 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_worth_a_line)
+    keep_compiled_programs()
+    app.run(guarded, flags_parser=parse)
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs in ``~/.cache/binsr-jax/jax``, so that the next start is quick.
+
+    JAX's own variable JAX_COMPILATION_CACHE_DIR names another folder.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path.home() / ".cache" / "binsr-jax" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    app.run(guarded, flags_parser=parse)
 
 
 def _exit(sentence: str) -> SystemExit:

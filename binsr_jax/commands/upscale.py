@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from binsr_jax.cli import keep_compiled_programs
 from binsr_jax.deploy.upscale import FORMATS, Options, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import load
 from binsr_jax.errors import UserError
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs ``binsr upscale``."""
     memory = round(args.memory * 2**30) if args.memory else None
     files = find_images(args.input)
+    keep_compiled_programs()
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
         raise UserError(

@@ -1,5 +1,6 @@
 """Networks in tiles: the same as in one piece, to the last bit."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,7 @@ def test_from_a_shell(make_model, tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "binsr_jax", "upscale", "-m", str(model), "-i", "photos", "-x"],
         cwd=tmp_path,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         check=False,

@@ -32,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs ``binsr upscale -m ...`` with the arguments and returns the exit status."""
+    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(command, "load", lambda model, memory: Upscaler(TapsEngine(), memory))
 
     def run(*args: object) -> int:
