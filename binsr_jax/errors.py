@@ -4,6 +4,6 @@
 class UserError(Exception):
     """A mistake that a user can mend: a wrong flag, a missing folder, an unreadable file.
 
-    Its message is one sentence that names the thing and the way out. The command line prints that sentence
-    and exits with status 1, without a traceback.
+    Its message is one sentence that names the thing and the way out. The command line prints that
+    sentence and exits with status 1, without a traceback.
     """
