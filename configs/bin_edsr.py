@@ -4,7 +4,7 @@
 channels, binary but for the first and the last convolution, trained on DIV2K for 300,000 steps.
 
     python train.py --config configs/bin_edsr.py --workdir runs/bin_edsr
-    python train.py --config configs/bin_edsr.py:residual=spatial,binary=se,scale=4 --workdir runs/x4
+    python train.py --config configs/bin_edsr.py:residual=spatial,binary=se --workdir runs/best
 
 A variant names the attention on the residual and on the binary branch (none, se, spatial, pixel),
 and the scale (2, 3, 4). Published in the author's final table for x2, on Set5 / Set14 / B100 /

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-# Eight CPU devices, so that data parallelism is tested on any machine; promotion is strict, so that no
-# float64 or weak type creeps in unseen.
+# Eight CPU devices, so that data parallelism is tested on any machine; strict promotion, so that
+# no float64 or weak type creeps in unseen.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

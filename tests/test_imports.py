@@ -1,4 +1,4 @@
-"""Dependencies point one way: ops -> nn -> models -> {training, deploy, cost} -> evaluation -> cli."""
+"""Dependencies point one way: ops, nn, models, {training, deploy, cost}, evaluation, cli."""
 
 import ast
 from pathlib import Path
