@@ -148,6 +148,7 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
             continue
         with _noted(outcome, job):
             width, height = picture_size(job.source, options.most_pixels)
+            upscaler.require_memory(height, width)
             sizes[job] = width * height / 1e6
     terminal = sys.stderr.isatty()
     with tqdm(

@@ -142,14 +142,7 @@ class Upscaler:
         """
         if tile < 0:
             raise ValueError(f"a tile has a side of at least 1 pixel, not {tile}")
-        # Pillow takes 4 bytes a pixel, and its encoders up to half as much again.
-        needed = height * width * (8 + 6 * self.scale**2) + self._memory
-        available = available_memory()
-        if available is not None and needed > available:
-            raise UserError(
-                f"Enlarging {width}x{height} pixels {self.scale} times takes {_gib(needed)} of "
-                f"memory, but only {_gib(available)} are available; cut the image into parts."
-            )
+        self.require_memory(height, width)
         radius, pixels = self._engine.radius, int(self._memory / self._bytes_per_pixel)
         if not tile and pixels < min(height * width, least_pixels(radius)):
             least = math.ceil(least_pixels(radius) * self._bytes_per_pixel)
@@ -161,6 +154,17 @@ class Upscaler:
         if not self._engine.global_pooling or len(tiles) == 1:
             return Work(tiles)
         return Work(tiles, math.ceil(math.sqrt(max(1, height * width / max(1, pixels)))))
+
+    def require_memory(self, height: int, width: int) -> None:
+        """Raises UserError if the machine has too little memory for an image and its output."""
+        # Pillow takes 4 bytes a pixel, and its encoders up to half as much again.
+        needed = height * width * (8 + 6 * self.scale**2) + self._memory
+        available = available_memory()
+        if available is not None and needed > available:
+            raise UserError(
+                f"Enlarging {width}x{height} pixels {self.scale} times takes {_gib(needed)} of "
+                f"memory, but only {_gib(available)} are available; cut the image into parts."
+            )
 
     def run(self, pixels: np.ndarray, work: Work, *, ensemble: bool = False) -> Iterator[Piece]:
         """Works through the tiles of an image; together the pieces are the whole output.

@@ -17,6 +17,7 @@ from binsr_jax.commands import main
 from binsr_jax.commands import upscale as command
 from binsr_jax.deploy import pictures
 from binsr_jax.deploy import upscale as upscale_module
+from binsr_jax.deploy import upscaler as upscaler_module
 from binsr_jax.deploy.upscaler import Upscaler
 
 Run = Callable[..., int]
@@ -273,6 +274,15 @@ def test_a_decompression_bomb_is_refused(run, folder, capsys, monkeypatch):
     size = pictures.picture_size(folder / "large.png", upscale_module.Options().most_pixels)
     assert size == (12_000, 9_000)
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_an_output_beyond_the_memory_is_refused_before_decoding(run, folder, capsys, monkeypatch):
+    save(folder / "a.png", photo(40, 50))
+    monkeypatch.setattr(upscaler_module, "available_memory", lambda: 32 * 40 * 50)
+    monkeypatch.setattr(upscale_module, "read_picture", None)
+    assert run("-i", folder, "--memory", 1) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a.png: Enlarging 50x40 pixels 2 times takes 1 GiB" in line
 
 
 def test_an_output_beyond_the_format_is_refused_before_work(run, folder, capsys):
