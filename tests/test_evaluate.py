@@ -15,6 +15,7 @@ from PIL import Image
 from binsr_jax import models
 from binsr_jax.config import default
 from binsr_jax.data.sources import SAMPLES
+from binsr_jax.deploy.pack import pack
 from binsr_jax.evaluation.metrics import psnr
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.state import create_state, make_optimizer
@@ -70,7 +71,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Checkpoints(folder, keep=2) as checkpoints:
         for step, score in ((10, 30.0), (20, 20.0)):
             at_step = dataclasses.replace(state, step=np.int32(step))
-            checkpoints.save(at_step, config, score)
+            checkpoints.save(at_step, config, "", score)
             checkpoints.wait()
     return folder
 
@@ -96,6 +97,22 @@ def test_work_dir_is_scored_beside_bicubic(
         assert row["psnr"] == psnr(restored, original[:height, :width], 3, luma=True)
 
 
+def test_a_model_file_is_scored_packed_and_in_floats(tmp_path: Path, workdir: Path) -> None:
+    pack(workdir, tmp_path / "model.binsr", which="latest")
+    scores = {}
+    for engine in ("packed", "float"):
+        done = _evaluate(tmp_path, "--model=model.binsr", f"--engine={engine}", "--output=.")
+        assert done.returncode == 0, done.stderr
+        assert "SR x3: Y, border 3, bicubic LR" in done.stdout
+        row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])
+        assert (row["set"], row["engine"]) == ("samples", engine)
+        scores[engine] = row["psnr"]
+    assert scores["packed"] == pytest.approx(scores["float"], abs=1e-3)
+    done = _evaluate(tmp_path, f"--workdir={workdir}", "--which=latest")
+    row = json.loads((workdir / "results.jsonl").read_text().splitlines()[-1])
+    assert scores["packed"] == pytest.approx(row["psnr"], abs=1e-3)
+
+
 def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -> None:
     done = _evaluate(tmp_path, f"--workdir={workdir}", "--scale=2")
     assert done.returncode != 0
@@ -106,6 +123,10 @@ def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -
     ("arguments", "sentence"),
     [
         ((), r"--workdir=DIR .* --bicubic"),
+        (("--model=m", "--workdir=x"), r"--workdir=DIR .* --bicubic"),
+        (("--bicubic", "--engine=float"), r"--engine goes with --model"),
+        (("--model=m", "--engine=int4"), r"engine=int4"),
+        (("--model=absent.binsr",), r"absent.binsr.*binsr pack"),
         (("--bicubic", "--workdir=x"), r"--workdir=DIR .* --bicubic"),
         (("--bicubic", "--scael=2"), r"scael.*scale"),
         (("--bicubic", "--scale=7"), r"scale=7"),
