@@ -196,3 +196,11 @@ def test_upsampling_refuses_wrong_shapes() -> None:
             upsample(jnp.zeros((2, 2, 4)), 2)
         with pytest.raises(ValueError, match="not 0"):
             upsample(jnp.zeros((1, 2, 2, 4)), 0)
+
+
+def test_depth_to_space_is_pixel_shuffle_in_another_order_of_channels():
+    r, C = 3, 5
+    x = np.random.default_rng(0).normal(size=(2, 4, 3, C * r**2)).astype(np.float32)
+    order = np.arange(C * r**2).reshape(C, r**2).T.reshape(-1)
+    y = ops.depth_to_space(jnp.asarray(x[..., order]), r)
+    np.testing.assert_array_equal(y, ops.pixel_shuffle(jnp.asarray(x), r))
