@@ -1,13 +1,16 @@
 """Attention: ``map(x) * x`` with a map in 0..1 per channel, per pixel, or per element.
 
 The last layer of every map starts at zero, so that the map starts at sigmoid(0) = 1/2 everywhere
-and a unit can undo it exactly with a branch scale of 2.
+and a unit can undo it exactly with a branch scale of 2. Called as a unit is (see
+``binsr_jax.nn.units``), with whether it is trained and how far, of which none makes use.
 """
 
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+
+Progress = jax.Array | float
 
 POOLED = "pooled"  # the collection of the means that are taken over a whole image
 
@@ -26,7 +29,7 @@ class SqueezeExcitation(nn.Module):
     hidden: int = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         if self.has_variable(POOLED, "mean"):
             mean = self.get_variable(POOLED, "mean")
         else:
@@ -42,7 +45,7 @@ class SpatialAttention(nn.Module):
     """``sigmoid(conv1x1(x)) * x``, one map for all channels: ``[B, H, W, C] -> [B, H, W, C]``."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         return nn.sigmoid(_pointwise(1)(x)) * x
 
 
@@ -50,7 +53,7 @@ class PixelAttention(nn.Module):
     """``sigmoid(conv1x1(x)) * x``, a map a channel (PAN): ``[B, H, W, C] -> [B, H, W, C]``."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         return nn.sigmoid(_pointwise(x.shape[-1])(x)) * x
 
 

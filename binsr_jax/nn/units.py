@@ -13,7 +13,7 @@ import jax
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
 from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign
 from binsr_jax.nn.conv import Conv
-from binsr_jax.nn.fence import call_apart
+from binsr_jax.nn.fence import call_apart, fence
 from binsr_jax.ops.image import depth_to_space, pixel_shuffle, upsample_nearest
 
 Progress = jax.Array | float
@@ -97,7 +97,9 @@ class AttentionUnit(Unit):
         if kind not in ATTENTION:
             raise ValueError(f"no attention {kind!r}: choose none, {', '.join(ATTENTION)}")
         options = {"hidden": self.attention_hidden} if ATTENTION[kind] is SqueezeExcitation else {}
-        y = ATTENTION[kind](**options, name=f"{branch}_attention")(x)
+        attention = ATTENTION[kind](**options, name=f"{branch}_attention")
+        # Without a fence XLA convolves twice on CPU: once for the map, once for the product.
+        y = fence(attention)(x) if branch == "binary" else attention(x)
         return self._scale(branch, 2.0) * y
 
     def _scale(self, branch: str, start: float) -> jax.Array:
