@@ -1,0 +1,391 @@
+"""The networks that inference is compared with: the same parameters, in floats, in other libraries.
+
+`build_network` writes down the float form of a packed EDSR once, with the operations that it is
+given: those of `OnnxOps` make a graph for OpenVINO and ONNX Runtime, those of `TorchOps` compute.
+A binary kernel becomes the float kernel ``scale * signs``; a sign stays a comparison.
+
+Every side is a function of float32 images ``[1, h, w, 3]`` to ``[1, s h, s w, 3]``.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from binsr_jax import models
+from binsr_jax.deploy.engine import Engine
+from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.models.edsr import DIV2K_MEAN, UPSAMPLING_STEPS
+from binsr_jax.ops.conv import conv2d
+from binsr_jax.ops.packed import unpack_weights
+
+Side = Callable[[np.ndarray], np.ndarray]
+
+
+def build_network(ops: Any, model: PackedModel, x: Any) -> Any:
+    """The float form of a packed EDSR on an image ``[1, 3, h, w]``.
+
+    Args:
+        ops: `OnnxOps` or `TorchOps`.
+        model: without a skip of the image.
+        x: the image, as the operations hold it.
+    """
+    config, params = model.config.model, float_params(model)
+    k = np.float32(config.amplification)
+    mean = np.asarray(DIV2K_MEAN, np.float32)
+    head = params["head"]
+    x = ops.conv(ops.mul(ops.sub(x, mean), k), head["kernel"], head["bias"])
+    x = features = ops.leaky_relu(x, 0.1)
+    names = [name for name in params if name.startswith("body_") and name != "body_end"]
+    for name in [*sorted(names, key=lambda name: int(name[5:])), "body_end"]:
+        x = _unit(ops, params[name], x)
+    x = ops.add(x, features)
+    for i, step in enumerate(UPSAMPLING_STEPS[model.config.scale]):
+        y = ops.shuffle(_branch(ops, params[f"upsampler_{i}"], x), step)
+        x = ops.add(y, ops.nearest(x, step))
+    y = ops.conv(x, params["tail"]["kernel"], params["tail"]["bias"])
+    return ops.add(ops.mul(y, 1 / k), mean)
+
+
+def _branch(ops: Any, p: Mapping[str, Any], x: Any) -> Any:
+    signs = ops.sign(x, p["rsign"]["threshold"])
+    y = ops.conv(signs, p["conv"]["kernel"], -p["rprelu"]["shift_in"])
+    return ops.add(ops.prelu(y, p["rprelu"]["slope"]), p["rprelu"]["shift_out"])
+
+
+def _unit(ops: Any, p: Mapping[str, Any], x: Any) -> Any:
+    y = _branch(ops, p, x)
+    if "binary_scale" in p:
+        y = ops.mul(_attended(ops, p.get("binary_attention"), y), p["binary_scale"])
+        x = ops.mul(_attended(ops, p.get("residual_attention"), x), p["residual_scale"])
+    return ops.add(y, x)
+
+
+def _attended(ops: Any, p: Mapping[str, Any] | None, x: Any) -> Any:
+    if p is None:
+        return x
+    y = x
+    if "reduce" in p:
+        y = ops.relu(_dense(ops, p["reduce"], ops.mean(y)))
+    return ops.times(ops.sigmoid(_dense(ops, p["expand" if "reduce" in p else "map"], y)), x)
+
+
+def _dense(ops: Any, p: Mapping[str, Any], x: Any) -> Any:
+    return ops.conv(x, p["kernel"][None, None], p["bias"])
+
+
+def float_params(model: PackedModel) -> dict[str, Any]:
+    """The parameters as numpy arrays, with float kernels in the place of words and scales."""
+
+    def convert(tree: Mapping[str, Any]) -> dict[str, Any]:
+        if "words" in tree:
+            inputs = model.config.model.features
+            signs = np.asarray(unpack_weights(jnp.asarray(tree["words"]), inputs))
+            return {"kernel": signs * np.asarray(tree["scale"])}
+        return {
+            name: convert(leaf) if isinstance(leaf, Mapping) else np.asarray(leaf)
+            for name, leaf in tree.items()
+        }
+
+    return convert(model.params)
+
+
+class OnnxOps:
+    """Operations that add nodes to an ONNX graph; values are names."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        from onnx import numpy_helper
+
+        name = f"c{len(self.constants)}"
+        array = np.ascontiguousarray(np.asarray(value, dtype))
+        self.constants.append(numpy_helper.from_array(array, name))
+        return name
+
+    def per_channel(self, value: Any) -> str:
+        value = np.asarray(value)
+        return self.constant(value.reshape(-1, 1, 1) if value.ndim else value)
+
+    def conv(self, x: str, kernel: Any, bias: Any) -> str:
+        weights = self.constant(kernel.transpose(3, 2, 0, 1))
+        return self.node("Conv", x, weights, self.constant(bias), pads=[kernel.shape[0] // 2] * 4)
+
+    def sign(self, x: str, threshold: Any) -> str:
+        above = self.node("Greater", x, self.per_channel(threshold))
+        return self.node("Where", above, self.constant(1), self.constant(-1))
+
+    def prelu(self, x: str, slope: Any) -> str:
+        return self.node("PRelu", x, self.per_channel(slope))
+
+    def leaky_relu(self, x: str, slope: float) -> str:
+        return self.node("LeakyRelu", x, alpha=slope)
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", x)
+
+    def sigmoid(self, x: str) -> str:
+        return self.node("Sigmoid", x)
+
+    def mean(self, x: str) -> str:
+        return self.node("GlobalAveragePool", x)
+
+    def add(self, x: str, y: Any) -> str:
+        return self.node("Add", x, y if isinstance(y, str) else self.per_channel(y))
+
+    def sub(self, x: str, y: Any) -> str:
+        return self.node("Sub", x, self.per_channel(y))
+
+    def mul(self, x: str, y: Any) -> str:
+        return self.node("Mul", x, self.per_channel(y))
+
+    def times(self, x: str, y: str) -> str:
+        return self.node("Mul", x, y)
+
+    def shuffle(self, x: str, factor: int) -> str:
+        return self.node("DepthToSpace", x, blocksize=factor, mode="CRD")
+
+    def nearest(self, x: str, factor: int) -> str:
+        scales = self.constant([1, 1, factor, factor])
+        options = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.node("Resize", x, "", scales, mode="nearest", **options)
+
+
+class TorchOps:
+    """Operations on torch tensors."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch, self.f = torch, torch.nn.functional
+
+    def tensor(self, value: Any, shape: tuple[int, ...] = ()) -> Any:
+        return self.torch.from_numpy(np.array(value, np.float32).reshape(shape or np.shape(value)))
+
+    def conv(self, x: Any, kernel: Any, bias: Any) -> Any:
+        weights = self.tensor(kernel.transpose(3, 2, 0, 1))
+        weights = weights.contiguous(memory_format=self.torch.channels_last)
+        return self.f.conv2d(x, weights, self.tensor(bias), padding=kernel.shape[0] // 2)
+
+    def channels(self, value: Any) -> Any:
+        return self.tensor(value, (-1, 1, 1) if np.ndim(value) else ())
+
+    def sign(self, x: Any, threshold: Any) -> Any:
+        return self.torch.where(x > self.channels(threshold), 1.0, -1.0)
+
+    def prelu(self, x: Any, slope: Any) -> Any:
+        return self.f.prelu(x, self.tensor(slope))
+
+    def leaky_relu(self, x: Any, slope: float) -> Any:
+        return self.f.leaky_relu(x, slope)
+
+    def relu(self, x: Any) -> Any:
+        return self.torch.relu(x)
+
+    def sigmoid(self, x: Any) -> Any:
+        return self.torch.sigmoid(x)
+
+    def mean(self, x: Any) -> Any:
+        return x.mean((2, 3), keepdim=True)
+
+    def add(self, x: Any, y: Any) -> Any:
+        return x + (y if isinstance(y, self.torch.Tensor) else self.channels(y))
+
+    def sub(self, x: Any, y: Any) -> Any:
+        return x - self.channels(y)
+
+    def mul(self, x: Any, y: Any) -> Any:
+        return x * self.channels(y)
+
+    def times(self, x: Any, y: Any) -> Any:
+        return x * y
+
+    def shuffle(self, x: Any, factor: int) -> Any:
+        return self.f.pixel_shuffle(x, factor)
+
+    def nearest(self, x: Any, factor: int) -> Any:
+        return self.f.interpolate(x, scale_factor=factor, mode="nearest")
+
+
+def onnx_model(model: PackedModel, size: int) -> Any:
+    """The ONNX graph of a packed network, for images of one size."""
+    from onnx import TensorProto, helper
+
+    ops = OnnxOps()
+    y = build_network(ops, model, "x")
+    ops.nodes.append(helper.make_node("Identity", [y], ["y"]))
+    large = size * model.config.scale
+    graph = helper.make_graph(
+        ops.nodes,
+        "edsr",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, large, large])],
+        ops.constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _nchw(side: Side) -> Side:
+    """A side of one that takes ``[1, 3, h, w]``."""
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return side(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
+
+    return run
+
+
+def packed(model: PackedModel, images: np.ndarray, threads: int) -> Side:
+    """This package's engine."""
+    del images, threads  # XLA takes its threads from the CPUs that the process may use
+    engine = Engine(model)
+    return lambda x: engine.run(x[0])[None]
+
+
+class _FloatKernelConv(nn.Module):
+    """The convolution with a float kernel that holds the scale: ``[B, H, W, I] -> [.., O]``."""
+
+    features: int
+    weight_scale: str = "mean"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        return conv2d(x, self.param("kernel", nn.initializers.zeros, shape))
+
+
+def jax_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
+    """The same modules with float convolutions, jitted as a whole."""
+    del images, threads
+    config = model.config
+    network = models.build(config.model, config.scale, conv=_FloatKernelConv)
+    params = jax.tree.map(jnp.asarray, float_params(model))
+    run = jax.jit(lambda params, x: network.apply({"params": params}, x))
+    return lambda x: np.asarray(run(params, jnp.asarray(x)))
+
+
+def torch_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
+    """PyTorch, traced, with images in channels-last layout."""
+    import torch
+
+    torch.set_num_threads(threads)
+    example = torch.from_numpy(images[:1].transpose(0, 3, 1, 2))  # channels-last in memory
+    with torch.inference_mode():
+        traced = torch.jit.trace(
+            lambda x: build_network(TorchOps(), model, x), example, check_trace=False
+        )
+
+    @_nchw
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            tensor = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
+            return traced(tensor).numpy()
+
+    return run
+
+
+def _openvino(graph: Any, threads: int) -> Side:
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
+
+    @_nchw
+    def run(x: np.ndarray) -> np.ndarray:
+        request.infer({0: x})
+        return request.get_output_tensor(0).data
+
+    return run
+
+
+def openvino_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
+    """OpenVINO, with float32 asked for: it would take bfloat16 where the CPU has AMX."""
+    import openvino
+
+    graph = onnx_model(model, images.shape[1]).SerializeToString()
+    return _openvino(openvino.Core().read_model(graph), threads)
+
+
+def openvino_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
+    """OpenVINO after NNCF's post-training quantisation, calibrated on the images."""
+    import nncf
+    import openvino
+
+    nncf.set_log_level(logging.ERROR)
+    graph = openvino.Core().read_model(onnx_model(model, images.shape[1]).SerializeToString())
+    inputs = [{"x": x[None].transpose(0, 3, 1, 2).copy()} for x in images]
+    quantised = nncf.quantize(
+        graph,
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+    )
+    return _openvino(quantised, threads)
+
+
+def _onnxruntime(content: bytes, threads: int) -> Side:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return _nchw(lambda x: session.run(None, {"x": x})[0])
+
+
+def onnxruntime_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
+    """ONNX Runtime on the CPU."""
+    return _onnxruntime(onnx_model(model, images.shape[1]).SerializeToString(), threads)
+
+
+def onnxruntime_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
+    """ONNX Runtime after its static quantisation, calibrated on the images."""
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"x": x[None].transpose(0, 3, 1, 2).copy()} for x in images]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "f32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(onnx_model(model, images.shape[1]).SerializeToString())
+        quantization.quantize_static(
+            source,
+            target,
+            Images(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+        )
+        return _onnxruntime(target.read_bytes(), threads)
+
+
+SIDES: dict[str, Callable[[PackedModel, np.ndarray, int], Side]] = {
+    "packed": packed,
+    "openvino-f32": openvino_f32,
+    "openvino-int8": openvino_int8,
+    "onnxruntime-f32": onnxruntime_f32,
+    "onnxruntime-int8": onnxruntime_int8,
+    "torch-f32": torch_f32,
+    "jax-f32": jax_f32,
+}
