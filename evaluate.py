@@ -51,10 +51,10 @@ def main(argv: Sequence[str]) -> None:
         which = "best" if WHICH.value == "best" else "latest"
         scored = subject.trained(WORKDIR.value, which, SCALE.value)
     elif MODEL.value:
-        scored = subject.packed(MODEL.value, ENGINE.value or "packed", SCALE.value)
+        engine = "float" if ENGINE.value == "float" else "packed"
+        scored = subject.packed(MODEL.value, engine, SCALE.value)
     else:
         scored = subject.bicubic(SCALE.value or 2)
-
     config = scored.config
     names = [name.strip() for name in SETS.value or () if name.strip()] or config.eval.sets
     task, data_dir = task_of(config), DATA_DIR.value or config.eval.data_dir
