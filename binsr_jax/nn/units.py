@@ -98,8 +98,9 @@ class AttentionUnit(Unit):
             raise ValueError(f"no attention {kind!r}: choose none, {', '.join(ATTENTION)}")
         options = {"hidden": self.attention_hidden} if ATTENTION[kind] is SqueezeExcitation else {}
         attention = ATTENTION[kind](**options, name=f"{branch}_attention")
-        # Without a fence XLA convolves twice on CPU: once for the map, once for the product.
-        y = fence(attention)(x) if branch == "binary" else attention(x)
+        # Without a fence XLA convolves twice on CPU, for the map and for the product, and rounds
+        # the sum of the branches differently from one size of image to another.
+        y = fence(attention)(x)
         return self._scale(branch, 2.0) * y
 
     def _scale(self, branch: str, start: float) -> jax.Array:

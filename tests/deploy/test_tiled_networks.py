@@ -21,6 +21,7 @@ NETWORKS = {
     "attention": {"unit": "attention", "blocks": 2},
     "spatial": {"residual_attention": "spatial", "binary_attention": "spatial"},
     "pixel": {"residual_attention": "pixel", "binary_attention": "pixel", "scale": 3},
+    "spatial of 16": {"residual_attention": "spatial", "features": 16},
     "se": {"residual_attention": "se", "binary_attention": "se"},
     "x4": {"scale": 4, "image_skip": "bilinear", "features": 32},
     "float": {"unit": "residual", "body_end": "conv", "upsampler": "float"},
