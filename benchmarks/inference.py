@@ -1,6 +1,6 @@
 """Time and memory of packed inference beside float networks of the same shape.
 
-    python benchmarks/inference.py                             # everything, about ten minutes
+    python benchmarks/inference.py                             # everything, about half an hour
     python benchmarks/inference.py --sizes 128 --threads 2 --rounds 5 --attentions none --no-memory
 
 The network is EDSR of 64 channels for x2 with 32 binary convolutions in its body, with random
