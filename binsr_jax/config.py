@@ -50,7 +50,9 @@ def default() -> Config:
     config.train = ConfigDict()
     config.train.steps = 1000
     config.train.batch = 16  # of all devices and processes together
-    config.train.loss = "l1"  # l1 or l2
+    config.train.loss = "l1"  # l1, l2 or charbonnier
+    config.train.loss_epsilon = 1e-3  # of charbonnier: sqrt(error^2 + epsilon^2)
+    config.train.ssim_weight = 0.0  # this times (1 - SSIM) is added to the loss
     config.train.learning_rate = 1e-4  # the highest rate
     config.train.schedule = "multistep"  # constant, multistep or cosine
     config.train.warmup = 0  # steps of linear warm-up from zero, before the schedule
@@ -60,6 +62,8 @@ def default() -> Config:
     config.train.beta1 = 0.9  # of Adam
     config.train.beta2 = 0.99
     config.train.epsilon = 1e-8
+    config.train.clip_norm = 0.0  # the highest global norm of the gradients; 0: not clipped
+    config.train.clip_weights = False  # keep latent binary weights in -1..1 after each update
     config.train.ema = 0.0  # decay of the moving average of the parameters that is scored; 0: none
     config.train.log_every = 50  # steps between log lines
     config.train.checkpoint_every = 500  # steps between checkpoints

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
@@ -12,6 +15,7 @@ from binsr_jax.models.edsr import EDSR
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.conv import Conv
+from binsr_jax.nn.packed import SignConv
 from binsr_jax.nn.units import UNITS, BinaryUpsampler, ConvUnit, Upsampler
 from binsr_jax.ops.binarize import SURROGATES
 
@@ -44,6 +48,25 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
         if config[field] <= 0:
             raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
     return MODELS[config.name](config, scale, channels, conv)
+
+
+def binary_kernels(config: Config, scale: int, channels: int = 3) -> frozenset[tuple[str, ...]]:
+    """The names of the parameters of ``build(config, scale, channels)`` that hold latent weights.
+
+    These are the float kernels whose signs a binary convolution uses.
+
+    Args:
+        config: the ``model`` part of a config.
+        scale: as in ``build``.
+        channels: as in ``build``.
+
+    Returns:
+        Paths in the tree of parameters, such as ``("body_0", "conv", "kernel")``.
+    """
+    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
+    network = build(config, scale, channels, conv=SignConv)
+    params = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    return frozenset((*path[:-1], "kernel") for path in flatten_dict(params) if path[-1] == "signs")
 
 
 def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:

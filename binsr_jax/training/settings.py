@@ -6,8 +6,9 @@ from typing import Any
 
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
+from binsr_jax.training.losses import LOSSES
 from binsr_jax.training.state import SCHEDULES
-from binsr_jax.training.step import LOSSES, PARALLEL
+from binsr_jax.training.step import PARALLEL
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -27,6 +28,9 @@ _RULES: dict[str, Rule] = {
     "train.beta1": _BELOW_1,
     "train.beta2": _BELOW_1,
     "train.epsilon": _ABOVE_0,
+    "train.loss_epsilon": _ABOVE_0,
+    "train.ssim_weight": _AT_LEAST_0,
+    "train.clip_norm": _AT_LEAST_0,
     "train.ema": _BELOW_1,
     "train.log_every": _AT_LEAST_1,
     "train.checkpoint_every": _AT_LEAST_1,

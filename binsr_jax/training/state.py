@@ -78,8 +78,23 @@ def learning_rate(train: Config) -> optax.Schedule:
 
 
 def make_optimizer(train: Config) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015) at the rate of ``learning_rate(train)``."""
-    return optax.adam(learning_rate(train), b1=train.beta1, b2=train.beta2, eps=train.epsilon)
+    """Adam (Kingma and Ba, 2015) at the rate of ``learning_rate(train)``.
+
+    With ``train.clip_norm`` gradients of a larger global norm are first scaled down to it. The
+    optimiser's state is Adam's alone, so that a run can go on with another ``clip_norm``.
+    """
+    adam = optax.adam(learning_rate(train), b1=train.beta1, b2=train.beta2, eps=train.epsilon)
+    if not train.clip_norm:
+        return adam
+    clip = optax.clip_by_global_norm(train.clip_norm)
+
+    def update(
+        gradients: optax.Updates, state: optax.OptState, params: Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        clipped, _ = clip.update(gradients, optax.EmptyState(), params)
+        return adam.update(clipped, state, params)
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def create_state(

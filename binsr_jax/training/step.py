@@ -7,26 +7,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from binsr_jax import models
 from binsr_jax.config import Config
+from binsr_jax.tasks import task_of
 from binsr_jax.training.devices import AXIS
+from binsr_jax.training.losses import make_loss
 from binsr_jax.training.state import TrainState, learning_rate
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
-
-def _l1(output: jax.Array, target: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.abs(output - target))
-
-
-def _l2(output: jax.Array, target: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(output - target))
-
-
-LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"l1": _l1, "l2": _l2}
 
 PARALLEL = ("mesh", "pmap")
 
@@ -41,6 +35,16 @@ def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
     return jax.tree.map(lambda a, b: d * a + (1.0 - d) * b, old, new)
 
 
+def _clip(params: Any, names: frozenset[tuple[str, ...]]) -> Any:
+    """The parameters with those of these names cut off at -1 and 1.
+
+    Beyond, the gradient of a binary weight is 0: it would never come back.
+    """
+    flat: dict[tuple[str, ...], jax.Array] = flatten_dict(params)
+    clipped = {name: jnp.clip(flat[name], -1.0, 1.0) for name in names & flat.keys()}
+    return unflatten_dict({**flat, **clipped})
+
+
 def make_step(
     config: Config, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Step:
@@ -52,7 +56,7 @@ def make_step(
     variables are averaged by hand.
 
     Args:
-        config: The run; ``train.loss`` is a key of ``LOSSES``.
+        config: The run.
         model: Called as ``model.apply(variables, lq, train=True, progress=step / steps)``.
         optimizer: From ``make_optimizer``.
         mesh: From ``make_mesh``.
@@ -63,8 +67,9 @@ def make_step(
         with float32 scalars ``loss``, ``gradient_norm`` and ``learning_rate``, all of them as
         before the update.
     """
-    loss_of = LOSSES[config.train.loss]
+    loss_of = make_loss(config.train)
     schedule = learning_rate(config.train)
+    latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
     by_hand = config.parallel == "pmap"
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -87,6 +92,8 @@ def make_step(
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             rate = jnp.asarray(schedule(state.step), jnp.float32)
         params = optax.apply_updates(state.params, updates)
+        if config.train.clip_weights:
+            params = _clip(params, latent)
         ema = state.ema
         if ema is not None:
             ema = _average(ema, params, state.step, config.train.ema)

@@ -80,3 +80,20 @@ def test_the_variables_to_score_are_the_averaged_ones(tiny):
     state = create_state(config, model, make_optimizer(config.train))
     assert state.variables["params"] is state.ema
     assert dataclasses.replace(state, ema=None).variables["params"] is state.params
+
+
+def test_gradients_are_clipped_to_a_global_norm(tiny):
+    params = {"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros((), jnp.float32)}
+    gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
+    moments = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for norm in (0.0, 10.0, 1.0):
+            optimizer = make_optimizer(tiny(**{"train.clip_norm": norm}).train)
+            moments[norm] = optimizer.update(gradients, optimizer.init(params), params)[1]
+    # After one step Adam's first moment is 0.1 of the gradient, here of norm 5.
+    first = {norm: jax.tree.leaves(state)[1:3] for norm, state in moments.items()}
+    for plain, high, low in zip(first[0.0], first[10.0], first[1.0], strict=True):
+        np.testing.assert_allclose(high, plain)
+        np.testing.assert_allclose(low, plain / np.float32(5), rtol=1e-6)
+    structures = {jax.tree.structure(state) for state in moments.values()}
+    assert len(structures) == 1  # so that a checkpoint fits whatever the clip

@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from binsr_jax import models
 from binsr_jax.errors import UserError
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
 from binsr_jax.training.state import create_state, make_optimizer
-from binsr_jax.training.step import LOSSES, make_step
+from binsr_jax.training.step import make_step
 
 
 def _batch(seed: int, size: int = 8) -> dict[str, np.ndarray]:
@@ -84,10 +85,20 @@ def test_two_steps_of_adam_by_hand(tiny, parallel, loss):
     assert state.step == 2
 
 
-def test_losses_have_the_papers_formulas():
-    output, target = jnp.array([1.0, 2.0, 5.0]), jnp.array([0.0, 4.0, 5.0])
-    assert LOSSES["l1"](output, target) == 1.0
-    assert float(LOSSES["l2"](output, target)) == pytest.approx(5 / 3)
+@pytest.mark.parametrize("unit", ["attention", "residual"])
+def test_latent_weights_are_clipped_and_nothing_else(tiny, unit):
+    fields = {"model.unit": unit, "model.upsampler": "float", "train.learning_rate": 2.0}
+    free, clipped = (
+        flatten_dict(_run(tiny(**fields, **{"train.clip_weights": clip}), steps=1)[1].params)
+        for clip in (False, True)
+    )
+    binary = {name for name in free if unit == "attention" and name[0].startswith("body")}
+    binary = {name for name in binary if name[1:] == ("conv", "kernel")}
+    assert bool(binary) == (unit == "attention")
+    for name, values in free.items():
+        assert np.abs(values).max() > 1 or name not in binary
+        expected = np.clip(values, -1, 1) if name in binary else values
+        np.testing.assert_array_equal(clipped[name], expected)
 
 
 @pytest.mark.parametrize(
