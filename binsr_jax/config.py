@@ -31,6 +31,8 @@ def default() -> Config:
     config.model.attention_hidden = 4  # hidden features of squeeze-and-excitation
     config.model.surrogate = "parabola"  # gradient of the activations' sign: parabola or clip
     config.model.weight_scale = "mean"  # of binary weights: mean (|w|) or learnable
+    config.model.progressive = "none"  # in training the body's signs come together or in_turn
+    config.model.progressive_until = 0.5  # the part of the training after which all are signs
     config.model.head_activation = "leaky_relu"  # after the first convolution: none or leaky_relu
     config.model.body_end = "unit"  # what closes the body: one more unit, or a float conv
     config.model.upsampler = "binary"  # binary or float
@@ -41,6 +43,8 @@ def default() -> Config:
     config.data = ConfigDict()
     config.data.source = "samples"  # tfds (DIV2K), folder, or samples (packaged with binsr_jax)
     config.data.dir = ""  # folder: where HR (and LR) images are; tfds: its data_dir
+    config.data.sources = ()  # several instead: ("folder:DIR=3", "samples=1"), mixed by weight
+    config.data.skip_broken = False  # leave out images that cannot be read, instead of refusing
     config.data.patch = 64  # side of an HR training patch, a multiple of the scale
     config.data.flip = True  # random horizontal flips
     config.data.rotate = True  # random rotations by 90 degrees
@@ -53,6 +57,9 @@ def default() -> Config:
     config.train.loss = "l1"  # l1, l2 or charbonnier
     config.train.loss_epsilon = 1e-3  # of charbonnier: sqrt(error^2 + epsilon^2)
     config.train.ssim_weight = 0.0  # this times (1 - SSIM) is added to the loss
+    config.train.init_from = ""  # a work dir: a new run starts from its parameters, where they fit
+    config.train.teacher = ""  # a work dir: its network's output is a second target of the loss
+    config.train.teacher_weight = 1.0  # with this weight
     config.train.learning_rate = 1e-4  # the highest rate
     config.train.schedule = "multistep"  # constant, multistep or cosine
     config.train.warmup = 0  # steps of linear warm-up from zero, before the schedule
@@ -123,7 +130,7 @@ def _fill(target: Config, values: dict[str, Any], prefix: str) -> None:
         if isinstance(known, ConfigDict) and isinstance(value, dict):
             _fill(known, value, f"{prefix}{key}.")
         elif isinstance(known, tuple) and isinstance(value, list):
-            kind = type(known[0])
+            kind = type(known[0]) if known else str
             if not all(type(element) is kind for element in value):
                 raise _unknown_field(prefix + key, value)
             target[key] = tuple(value)

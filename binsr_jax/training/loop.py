@@ -32,6 +32,7 @@ from binsr_jax.training.settings import check_settings
 from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 from binsr_jax.training.step import Metrics, make_step
+from binsr_jax.training.transfer import initialised, make_teacher
 from binsr_jax.training.workdir import claim, replace_text, writing_to
 
 Scores = dict[str, float]
@@ -92,10 +93,14 @@ class _Run:
         self._data = open_source(config, "train").fingerprint
         optimizer = make_optimizer(config.train)
         self._step = make_step(config, model, optimizer, mesh)
+        self._teacher = make_teacher(config, mesh) if config.train.teacher else None
         initial = functools.partial(create_state, config, model, optimizer)
         latest = checkpoints.latest_step()
         if latest is None:
-            state = jax.tree.map(np.asarray, initial())
+            fresh = initial()
+            if config.train.init_from:
+                fresh = initialised(fresh, config)
+            state = jax.tree.map(np.asarray, fresh)
         else:
             state = self._resumed(jax.eval_shape(initial), latest)
         self._start = int(state.step)
@@ -156,6 +161,8 @@ class _Run:
 
     def _one_step(self, batch: dict[str, np.ndarray], step: int, journal: Journal) -> None:
         placed = place_batch(self._config, batch, self._mesh)
+        if self._teacher is not None:
+            placed["teacher"] = self._teacher(placed["lq"])
         self._state, metrics = self._step(self._state, placed)
         # Waiting for the step before keeps the device busy, and the queue one step long.
         jax.block_until_ready(self._pending[-1] if self._pending else metrics)

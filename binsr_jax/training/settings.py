@@ -30,6 +30,7 @@ _RULES: dict[str, Rule] = {
     "train.epsilon": _ABOVE_0,
     "train.loss_epsilon": _ABOVE_0,
     "train.ssim_weight": _AT_LEAST_0,
+    "train.teacher_weight": _AT_LEAST_0,
     "train.clip_norm": _AT_LEAST_0,
     "train.ema": _BELOW_1,
     "train.log_every": _AT_LEAST_1,

@@ -89,9 +89,9 @@ def make_optimizer(train: Config) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(train.clip_norm)
 
     def update(
-        gradients: optax.Updates, state: optax.OptState, params: Params | None = None
+        updates: optax.Updates, state: optax.OptState, params: Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        clipped, _ = clip.update(gradients, optax.EmptyState(), params)
+        clipped, _ = clip.update(updates, optax.EmptyState(), params)
         return adam.update(clipped, state, params)
 
     return optax.GradientTransformation(adam.init, update)

@@ -40,7 +40,7 @@ def _clip(params: Any, names: frozenset[tuple[str, ...]]) -> Any:
 
     Beyond, the gradient of a binary weight is 0: it would never come back.
     """
-    flat: dict[tuple[str, ...], jax.Array] = flatten_dict(params)
+    flat: dict[tuple[str, ...], Any] = flatten_dict(params)
     clipped = {name: jnp.clip(flat[name], -1.0, 1.0) for name in names & flat.keys()}
     return unflatten_dict({**flat, **clipped})
 
@@ -63,9 +63,10 @@ def make_step(
 
     Returns:
         A function of a state and a batch ``{"lq": f32[B, h, w, C], "hq": f32[B, s*h, s*w, C]}``,
-        placed by ``place_state`` and ``place_batch``. It donates the state, and returns the new one
-        with float32 scalars ``loss``, ``gradient_norm`` and ``learning_rate``, all of them as
-        before the update.
+        placed by ``place_state`` and ``place_batch``. A teacher's output beside them, ``teacher``
+        like ``hq``, adds ``train.teacher_weight`` times the loss against it. The step
+        donates the state, and returns the new one with float32 scalars ``loss``, ``gradient_norm``
+        and ``learning_rate``, all of them as before the update.
     """
     loss_of = make_loss(config.train)
     schedule = learning_rate(config.train)
@@ -81,7 +82,10 @@ def make_step(
             output, collections = model.apply(
                 variables, batch["lq"], train=True, progress=progress, mutable=mutable
             )
-            return loss_of(output, batch["hq"]), dict(collections)
+            loss = loss_of(output, batch["hq"])
+            if "teacher" in batch:
+                loss += config.train.teacher_weight * loss_of(output, batch["teacher"])
+            return loss, dict(collections)
 
         differentiate = jax.value_and_grad(loss_and_collections, has_aux=True)
         (loss, collections), gradients = differentiate(state.params)

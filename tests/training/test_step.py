@@ -1,5 +1,7 @@
 """One step: its arithmetic, one compilation, and equal results however many devices share it."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -85,11 +87,15 @@ def test_two_steps_of_adam_by_hand(tiny, parallel, loss):
     assert state.step == 2
 
 
+def _flat(params: Any) -> Any:
+    return flatten_dict(params)
+
+
 @pytest.mark.parametrize("unit", ["attention", "residual"])
 def test_latent_weights_are_clipped_and_nothing_else(tiny, unit):
     fields = {"model.unit": unit, "model.upsampler": "float", "train.learning_rate": 2.0}
     free, clipped = (
-        flatten_dict(_run(tiny(**fields, **{"train.clip_weights": clip}), steps=1)[1].params)
+        _flat(_run(tiny(**fields, **{"train.clip_weights": clip}), steps=1)[1].params)
         for clip in (False, True)
     )
     binary = {name for name in free if unit == "attention" and name[0].startswith("body")}

@@ -1,0 +1,121 @@
+"""What a run takes over from another: the parameters that it starts from, or a teacher."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from binsr_jax import models
+from binsr_jax.config import Config
+from binsr_jax.errors import UserError
+from binsr_jax.nn.units import UNITS
+from binsr_jax.ops.binarize import mean_scale
+from binsr_jax.tasks import task_of
+from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.devices import place_state
+from binsr_jax.training.state import TrainState
+
+_Path = tuple[str, ...]
+Teacher = Callable[[jax.Array], jax.Array]
+
+
+def initialised(state: TrainState, config: Config) -> TrainState:
+    """A fresh state with the parameters of ``config.train.init_from`` wherever they fit.
+
+    A parameter fits where its path and its shape are the same: so a float network of the same
+    shape, a network of another scale (all but its upsampler), or one with fewer blocks gives what
+    both have. The convolutions 0 and 1 of block i of a float network with ``ResidualBlock`` fit
+    those of the units 2i and 2i + 1. There, and in the upsampler, float kernels become latent
+    weights, of which the binary convolution uses signs and mean |w| (XNOR-Net's start); a learnable
+    scale starts at that mean. Biases that a binary convolution lacks are dropped. What does not fit
+    starts anew and is named in one log line.
+
+    Args:
+        state: from ``create_state``.
+        config: of the new run.
+
+    Raises:
+        UserError: if there is no checkpoint, it is damaged, or nothing of it fits.
+    """
+    workdir = config.train.init_from
+    source, _, variables, step = load_model(workdir)
+    given: dict[_Path, Any] = flatten_dict(variables["params"])
+    if UNITS[source.model.unit].convolutions > UNITS[config.model.unit].convolutions:
+        given = {_of_single_units(path): value for path, value in given.items()}
+    fresh: dict[_Path, Any] = flatten_dict(state.params)
+    latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+    taken = {
+        path: given[path]
+        for path, value in fresh.items()
+        if path in given and given[path].shape == value.shape
+    }
+    if not taken:
+        raise UserError(
+            f"No parameter of the network in {workdir} has the name and shape of one of this "
+            f"network: choose another config.train.init_from."
+        )
+    anew = sorted("/".join(path) for path in fresh.keys() - taken.keys())
+    for kernel in latent & taken.keys():
+        scale = (*kernel[:-1], "scale")
+        if scale in fresh and scale not in given:
+            taken[scale] = mean_scale(taken[kernel])
+    logging.info(
+        "Took %d of %d parameters from step %d of %s; started anew: %s.",
+        len(fresh) - len(anew),
+        len(fresh),
+        step,
+        workdir,
+        ", ".join(anew) or "none",
+    )
+    params = unflatten_dict({**fresh, **taken})
+    average = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, ema=average)
+
+
+def _of_single_units(path: _Path) -> _Path:
+    """The place of a parameter when each convolution of a block is a unit of its own."""
+    part, _, number = path[0].partition("_")
+    if part == "body" and number.isdecimal() and path[1].startswith("conv_"):
+        index = 2 * int(number) + int(path[1].removeprefix("conv_"))
+        return (f"body_{index}", "conv", *path[2:])
+    return path
+
+
+def make_teacher(config: Config, mesh: Mesh) -> Teacher:
+    """The network of ``config.train.teacher`` as a function of a batch of images.
+
+    Args:
+        config: of the student.
+        mesh: the devices that share a batch.
+
+    Returns:
+        A compiled function of a batch's ``lq``, as ``place_batch`` placed it, that gives the
+        teacher's output for it, ``[..., s h, s w, C]``, not clipped.
+
+    Raises:
+        UserError: if there is no checkpoint, it is damaged, or it is of another task or scale.
+    """
+    source, model, variables, step = load_model(config.train.teacher)
+    for field in ("task", "scale"):
+        if source[field] != config[field]:
+            raise UserError(
+                f"The teacher in {config.train.teacher} was trained with config.{field} "
+                f"{source[field]}, but the student's is {config[field]}: choose another "
+                f"config.train.teacher."
+            )
+    logging.info("The teacher is step %d of %s.", step, config.train.teacher)
+    placed = place_state(variables, mesh)
+
+    @jax.jit
+    def restore(variables: Any, lq: jax.Array) -> jax.Array:
+        # With "pmap" there is an axis of devices in front of the batch.
+        restored = model.apply(variables, lq.reshape(-1, *lq.shape[-3:]), train=False)
+        assert isinstance(restored, jax.Array)  # without mutable collections there is only this
+        return restored.reshape(*lq.shape[:-3], *restored.shape[-3:])
+
+    return lambda lq: restore(placed, lq)
