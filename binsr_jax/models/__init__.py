@@ -16,7 +16,7 @@ from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.packed import SignConv
-from binsr_jax.nn.units import UNITS, BinaryUpsampler, ConvUnit, Upsampler
+from binsr_jax.nn.units import PROGRESSIVE, UNITS, BinaryUpsampler, ConvUnit, Upsampler
 from binsr_jax.ops.binarize import SURROGATES
 
 Factory = Callable[..., nn.Module]
@@ -47,6 +47,11 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
     for field in ("features", "blocks", "attention_hidden", "amplification"):
         if config[field] <= 0:
             raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
+    if not 0 < config.progressive_until <= 1:
+        raise UserError(
+            f"config.model.progressive_until is {config.progressive_until}, but must be above 0 "
+            "and at most 1"
+        )
     return MODELS[config.name](config, scale, channels, conv)
 
 
@@ -84,6 +89,8 @@ def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module
         amplification=config.amplification,
         head_activation=config.head_activation,
         image_skip=config.image_skip,
+        progressive=config.progressive,
+        progressive_until=config.progressive_until,
     )
 
 
@@ -103,6 +110,7 @@ _CHOICES = {
     "binary_attention": ("none", *ATTENTION),
     "surrogate": SURROGATES,
     "weight_scale": WEIGHT_SCALES,
+    "progressive": PROGRESSIVE,
     "head_activation": ("none", "leaky_relu"),
     "body_end": ("unit", "conv"),
     "upsampler": _UPSAMPLERS,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.nn.fence import fence
-from binsr_jax.nn.units import Progress
+from binsr_jax.nn.units import Progress, unit_progress
 from binsr_jax.ops.image import upsample_bilinear
 
 # Of the DIV2K training images, for RGB in 0..1; a network of another number of channels uses no
@@ -42,6 +42,7 @@ class EDSR(nn.Module):
         amplification: k.
         head_activation: ``"none"``, or ``"leaky_relu"`` of slope 0.1 as in the binary networks.
         image_skip: ``"none"``, or ``"bilinear"``.
+        progressive, progressive_until: how units become binary; see ``unit_progress``.
 
     Called with an image ``[B, h, w, C]`` in 0..1 it gives ``[B, scale h, scale w, C]``, not
     clipped. The two halves, ``extract`` and ``reconstruct``, are what inference runs: the second,
@@ -58,6 +59,8 @@ class EDSR(nn.Module):
     amplification: float
     head_activation: str
     image_skip: str
+    progressive: str = "none"
+    progressive_until: float = 1.0
 
     def setup(self) -> None:
         self._head = self.head(name="head")
@@ -78,9 +81,11 @@ class EDSR(nn.Module):
         if self.head_activation == "leaky_relu":
             features = nn.leaky_relu(features, 0.1)
         y = features
-        for unit in self._body:
-            y = fence(unit)(y, train, progress)
-        return fence(self._body_end)(y, train, progress) + features
+        units = [*self._body, self._body_end]
+        for i, unit in enumerate(units):
+            own = unit_progress(progress, self.progressive, self.progressive_until, i, len(units))
+            y = fence(unit)(y, train, own)
+        return y + features
 
     def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
         """The output for an image and its features; looks at a few pixels around each alone."""

@@ -4,23 +4,39 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from binsr_jax.nn.conv import uniform_fan_in
 from binsr_jax.ops.activation import rprelu
-from binsr_jax.ops.binarize import binary_conv, mean_scale, rsign
+from binsr_jax.ops.binarize import (
+    binarize_learnable,
+    binarize_mean,
+    binary_conv,
+    mean_scale,
+    rsign,
+)
+from binsr_jax.ops.conv import conv2d
 
 WEIGHT_SCALES = ("mean", "learnable")
 
 
 class RSign(nn.Module):
-    """Sign with a threshold per channel (BBCU, equation 5): ``[..., C] -> [..., C]`` of +-1."""
+    """Sign with a threshold per channel (BBCU, equation 5): ``[..., C] -> [..., C]`` of +-1.
+
+    With a ``progress`` p in 0..1 it is on its way from the hard tanh of ``u = x - threshold`` to
+    the sign, ``(1 - p) clip(u, -1, 1) + p sign(u)``, which p = 1 makes exactly +-1.
+    """
 
     surrogate: str = "parabola"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, progress: jax.Array | float | None = None) -> jax.Array:
         threshold = self.param("threshold", nn.initializers.zeros, x.shape[-1:])
-        return rsign(x, threshold, self.surrogate)
+        signs = rsign(x, threshold, self.surrogate)
+        if progress is None:
+            return signs
+        p = jnp.asarray(progress, x.dtype)
+        return (1 - p) * jnp.clip(x - threshold, -1, 1) + p * signs
 
 
 class RPReLU(nn.Module):
@@ -40,7 +56,8 @@ class RPReLU(nn.Module):
 class BinaryConv(nn.Module):
     """Convolution of signs with binary weights (BBCU, equation 7).
 
-    ``[B, H, W, I] -> [B, H, W, features]``; zero padding comes after the sign.
+    ``[B, H, W, I] -> [B, H, W, features]``; zero padding comes after the sign. An input that is not
+    all signs is convolved in floats, with ``signs=False``.
 
     ``weight_scale`` is ``"mean"``: alpha is mean |w| per output channel, without a gradient; or
     ``"learnable"``: alpha is a parameter that starts there.
@@ -52,7 +69,7 @@ class BinaryConv(nn.Module):
     weight_scale: str = "mean"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, signs: bool = True) -> jax.Array:
         if self.weight_scale not in WEIGHT_SCALES:
             raise ValueError(
                 f"no weight scale {self.weight_scale!r}: choose from {', '.join(WEIGHT_SCALES)}"
@@ -63,5 +80,10 @@ class BinaryConv(nn.Module):
         scale = None
         if self.weight_scale == "learnable":
             scale = self.param("scale", lambda _: mean_scale(kernel))
-        y = binary_conv(x, kernel, scale)
+        if signs:
+            y = binary_conv(x, kernel, scale)
+        elif scale is None:
+            y = conv2d(x, binarize_mean(kernel))
+        else:
+            y = conv2d(x, binarize_learnable(kernel, scale))
         return y + self.param("bias", init, (self.features,)) if self.use_bias else y

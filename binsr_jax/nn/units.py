@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
 from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign
@@ -23,12 +24,30 @@ class Unit(nn.Module):
     """The contract of all units: ``unit(x, train, progress) -> y``, x and y ``[B, H, W, C]``.
 
     ``train`` is a bool; ``progress`` is a float32 scalar in 0..1, how much of the training is done,
-    for schedules inside a unit. The attributes of a unit are its options: each is set from the
-    config's ``model`` field of its name.
+    for schedules inside a unit (or of the unit's own part of it: see ``unit_progress``). The
+    attributes of a unit are its options: each is set from the config's ``model`` field of its name.
     """
 
     # How many convolutions in a row the unit stands for; a block of a backbone is two.
     convolutions: ClassVar[int] = 1
+
+
+def unit_progress(
+    progress: Progress, progressive: str, until: float, index: int, count: int
+) -> Progress:
+    """How far unit ``index`` of ``count`` is on its way to signs, in 0..1.
+
+    Progressive binarisation takes the part ``until`` of the training. "together", all units are
+    ``p = min(1, progress / until)`` on their way; "in_turn", each starts when the one before has
+    arrived: ``clip(p count - index, 0, 1)``. With "none" it is the training's progress.
+    """
+    if progressive == "none":
+        return progress
+    done = progress / until
+    return jnp.clip(done * count - index if progressive == "in_turn" else done, 0.0, 1.0)
+
+
+PROGRESSIVE = ("none", "together", "in_turn")
 
 
 class ResidualBlock(Unit):
@@ -56,12 +75,11 @@ class BBCU(Unit):
 
     surrogate: str = "parabola"
     conv: Callable[..., nn.Module] = BinaryConv
+    progressive: str = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        y = RSign(self.surrogate, name="rsign")(x)
-        y = self.conv(x.shape[-1], name="conv")(y)
-        return RPReLU(name="rprelu")(y) + x
+        return _binary_branch(self, x, train, progress) + x
 
 
 class AttentionUnit(Unit):
@@ -80,12 +98,11 @@ class AttentionUnit(Unit):
     attention_hidden: int = 4
     surrogate: str = "parabola"
     conv: Callable[..., nn.Module] = BinaryConv
+    progressive: str = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        y = RSign(self.surrogate, name="rsign")(x)
-        y = self.conv(x.shape[-1], name="conv")(y)
-        y = RPReLU(name="rprelu")(y)
+        y = _binary_branch(self, x, train, progress)
         return self._branch("binary", self.binary_attention, y) + self._branch(
             "residual", self.residual_attention, x
         )
@@ -105,6 +122,22 @@ class AttentionUnit(Unit):
 
     def _scale(self, branch: str, start: float) -> jax.Array:
         return self.param(f"{branch}_scale", nn.initializers.constant(start), ())
+
+
+def _binary_branch(
+    unit: BBCU | AttentionUnit, x: jax.Array, train: bool, progress: Progress
+) -> jax.Array:
+    """``RPReLU(bconv(RSign(x)))``, with submodules of the unit.
+
+    Progressive binarisation is of training alone: what is validated and packed has signs always.
+    """
+    features = x.shape[-1]
+    rsign, conv = RSign(unit.surrogate, name="rsign"), unit.conv(features, name="conv")
+    if train and unit.progressive != "none":
+        y = conv(rsign(x, progress), signs=False)
+    else:
+        y = conv(rsign(x))
+    return RPReLU(name="rprelu")(y)
 
 
 class ConvUnit(Unit):
