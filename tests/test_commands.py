@@ -25,6 +25,8 @@ def workdir(tmp_path_factory) -> Path:
     config = default()
     config.model.update({"features": 6, "blocks": 1})
     config.data.dir = "/home/someone/pictures"
+    config.data.sources = ("folder:/home/someone/else",)
+    config.train.init_from = config.train.teacher = "/home/someone/run"
     folder = tmp_path_factory.mktemp("run")
     model = models.build(config.model, config.scale)
     state: Any = create_state(config, model, make_optimizer(config.train))

@@ -43,7 +43,9 @@ class Undecoded:
         scale: HQ sides / LQ sides.
         names: One name an image.
         decode: Index -> (lq, hq), uint8 ``[h, w, 3]`` and ``[scale h, scale w, 3]``; called from
-            threads. It returns None for an image too small to have a single LQ pixel.
+            threads. It returns None for an image too small to have a single LQ pixel, and raises
+            UserError for one that cannot be read.
+        skip_broken: Whether those that cannot be read are left out and reported.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Undecoded:
     scale: int
     names: tuple[str, ...]
     decode: Callable[[int], Pair | None]
+    skip_broken: bool = False
 
 
 class PairCache(Sequence[Pair]):
@@ -65,6 +68,7 @@ class PairCache(Sequence[Pair]):
         names: One name an image.
         sizes: Height and width of each HQ image.
         left_out: Names of images that are too small to have a single LQ pixel.
+        broken: A sentence for each image that could not be read and was skipped.
         fingerprint: Hash of all names, sizes and pixels: equal on any machine that holds the same
             images.
     """
@@ -83,6 +87,7 @@ class PairCache(Sequence[Pair]):
             self.names = tuple(str(name) for name in index["names"])
             self.sizes = tuple((int(height), int(width)) for height, width in index["sizes"])
             self.left_out = tuple(str(name) for name in index["left_out"])
+            self.broken = tuple(str(sentence) for sentence in index.get("broken", []))
             self.fingerprint = str(index["fingerprint"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"the index is not complete ({error})") from error
@@ -127,7 +132,9 @@ def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
     Raises:
         UserError: an image cannot be decoded, none is left, or the folder cannot be written.
     """
-    key = json.dumps([_VERSION, images.scale, images.origin], sort_keys=True)
+    # What was decoded with images skipped must not serve a run that refuses them.
+    tolerance = ["skip_broken"] if images.skip_broken else []
+    key = json.dumps([_VERSION, images.scale, images.origin, *tolerance], sort_keys=True)
     name = f"{images.title}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = cache_dir / name
     with contextlib.suppress(ValueError, OSError):
@@ -160,14 +167,19 @@ def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
 
 
 def _build(images: Undecoded, folder: Path) -> None:
-    names, sizes, left_out = [], [], []
+    names, sizes, left_out, broken = [], [], [], []
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([_VERSION, images.scale]).encode())
     count, start = len(images.names), time.monotonic()
     logging.info("Decoding %d images (%s) into %s.", count, images.title, folder.parent)
 
-    def decode(i: int) -> tuple[Pair, bytes] | None:
-        pair = images.decode(i)
+    def decode(i: int) -> tuple[Pair, bytes] | UserError | None:
+        try:
+            pair = images.decode(i)
+        except UserError as error:
+            if not images.skip_broken:
+                raise
+            return error
         if pair is None:
             return None
         lq, hq = map(np.ascontiguousarray, pair)
@@ -186,6 +198,9 @@ def _build(images: Undecoded, folder: Path) -> None:
             if decoded is None:
                 left_out.append(images.names[i])
                 continue
+            if isinstance(decoded, UserError):
+                broken.append(str(decoded))
+                continue
             (lq, hq), pixels = decoded
             hq_file.write(hq.data)
             lq_file.write(lq.data)
@@ -195,6 +210,8 @@ def _build(images: Undecoded, folder: Path) -> None:
         for file in (hq_file, lq_file):
             file.flush()
             os.fsync(file.fileno())  # the rename must not reach the disk before the pixels
+    if broken and not names:
+        raise UserError(f"No image of {images.title} can be used, the first for this: {broken[0]}")
     if not names:
         raise UserError(
             f"All {count} images of {images.title} are smaller than the scale {images.scale}."
@@ -205,6 +222,7 @@ def _build(images: Undecoded, folder: Path) -> None:
         "names": names,
         "sizes": sizes,
         "left_out": left_out,
+        "broken": broken,
         "fingerprint": digest.hexdigest(),
     }
     with open(folder / "index.json", "w", encoding="utf-8") as file:

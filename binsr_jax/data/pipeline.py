@@ -17,7 +17,7 @@ from absl import flags, logging
 
 from binsr_jax.config import Config
 from binsr_jax.data.cache import PairCache
-from binsr_jax.data.sources import open_source
+from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -59,7 +59,8 @@ def training_batches(
 ) -> Iterator[Iterator[Batch]]:
     """An endless iterator over training batches, as a context that stops its workers at the end.
 
-    Images are shuffled anew in every epoch, each gives one random patch (`RandomPatch`), and
+    Of several sources (`data.sources`) each has its weight's share of any run of patches. Images
+    are shuffled anew in every epoch, each gives one random patch (`RandomPatch`), and
     `config.train.batch` patches in a row are the global batch of a step. Process p of n gets its
     rows p B/n to (p + 1) B/n - 1. Images with a side shorter than the patch are skipped.
 
@@ -83,14 +84,14 @@ def training_batches(
     if start_step < 0 or not 0 <= process_index < process_count:
         raise ValueError(f"no step {start_step} for process {process_index} of {process_count}")
     _check(config, process_count)
-    source = open_source(config, "train")
-    patches = RandomPatch(source, config.data.patch, config.data.flip, config.data.rotate)
+    mixture = open_mixture(config)
+    patches = [_patches(config, source, i) for i, (source, _) in enumerate(mixture)]
+    if len(mixture) > 1:
+        mixed = grain.MapDataset.mix(patches, weights=[weight for _, weight in mixture])
+    else:
+        mixed = patches[0]
     batches = (
-        grain.MapDataset.source(_large_enough(source, config.data.patch))
-        .seed(config.seed)
-        .shuffle()
-        .repeat()
-        .random_map(patches)
+        mixed
         # Batches of consecutive patches, dealt out in turn: together they are the global batch.
         .batch(config.train.batch // process_count, drop_remainder=True)
         .slice(slice(process_index, None, process_count))
@@ -110,6 +111,18 @@ def training_batches(
         yield iterator
     finally:
         iterator.close()
+
+
+def _patches(config: Config, source: PairCache, number: int) -> grain.MapDataset:
+    """An endless sequence of random patches; every source of a mixture has its own chance."""
+    data = config.data
+    return (
+        grain.MapDataset.source(_large_enough(source, data.patch))
+        .seed((config.seed + number) % 2**32)
+        .shuffle()
+        .repeat()
+        .random_map(RandomPatch(source, data.patch, data.flip, data.rotate))
+    )
 
 
 def _to_float(batch: Batch) -> Batch:

@@ -1,7 +1,11 @@
 """Where training images come from: DIV2K through TFDS, folders, or the packaged samples."""
 
+import dataclasses
+import hashlib
 import importlib.util
 import io
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +53,9 @@ def open_source(config: Config, split: str) -> PairCache:
             f"{', '.join(SOURCES)}."
         )
     cache_dir = Path(config.data.cache_dir or "~/.cache/binsr-jax").expanduser()
-    source = open_cache(SOURCES[config.data.source](config, split), cache_dir)
+    images = SOURCES[config.data.source](config, split)
+    images = dataclasses.replace(images, skip_broken=config.data.skip_broken)
+    source = open_cache(images, cache_dir)
     if source.left_out:
         logging.warning(
             "Left out %d images smaller than the scale %d: %s.",
@@ -57,7 +63,68 @@ def open_source(config: Config, split: str) -> PairCache:
             source.scale,
             ", ".join(source.left_out),
         )
+    if source.broken:
+        logging.warning(
+            "Skipped %d of %d images that cannot be used: %s",
+            len(source.broken),
+            len(source.broken) + len(source.left_out) + len(source),
+            " ".join(source.broken),
+        )
     return source
+
+
+def open_mixture(config: Config) -> list[tuple[PairCache, float]]:
+    """The training images: one source, or several with the share that each has of a batch.
+
+    `data.sources` lists them as "SOURCE=WEIGHT" or "SOURCE:DIR=WEIGHT", such as "folder:/photos=3";
+    without a weight it is 1. Where it is empty there is the one of `data.source`.
+
+    Args:
+        config: All settings; read are `scale` and `data`.
+
+    Returns:
+        Each source with its weight; the weights add up to 1.
+
+    Raises:
+        UserError: as `open_source`, or an entry is none.
+    """
+    if not config.data.sources:
+        return [(open_source(config, "train"), 1.0)]
+    entries = [_mixed(entry) for entry in config.data.sources]
+    total = sum(weight for _, _, weight in entries)
+    mixture = []
+    for name, folder, weight in entries:
+        one = config.copy_and_resolve_references()
+        with one.unlocked():
+            one.data.source, one.data.dir = name, folder
+        mixture.append((open_source(one, "train"), weight / total))
+    return mixture
+
+
+def _mixed(entry: str) -> tuple[str, str, float]:
+    """Source, folder and weight of an entry of `data.sources`."""
+    where, equals, number = entry.rpartition("=")
+    if not equals:
+        where, number = entry, "1"
+    name, _, folder = where.partition(":")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if name not in SOURCES or not 0 < weight < math.inf:
+        raise UserError(
+            f"config.data.sources has the entry {entry!r}, but must have entries such as "
+            f"'folder:DIR=2': one of {', '.join(SOURCES)}, and a weight above 0."
+        )
+    return name, folder, weight
+
+
+def fingerprint(mixture: list[tuple[PairCache, float]]) -> str:
+    """A hash of all images and weights; of a single source, its own fingerprint."""
+    if len(mixture) == 1:
+        return mixture[0][0].fingerprint
+    parts = [[source.fingerprint, weight] for source, weight in mixture]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def _samples(config: Config, split: str) -> Undecoded:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax import __version__, models
-from binsr_jax.config import Config, config_from_json, config_to_json
+from binsr_jax.config import Config, config_from_json, config_to_json, default
 from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.ops.binarize import mean_scale
@@ -20,7 +20,14 @@ from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 
 # Fields that name folders of the machine where a network was trained; they stay there.
-_FOLDERS = (("data", "dir"), ("data", "cache_dir"), ("eval", "data_dir"))
+_FOLDERS = (
+    ("data", "dir"),
+    ("data", "sources"),
+    ("data", "cache_dir"),
+    ("train", "init_from"),
+    ("train", "teacher"),
+    ("eval", "data_dir"),
+)
 
 
 def pack_params(config: Config, params: dict[str, Any]) -> dict[str, Any]:
@@ -87,9 +94,9 @@ def from_workdir(
     with Checkpoints(Path(workdir).expanduser().absolute(), read_only=True) as checkpoints:
         data, score = checkpoints.data(step), checkpoints.score(step)
     scored = score is not None and math.isfinite(score)  # a perfect score has no place in JSON
-    settings = config_to_json(config)
+    settings, defaults = config_to_json(config), config_to_json(default())
     for section, field in _FOLDERS:
-        settings[section][field] = ""
+        settings[section][field] = defaults[section][field]
     provenance = {
         "steps": step,
         "source": config.data.source,

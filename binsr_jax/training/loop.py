@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
-from binsr_jax.data.sources import open_source
+from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import (
@@ -90,7 +90,7 @@ class _Run:
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
         # Decodes the images where that was not done before, so that no step waits for it.
-        self._data = open_source(config, "train").fingerprint
+        self._data = fingerprint(open_mixture(config))
         optimizer = make_optimizer(config.train)
         self._step = make_step(config, model, optimizer, mesh)
         self._teacher = make_teacher(config, mesh) if config.train.teacher else None
