@@ -46,11 +46,12 @@ class Journal:
         self._path = workdir / "log.jsonl"
         self._bar: tqdm | None = None
         self._rows: list[dict[str, Any]] = []
+        self._signs: dict[str, np.ndarray] = {}  # of latent weights, packed into bits
         self.restart_clock(start)
         if not active:
             return
         with writing_to(workdir):
-            self._rows = [row for row in _read_rows(self._path) if row["step"] <= start]
+            self._rows = [row for row in read_log(self._path) if row["step"] <= start]
             replace_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
             self._board = _Board(workdir / "tensorboard", start)
         if sys.stderr.isatty():
@@ -125,6 +126,31 @@ class Journal:
         listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.say(f"step {step}/{self._steps}: {listed}")
 
+    def latent_weights(self, step: int, kernels: dict[str, np.ndarray]) -> None:
+        """Shows TensorBoard latent binary weights and how many of their signs have flipped.
+
+        The share of flips is of the signs of a layer, since this was called before; the first call
+        of a process has none to show.
+
+        Args:
+            step: How many steps are done.
+            kernels: Latent weights by layer.
+        """
+        if not self._active:
+            return
+        with writing_to(self._workdir):
+            for name, kernel in kernels.items():
+                values = summary.histogram(f"latent/{name}", kernel, bins="auto", max_bins=64)
+                self._board.add(values, step)
+        signs = {name: np.packbits(kernel > 0) for name, kernel in kernels.items()}
+        flips = {
+            name: float(np.bitwise_count(bits ^ self._signs[name]).sum() / kernels[name].size)
+            for name, bits in signs.items()
+            if name in self._signs
+        }
+        self._signs = signs
+        self._scalars("sign_flips", flips, step)
+
     def _scalars(self, group: str, values: dict[str, Any], step: int) -> None:
         if self._active:
             with writing_to(self._workdir):
@@ -163,8 +189,8 @@ class _Board:
         self._file.close()
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; the last one is dropped if the process died while writing it."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``log.jsonl``; lines that are none, as a killed process leaves, are dropped."""
     rows = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

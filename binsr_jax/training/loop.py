@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from binsr_jax import models
@@ -93,6 +94,8 @@ class _Run:
         self._data = fingerprint(open_mixture(config))
         optimizer = make_optimizer(config.train)
         self._step = make_step(config, model, optimizer, mesh)
+        channels = task_of(config).channels
+        self._latent = models.binary_kernels(config.model, config.scale, channels)
         self._teacher = make_teacher(config, mesh) if config.train.teacher else None
         initial = functools.partial(create_state, config, model, optimizer)
         latest = checkpoints.latest_step()
@@ -213,6 +216,10 @@ class _Run:
             with stop.interrupting():
                 scores, pictures = self._validate(variables, step)
             journal.scores(step, scores, pictures)
+            params: Any = flatten_dict(jax.tree.map(np.asarray, self._state.params))
+            journal.latent_weights(
+                step, {"/".join(path[:-1]): params[path] for path in sorted(self._latent)}
+            )
             score = scores[f"{self._config.eval.sets[0]}/psnr"]
         if jax.process_count() > 1:
             score = float(multihost_utils.broadcast_one_to_all(np.float32(score)))
