@@ -94,8 +94,6 @@ class _Run:
         self._data = fingerprint(open_mixture(config))
         optimizer = make_optimizer(config.train)
         self._step = make_step(config, model, optimizer, mesh)
-        channels = task_of(config).channels
-        self._latent = models.binary_kernels(config.model, config.scale, channels)
         self._teacher = make_teacher(config, mesh) if config.train.teacher else None
         initial = functools.partial(create_state, config, model, optimizer)
         latest = checkpoints.latest_step()
@@ -216,14 +214,18 @@ class _Run:
             with stop.interrupting():
                 scores, pictures = self._validate(variables, step)
             journal.scores(step, scores, pictures)
-            params: Any = flatten_dict(jax.tree.map(np.asarray, self._state.params))
-            journal.latent_weights(
-                step, {"/".join(path[:-1]): params[path] for path in sorted(self._latent)}
-            )
+            journal.latent_weights(step, self._latent_weights())
             score = scores[f"{self._config.eval.sets[0]}/psnr"]
         if jax.process_count() > 1:
             score = float(multihost_utils.broadcast_one_to_all(np.float32(score)))
         return score
+
+    def _latent_weights(self) -> dict[str, np.ndarray]:
+        """The latent weights of the binary convolutions, by layer."""
+        config = self._config
+        names = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+        params: Any = flatten_dict(self._state.params)
+        return {"/".join(path[:-1]): np.asarray(params[path]) for path in sorted(names)}
 
     def _check_losses(self, step: int) -> None:
         """Looks at the losses of the steps since the last look, before anything is saved.

@@ -70,7 +70,9 @@ def make_step(
     """
     loss_of = make_loss(config.train)
     schedule = learning_rate(config.train)
-    latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+    latent: frozenset[tuple[str, ...]] = frozenset()
+    if config.train.clip_weights:
+        latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
     by_hand = config.parallel == "pmap"
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -96,7 +98,7 @@ def make_step(
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             rate = jnp.asarray(schedule(state.step), jnp.float32)
         params = optax.apply_updates(state.params, updates)
-        if config.train.clip_weights:
+        if latent:
             params = _clip(params, latent)
         ema = state.ema
         if ema is not None:

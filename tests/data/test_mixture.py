@@ -84,7 +84,7 @@ def test_broken_images_are_refused_or_skipped_and_reported(config, tmp_path, cap
     config.data.skip_broken = True
     for _ in range(2):  # decoded, and from the cache
         caplog.clear()
-        with caplog.at_level(logging.WARNING):
+        with caplog.at_level(logging.WARNING, logger="absl"):
             source = open_source(config, "train")
         assert source.names == ("0.png", "1.png", "2.png", "4.png")
         assert "Skipped 2 of 6 images" in caplog.text

@@ -86,7 +86,8 @@ def test_what_a_work_dir_holds_at_the_end(tiny, tmp_path):
     assert load_model(tmp_path, "latest")[3] == 4
     (board,) = (tmp_path / "tensorboard").iterdir()
     content = board.read_bytes()
-    for name in (b"train/loss", b"eval/samples/psnr", b"samples/one"):
+    latent = (b"latent/body_0/conv", b"sign_flips/body_0/conv")
+    for name in (b"train/loss", b"eval/samples/psnr", b"samples/one", *latent):
         assert name in content
 
 

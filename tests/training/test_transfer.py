@@ -54,7 +54,7 @@ def _taken(fresh, started):
 def test_the_same_network_gives_every_parameter(tiny, trained, caplog):
     workdir = trained("same")
     config = tiny(**{"train.init_from": workdir, "train.ema": 0.9})
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         state = initialised(_state(config), config)
     jax.tree.map(np.testing.assert_array_equal, state.params, load_model(workdir)[2]["params"])
     jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
@@ -69,7 +69,7 @@ def test_another_scale_gives_all_but_the_upsampling_that_differs(
 ):
     config = tiny(**{"train.init_from": trained("x2"), "scale": scale, "data.patch": 12})
     fresh = _state(config)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         taken = _taken(fresh, initialised(fresh, config))
     assert {"head/kernel", "body_1/conv/kernel", "tail/bias"} <= taken
     assert ("upsampler_0/conv/kernel" in taken) == shared
