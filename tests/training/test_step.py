@@ -111,9 +111,8 @@ def test_latent_weights_are_clipped_and_nothing_else(tiny, unit):
     ("unit", "parallel", "devices"),
     [
         ("residual", "mesh", 8),
-        ("attention", "mesh", 2),
-        ("attention", "mesh", 8),
-        ("attention", "pmap", 8),
+        *(("attention", "mesh", devices) for devices in (2, 4, 8)),
+        *(("attention", "pmap", devices) for devices in (1, 2, 4, 8)),
     ],
 )
 def test_devices_share_a_batch_with_equal_results(tiny, unit, parallel, devices):
