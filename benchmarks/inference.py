@@ -101,12 +101,12 @@ def main() -> None:
         print_table(["side", "peak, MB", "of it since the libraries were loaded, MB"], rows)
 
 
-def run_job(job: dict[str, Any], threads: int) -> dict[str, Any]:
+def run_job(job: dict[str, Any], threads: int, script: str = __file__) -> dict[str, Any]:
     """Runs a job in a process of its own that may use some CPUs alone, and returns its result."""
     cpus = sorted(os.sched_getaffinity(0))[:threads]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
     done = subprocess.run(
-        [sys.executable, __file__, "--job", json.dumps(job)],
+        [sys.executable, script, "--job", json.dumps(job)],
         env=environment,
         stdout=subprocess.PIPE,
         check=True,
