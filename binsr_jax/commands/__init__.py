@@ -50,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparser.description = module.__doc__
             module.add_arguments(subparser)
     args = parser.parse_args(argv)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells much that is no user's concern
     assert module is not None  # the parser has ended the program if there is no such command
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)  # Orbax tells much that is no user's concern
     try:
         return module.run(args) or 0
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
     except KeyboardInterrupt:
         print("error: Interrupted.", file=sys.stderr)
+    finally:
+        log.setLevel(level)
     return 1
