@@ -68,47 +68,38 @@ _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _gradient_by_hand(x: jax.Array, kernel: jax.Array, dy: jax.Array):
-    """Both gradients as XLA's CPU backend computes them well.
+    """Both gradients as matrix products with the same windows of dy.
 
-        dx[p] = sum_t dy[p - t] kernel[t]^T,    dkernel[t] = sum_p x[p + t]^T dy[p]
+        dx[p] = sum_t dy[p - t] kernel[t]^T,    dkernel[t] = sum_p x[p]^T dy[p - t]
 
-    for pixels p and taps t, counted from the middle of the kernel. The first is a convolution with
-    the flipped kernel, the second a matrix product with the windows of x; or, where they are
-    smaller, of dy, which gives the flipped and transposed gradient.
+    for pixels p and taps t. The windows (im2col) of a strip of rows are made at a time, which
+    bounds the memory; strips run along the height so that a batch sharded over devices stays
+    where it is.
     """
-    dx = _convolve(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    sides = kernel.shape[:2]
-    if x.shape[3] <= dy.shape[3]:
-        return dx, _correlate(x, dy, *sides)
-    return dx, jnp.flip(_correlate(dy, x, *sides), (0, 1)).swapaxes(2, 3)
-
-
-def _correlate(a: jax.Array, b: jax.Array, kh: int, kw: int) -> jax.Array:
-    """``sum_p a[p + t]^T b[p]`` for every tap t: ``[B, H, W, I], [B, H, W, O] -> [kh, kw, I, O]``.
-
-    The windows (im2col) of a, channels before pixels so that whole rows are copied, are made for a
-    strip of rows at a time, which bounds the memory; strips run along the height so that a batch
-    sharded over devices stays where it is.
-    """
-    batch, height, width, inputs = a.shape
-    taps = kh * kw * inputs
-    # Strips of about equal height.
-    rows = -(-height // -(-4 * batch * height * width * taps // _STRIP_BYTES))
+    kh, kw, inputs, outputs = kernel.shape
+    batch, height, width, _ = x.shape
+    taps = kh * kw * outputs
+    rows = max(1, min(height, _STRIP_BYTES // (4 * batch * width * taps)))
     strips = -(-height // rows)
     # Rows of zeros below the image fill the last strip.
     below = strips * rows - height
-    margins = ((kh // 2, kh // 2 + below), (kw // 2, kw // 2))
-    a = jnp.pad(a.transpose(3, 0, 1, 2), ((0, 0), (0, 0), *margins))
-    b = jnp.pad(b, ((0, 0), (0, below), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, below), (0, 0), (0, 0)))
+    dy = jnp.pad(dy, ((0, 0), (kh // 2, kh // 2 + below), (kw // 2, kw // 2), (0, 0)))
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3).reshape(taps, inputs)
 
-    def add_strip(total: jax.Array, top: jax.Array):
-        a_strip = lax.dynamic_slice_in_dim(a, top, rows + kh - 1, axis=2)
-        b_strip = lax.dynamic_slice_in_dim(b, top, rows, axis=1)
+    def add_strip(gradients: tuple[jax.Array, jax.Array], top: jax.Array):
+        dx, dflipped = gradients
+        dy_strip = lax.dynamic_slice_in_dim(dy, top, rows + kh - 1, axis=1)
         windows = jnp.concatenate(
-            [a_strip[:, :, i : i + rows, j : j + width] for i in range(kh) for j in range(kw)]
-        )
-        return total + jnp.tensordot(windows, b_strip, ((1, 2, 3), (0, 1, 2))), None
+            [dy_strip[:, i : i + rows, j : j + width] for i in range(kh) for j in range(kw)],
+            axis=-1,
+        ).reshape(-1, taps)
+        x_strip = lax.dynamic_slice_in_dim(x, top, rows, axis=1)
+        dx_strip = (windows @ flipped).reshape(x_strip.shape)
+        dx = lax.dynamic_update_slice_in_dim(dx, dx_strip, top, axis=1)
+        return (dx, dflipped + x_strip.reshape(-1, inputs).T @ windows), None
 
-    start = jnp.zeros((taps, b.shape[3]), b.dtype)
-    total, _ = lax.scan(add_strip, start, jnp.arange(strips) * rows)
-    return total.reshape(kh, kw, inputs, -1)
+    start = jnp.zeros_like(x), jnp.zeros((inputs, taps), x.dtype)
+    (dx, dflipped), _ = lax.scan(add_strip, start, jnp.arange(strips) * rows)
+    dkernel = jnp.flip(dflipped.T.reshape(kh, kw, outputs, inputs), (0, 1)).swapaxes(2, 3)
+    return dx[:, :height], dkernel
