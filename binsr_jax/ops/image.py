@@ -109,11 +109,9 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     Raises:
       ValueError: x has not four axes, or its channels are no multiple of r^2.
     """
-    B, H, W, channels = _check_batch(x, factor)
-    if channels % factor**2:
-        raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
-    x = x.reshape(B, H, W, channels // factor**2, factor, factor)
-    return x.transpose(0, 1, 4, 2, 5, 3).reshape(B, H * factor, W * factor, channels // factor**2)
+    B, H, W, C = _check_shuffle(x, factor)
+    x = x.reshape(B, H, W, C, factor, factor)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(B, H * factor, W * factor, C)
 
 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
@@ -131,11 +129,9 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     Raises:
       ValueError: x has not four axes, or its channels are no multiple of r^2.
     """
-    B, H, W, channels = _check_batch(x, factor)
-    if channels % factor**2:
-        raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
-    x = x.reshape(B, H, W, factor, factor, channels // factor**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, H * factor, W * factor, channels // factor**2)
+    B, H, W, C = _check_shuffle(x, factor)
+    x = x.reshape(B, H, W, factor, factor, C)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, H * factor, W * factor, C)
 
 
 def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
@@ -199,6 +195,14 @@ def _check_resize(image: np.ndarray, scale: float, edge: str) -> None:
         raise ValueError(f"resizing takes a positive scale, not {scale}")
     if edge not in ("mirror", "clamp"):
         raise ValueError(f"resizing knows the edges 'mirror' and 'clamp', not {edge!r}")
+
+
+def _check_shuffle(x: jax.Array, factor: int) -> tuple[int, int, int, int]:
+    """B, H, W and C of a batch ``[B, H, W, C factor^2]`` whose channels move into space."""
+    B, H, W, channels = _check_batch(x, factor)
+    if channels % factor**2:
+        raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
+    return B, H, W, channels // factor**2
 
 
 def _check_batch(x: jax.Array, factor: int) -> tuple[int, int, int, int]:
