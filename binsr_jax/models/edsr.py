@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from binsr_jax.nn.fence import fence
+from binsr_jax.nn.fence import chain
 from binsr_jax.nn.units import Progress, unit_progress
 from binsr_jax.ops.image import upsample_bilinear
 
@@ -43,6 +43,7 @@ class EDSR(nn.Module):
         head_activation: ``"none"``, or ``"leaky_relu"`` of slope 0.1 as in the binary networks.
         image_skip: ``"none"``, or ``"bilinear"``.
         progressive, progressive_until: how units become binary; see ``unit_progress``.
+        scan: works equal units in a loop; see ``binsr_jax.nn.fence.chain``.
 
     Called with an image ``[B, h, w, C]`` in 0..1 it gives ``[B, scale h, scale w, C]``, not
     clipped. The two halves, ``extract`` and ``reconstruct``, are what inference runs: the second,
@@ -61,6 +62,7 @@ class EDSR(nn.Module):
     image_skip: str
     progressive: str = "none"
     progressive_until: float = 1.0
+    scan: bool = False
 
     def setup(self) -> None:
         self._head = self.head(name="head")
@@ -80,12 +82,12 @@ class EDSR(nn.Module):
         features = self._head(self.amplification * (x - _mean(x)))
         if self.head_activation == "leaky_relu":
             features = nn.leaky_relu(features, 0.1)
-        y = features
         units = [*self._body, self._body_end]
-        for i, unit in enumerate(units):
-            own = unit_progress(progress, self.progressive, self.progressive_until, i, len(units))
-            y = fence(unit)(y, train, own)
-        return y + features
+        own = [
+            unit_progress(progress, self.progressive, self.progressive_until, i, len(units))
+            for i in range(len(units))
+        ]
+        return chain(units, features, train, own, self.scan) + features
 
     def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
         """The output for an image and its features; looks at a few pixels around each alone."""

@@ -4,17 +4,51 @@ XLA's fusion on CPU computes the producers of a residual sum again in every unit
 the time of a chain grows with the square of its depth. It stops at a function that is not inlined.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from binsr_jax.nn.attention import POOLED
+
+UNIT_INPUT = "unit_input"  # the name by which ``jax.checkpoint`` knows the input of a unit
+
+
+def chain(
+    units: Sequence[nn.Module],
+    x: jax.Array,
+    train: bool = False,
+    progress: Sequence[jax.Array | float] | None = None,
+    scan: bool = False,
+) -> jax.Array:
+    """Calls units in a row, each behind its fence: ``unit_n(... unit_1(x))``.
+
+    Args:
+        units: made inside the module that calls this, see ``fence``.
+        x: ``[B, H, W, C]``.
+        train: whether they are trained.
+        progress: of each unit; 0 if left out.
+        scan: works runs of equal units as one ``lax.scan`` over their variables, which are stacked
+            for it and stay what they are. A program then holds a unit once, whatever the depth,
+            which compiles sooner; but on CPU loops are slow.
+    """
+    progress = [0.0] * len(units) if progress is None else progress
+    pairs = zip(units, progress, strict=True)
+    for _, run in groupby(pairs, lambda pair: (_placeless(pair[0]), _shapes(pair[0]))):
+        alike, own = zip(*run, strict=True)
+        if scan and len(alike) > 1 and not alike[0].is_initializing():
+            x = _scanned(alike, x, train, own)
+            continue
+        for unit, p in zip(alike, own, strict=True):
+            x = fence(unit)(x, train, p)
+    return x
 
 
 def fence(unit: nn.Module) -> Callable[..., jax.Array]:
@@ -33,19 +67,51 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
     def call(x: jax.Array, train: bool = False, progress: jax.Array | float = 0.0) -> jax.Array:
         if unit.is_initializing():
             return unit(x, train, progress)
-        variables = dict(unit.variables)
-        collections = sorted({"intermediates", POOLED, *variables})
-        mutable = tuple(name for name in collections if unit.is_mutable_collection(name))
-        # Without its place in the network a unit equals its neighbours, and shares their function.
-        placeless = unit.clone(parent=None, name=None)
-        inputs = variables, x, jnp.asarray(progress, jnp.float32)
-        y, updates = cast(tuple[jax.Array, Any], _fenced(placeless, train, mutable, *inputs))
-        for collection, values in updates.items():
-            for name, value in values.items():
-                unit.put_variable(collection, name, value)
+        y, updates = _call(unit, train, dict(unit.variables), x, progress)
+        _put(unit, updates)
         return y
 
     return call
+
+
+def _scanned(
+    units: Sequence[nn.Module], x: jax.Array, train: bool, progress: Sequence[jax.Array | float]
+) -> jax.Array:
+    """``chain`` of equal units, as one loop."""
+
+    def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        return _call(units[0], train, inputs[0], x, inputs[1])
+
+    variables = [dict(unit.variables) for unit in units]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
+    own = jnp.stack([jnp.asarray(p, jnp.float32) for p in progress])
+    y, updates = lax.scan(body, x, (stacked, own))
+    for i, unit in enumerate(units):
+        _put(unit, jax.tree.map(lambda leaf, i=i: leaf[i], updates))
+    return y
+
+
+def _call(unit: nn.Module, train: bool, variables: Any, x: jax.Array, progress: Any) -> Any:
+    """``y, updates`` of a unit with these variables."""
+    collections = sorted({"intermediates", POOLED, *variables})
+    mutable = tuple(name for name in collections if unit.is_mutable_collection(name))
+    inputs = variables, checkpoint_name(x, UNIT_INPUT), jnp.asarray(progress, jnp.float32)
+    return cast(tuple[jax.Array, Any], _fenced(_placeless(unit), train, mutable, *inputs))
+
+
+def _placeless(unit: nn.Module) -> nn.Module:
+    """Without its place in the network a unit equals its neighbours, and shares their function."""
+    return unit.clone(parent=None, name=None)
+
+
+def _shapes(unit: nn.Module) -> Any:
+    return jax.tree.map(jnp.shape, dict(unit.variables))
+
+
+def _put(unit: nn.Module, updates: Any) -> None:
+    for collection, values in updates.items():
+        for name, value in values.items():
+            unit.put_variable(collection, name, value)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

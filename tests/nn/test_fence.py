@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from binsr_jax.nn.fence import fence
+from binsr_jax.nn.fence import chain
 from binsr_jax.nn.units import UNITS, AttentionUnit
 
 
@@ -25,16 +25,22 @@ class Scaled(nn.Module):
 
 
 class Chain(nn.Module):
-    """Three units of one kind in a row."""
+    """Units of one kind in a row, the last of them another if asked; each at its own progress."""
 
     unit: type[nn.Module]
     fenced: bool
+    scan: bool = False
+    last: type[nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x, train=False, progress=0.0):
-        for i in range(3):
-            unit = self.unit(name=f"body_{i}")
-            x = (fence(unit) if self.fenced else unit)(x, train, progress)
+        units = [self.unit(name=f"body_{i}") for i in range(3)]
+        units += [] if self.last is None else [self.last(name="last")]
+        own = [progress * (i + 1) for i in range(len(units))]
+        if self.fenced:
+            return chain(units, x, train, own, self.scan)
+        for unit, p in zip(units, own, strict=True):
+            x = unit(x, train, p)
         return x
 
 
@@ -90,12 +96,28 @@ def test_fence_changes_nothing(unit):
     _assert_close(step(fenced, variables, x, progress), step(plain, variables, x, progress))
 
 
+@pytest.mark.parametrize("unit", ["scaled", "attention everywhere"])
+def test_a_loop_over_equal_units_changes_nothing(unit):
+    x, progress = _image(), jnp.float32(0.3)
+    plain, scanned = (Chain(ALL_UNITS[unit], f, f, last=UNITS["bbcu"]) for f in (False, True))
+    variables = _variables(plain, x)
+    _assert_close(_variables(scanned, x), variables)
+    step = jax.jit(_loss_and_gradients, static_argnums=0)
+    _assert_close(step(scanned, variables, x, progress), step(plain, variables, x, progress))
+    loops = [
+        sum(eqn.primitive.name == "scan" for eqn in jax.make_jaxpr(c.apply)(variables, x).eqns)
+        for c in (plain, scanned)
+    ]
+    assert loops == [0, 1]
+
+
 def test_fence_passes_on_what_is_sown():
     x = _image()
     variables = _variables(Chain(Scaled, False), x)
     _, plain = Chain(Scaled, False).apply(variables, x, mutable=["intermediates"])
-    _, fenced = Chain(Scaled, True).apply(variables, x, mutable=["intermediates"])
-    _assert_close(fenced, plain)
+    for scan in (False, True):
+        _, fenced = Chain(Scaled, True, scan).apply(variables, x, mutable=["intermediates"])
+        _assert_close(fenced, plain)
 
 
 def test_equal_units_share_one_function():
