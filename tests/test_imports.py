@@ -13,6 +13,7 @@ OPEN_TO_ALL = {"config", "errors", "__version__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
+    "recipes": set(),
     "ops": set(),
     "nn": {"ops"},
     "models": {"nn", "ops"},
