@@ -17,7 +17,7 @@ def default() -> Config:
     config = ConfigDict()
     config.seed = 0  # of parameters and of the input sequence
     config.task = "sr"  # a key of binsr_jax.tasks.TASKS
-    config.scale = 2  # upscaling factor
+    config.scale = 2  # upscaling factor; 1 where the task does not enlarge
     config.devices = 0  # how many devices share a batch; 0 means all there are
     config.parallel = "mesh"  # mesh (jax.jit over a device mesh) or pmap
 
@@ -46,6 +46,11 @@ def default() -> Config:
     config.data.sources = ()  # several instead: ("folder:DIR=3", "samples=1"), mixed by weight
     config.data.skip_broken = False  # leave out images that cannot be read, instead of refusing
     config.data.patch = 64  # side of an HR training patch, a multiple of the scale
+    config.data.sigma = (
+        0.0,
+        75.0,
+    )  # denoise: range of the noise's standard deviation, of 255
+    config.data.quality = (0, 50)  # jpeg: range of the compression's quality, ends included
     config.data.flip = True  # random horizontal flips
     config.data.rotate = True  # random rotations by 90 degrees
     config.data.workers = 0  # processes that prepare batches; 0 prepares them in a thread
@@ -79,6 +84,7 @@ def default() -> Config:
     config.eval = ConfigDict()
     config.eval.every = 1000  # steps between validations; the last step is always validated
     config.eval.sets = ("samples",)  # sets to score; samples: the packaged ones
+    config.eval.levels = ()  # sigmas or qualities to score at; () means those of the task's papers
     config.eval.data_dir = ""  # folder of the other sets; "" means $BINSR_DATA
     return config
 
@@ -122,6 +128,15 @@ def config_from_json(values: dict[str, Any]) -> Config:
     return config.lock()
 
 
+# What tuples hold: the first type, and others that become it. Texts, unless they are named here.
+_ELEMENTS: dict[str, tuple[type, ...]] = {
+    "data.sigma": (float, int),
+    "data.quality": (int,),
+    "train.milestones": (int,),
+    "eval.levels": (int,),
+}
+
+
 def _fill(target: Config, values: dict[str, Any], prefix: str) -> None:
     for key, value in values.items():
         if key not in target:
@@ -130,10 +145,10 @@ def _fill(target: Config, values: dict[str, Any], prefix: str) -> None:
         if isinstance(known, ConfigDict) and isinstance(value, dict):
             _fill(known, value, f"{prefix}{key}.")
         elif isinstance(known, tuple) and isinstance(value, list):
-            kind = type(known[0]) if known else str
-            if not all(type(element) is kind for element in value):
+            kinds = _ELEMENTS.get(prefix + key, (str,))
+            if not all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
                 raise _unknown_field(prefix + key, value)
-            target[key] = tuple(value)
+            target[key] = tuple(kinds[0](element) for element in value)
         elif type(value) is type(known):
             target[key] = value
         elif type(known) is float and type(value) is int and abs(value) < 2**53:

@@ -14,10 +14,16 @@ class Task:
     Attributes:
         name: What the tables call it, such as "SR x2".
         scale: How many times larger the output is than the input.
-        channels: Image channels, 3 for RGB.
+        channels: Image channels, 3 for RGB, 1 for grey or luma.
         border: Pixels left out on each side before an image is scored.
-        luma: Whether scores are taken on the Y channel (of MATLAB's rgb2ycbcr) or on all of RGB.
+        luma: Whether scores are taken on the Y channel (of MATLAB's rgb2ycbcr) of RGB images, or on
+            all channels that there are.
         sets: Benchmark sets that its papers report, in their order.
+        degradation: What makes the input of an image: a key of
+            ``data.degradations.DEGRADATIONS``. Tables call the input so, too.
+        levels: How strongly a benchmark's images are degraded, once for each of these: standard
+            deviations of noise, or JPEG qualities. Empty where there is only one way.
+        scores: What is measured: keys of ``evaluation.metrics.SCORES``.
     """
 
     name: str
@@ -26,11 +32,19 @@ class Task:
     border: int
     luma: bool
     sets: tuple[str, ...]
+    degradation: str = "bicubic"
+    levels: tuple[int, ...] = ()
+    scores: tuple[str, ...] = ("psnr", "ssim")
 
     @property
     def protocol(self) -> str:
         """The scoring rule in words, printed beside every number: "Y, border 2"."""
-        return f"{'Y' if self.luma else 'RGB'}, border {self.border}"
+        pixels = "RGB" if self.channels == 3 and not self.luma else "Y"
+        return f"{pixels}, border {self.border}"
+
+    def scored_sets(self, name: str) -> tuple[str, ...]:
+        """What a benchmark set is called in scores: one name for each level, "CBSD68-15"."""
+        return tuple(f"{name}-{level}" for level in self.levels) or (name,)
 
 
 _SCALES = (2, 3, 4)
@@ -40,6 +54,11 @@ def _super_resolution(config: Config) -> Task:
     if config.scale not in _SCALES:
         raise UserError(
             f"config.scale is {config.scale}, but super-resolution works at scale 2, 3 or 4."
+        )
+    if config.eval.levels:
+        raise UserError(
+            f"config.eval.levels is {config.eval.levels}, but super-resolution has no levels: "
+            "leave it empty."
         )
     return Task(
         name=f"SR x{config.scale}",
@@ -51,14 +70,67 @@ def _super_resolution(config: Config) -> Task:
     )
 
 
-TASKS: dict[str, Callable[[Config], Task]] = {"sr": _super_resolution}
+def _denoising(config: Config) -> Task:
+    _require_scale_1(config)
+    return Task(
+        name="Colour denoising",
+        scale=1,
+        channels=3,
+        border=0,
+        luma=False,
+        sets=("CBSD68", "Kodak24", "McMaster", "Urban100"),
+        degradation="noise",
+        levels=_levels(config, (15, 25, 50), 255),
+    )
+
+
+def _jpeg(config: Config) -> Task:
+    _require_scale_1(config)
+    return Task(
+        name="JPEG artifact reduction",
+        scale=1,
+        channels=1,
+        border=0,
+        luma=False,
+        sets=("LIVE1", "Classic5"),
+        degradation="jpeg",
+        levels=_levels(config, (10, 20, 30, 40), 100),
+        scores=("psnr", "ssim", "psnrb"),
+    )
+
+
+def _require_scale_1(config: Config) -> None:
+    if config.scale != 1:
+        raise UserError(
+            f"config.scale is {config.scale}, but the task {config.task} does not enlarge: set it "
+            "to 1."
+        )
+
+
+def _levels(config: Config, usual: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """The levels that a config asks for, or the usual ones."""
+    levels = tuple(config.eval.levels)
+    if any(type(level) is not int or not 1 <= level <= most for level in levels):
+        raise UserError(
+            f"config.eval.levels is {levels}, but must hold whole numbers in 1..{most}, such as "
+            f"{usual}."
+        )
+    return levels or usual
+
+
+TASKS: dict[str, Callable[[Config], Task]] = {
+    "sr": _super_resolution,
+    "denoise": _denoising,
+    "jpeg": _jpeg,
+}
 
 
 def task_of(config: Config) -> Task:
     """The task that a config names.
 
     Raises:
-        UserError: `config.task` is not a key of `TASKS`, or the task has no such `config.scale`.
+        UserError: `config.task` is not a key of `TASKS`, or the task has no such `config.scale` or
+            `config.eval.levels`.
     """
     if config.task not in TASKS:
         raise UserError(f"config.task is {config.task!r}, but must be one of: {', '.join(TASKS)}.")

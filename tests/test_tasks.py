@@ -41,5 +41,53 @@ def test_scale_that_does_not_exist_names_the_right_ones(scale):
 def test_unknown_task_names_the_right_ones():
     config = config_module.default()
     config.task = "srr"
-    with pytest.raises(UserError, match=r"config.task is 'srr', .*: sr"):
+    with pytest.raises(UserError, match=r"config.task is 'srr', .*: sr, denoise, jpeg"):
         task_of(config)
+
+
+def _config(task, **fields):
+    config = config_module.default()
+    config.task, config.scale = task, 1
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def test_denoising_is_scored_on_rgb_at_three_levels():
+    task = task_of(_config("denoise"))
+    assert (task.scale, task.channels, task.degradation) == (1, 3, "noise")
+    assert task.protocol == "RGB, border 0"
+    assert task.levels == (15, 25, 50)
+    assert task.scores == ("psnr", "ssim")
+    assert {"CBSD68", "Kodak24", "McMaster", "Urban100"} <= set(task.sets)
+
+
+def test_jpeg_is_scored_on_luma_at_four_levels():
+    task = task_of(_config("jpeg"))
+    assert (task.scale, task.channels, task.degradation) == (1, 1, "jpeg")
+    assert task.protocol == "Y, border 0"
+    assert task.levels == (10, 20, 30, 40)
+    assert task.scores == ("psnr", "ssim", "psnrb")
+    assert set(task.sets) == {"LIVE1", "Classic5"}
+
+
+def test_levels_can_be_chosen_and_are_part_of_the_names_of_scores():
+    task = task_of(_config("denoise", **{"eval.levels": (30, 5)}))
+    assert task.levels == (30, 5)
+    assert task.scored_sets("Kodak24@500") == ("Kodak24@500-30", "Kodak24@500-5")
+    assert task_of(config_module.default()).scored_sets("Set5") == ("Set5",)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "sentence"),
+    [
+        ("denoise", {"scale": 2}, r"config.scale is 2, .*denoise does not enlarge: set it to 1"),
+        ("jpeg", {"scale": 4}, r"config.scale is 4, .*jpeg"),
+        ("denoise", {"eval.levels": (0,)}, r"eval.levels is \(0,\), .*1\.\.255"),
+        ("jpeg", {"eval.levels": (10, 101)}, r"eval.levels .*1\.\.100"),
+        ("jpeg", {"eval.levels": (10.5,)}, r"whole numbers"),
+        ("sr", {"scale": 2, "eval.levels": (10,)}, r"super-resolution has no levels"),
+    ],
+)
+def test_tasks_that_cannot_be(task, fields, sentence):
+    with pytest.raises(UserError, match=sentence):
+        task_of(_config(task, **fields))

@@ -1,8 +1,9 @@
 """Decoded image pairs on disk: decoded once, memory-mapped ever after.
 
 A cache is a folder with three files: ``hq.bin`` and ``lq.bin`` hold the pixels of all images one
-after the other, ``index.json`` their names and sizes. Decoding a 2040x1404 PNG takes 66 ms, reading
-a patch from the mapped file microseconds. A cache folder may be deleted at any time.
+after the other (``lq.bin`` none, where images are degraded later), ``index.json`` their names and
+sizes. Decoding a 2040x1404 PNG takes 66 ms, reading a patch from the mapped file microseconds. A
+cache folder may be deleted at any time.
 """
 
 import contextlib
@@ -23,12 +24,12 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from binsr_jax.data.degradations import Pair
 from binsr_jax.errors import UserError
 
 _VERSION = 1  # of the files' layout and of the way that pairs are made
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
 
-Pair = tuple[np.ndarray, np.ndarray]
 T = TypeVar("T")
 
 
@@ -42,10 +43,13 @@ class Undecoded:
             cache is found by it.
         scale: HQ sides / LQ sides.
         names: One name an image.
-        decode: Index -> (lq, hq), uint8 ``[h, w, 3]`` and ``[scale h, scale w, 3]``; called from
+        decode: Index -> (lq, hq), uint8 ``[h, w, C]`` and ``[scale h, scale w, C]``; called from
             threads. It returns None for an image too small to have a single LQ pixel, and raises
             UserError for one that cannot be read.
         skip_broken: Whether those that cannot be read are left out and reported.
+        channels: Of the images: 3 for RGB, 1 for grey.
+        degraded: Whether an image has an LQ image beside it. If not, its LQ image is the HQ image
+            itself, which is kept once: patches of it are degraded later. The scale is 1 then.
     """
 
     title: str
@@ -54,17 +58,21 @@ class Undecoded:
     names: tuple[str, ...]
     decode: Callable[[int], Pair | None]
     skip_broken: bool = False
+    channels: int = 3
+    degraded: bool = True
 
 
 class PairCache(Sequence[Pair]):
     """Memory-mapped image pairs.
 
-    ``cache[i]`` is (lq, hq), read-only uint8 ``[h, w, 3]`` and ``[scale h, scale w, 3]``. It is
-    pickled as its path, so that worker processes map the same files.
+    ``cache[i]`` is (lq, hq), read-only uint8 ``[h, w, C]`` and ``[scale h, scale w, C]``; lq is hq
+    where nothing is degraded yet. It is pickled as its path, so that worker processes map the same
+    files.
 
     Attributes:
         folder: Where the files lie.
         scale: HQ sides / LQ sides.
+        channels: 3 for RGB, 1 for grey.
         names: One name an image.
         sizes: Height and width of each HQ image.
         left_out: Names of images that are too small to have a single LQ pixel.
@@ -84,6 +92,8 @@ class PairCache(Sequence[Pair]):
             raise ValueError("the index has another version")
         try:
             self.scale = int(index["scale"])
+            self.channels = int(index.get("channels", 3))
+            degraded = bool(index.get("degraded", True))
             self.names = tuple(str(name) for name in index["names"])
             self.sizes = tuple((int(height), int(width)) for height, width in index["sizes"])
             self.left_out = tuple(str(name) for name in index["left_out"])
@@ -93,12 +103,14 @@ class PairCache(Sequence[Pair]):
             raise ValueError(f"the index is not complete ({error})") from error
         self.folder = folder
         areas = [height * width for height, width in self.sizes]
-        if len(self.names) != len(areas) or self.scale < 1 or min(areas, default=0) < 1:
+        positive = min(self.scale, self.channels, *areas) > 0 if areas else False
+        if len(self.names) != len(areas) or not positive or not (degraded or self.scale == 1):
             raise ValueError("the index contradicts itself")
         # HQ pixels before each image; LQ images are scale^2 times smaller.
         self._starts = np.concatenate([[0], np.cumsum(areas, dtype=np.int64)])
-        self._hq = _map(folder / "hq.bin", 3 * int(self._starts[-1]))
-        self._lq = _map(folder / "lq.bin", 3 * int(self._starts[-1]) // self.scale**2)
+        size = self.channels * int(self._starts[-1])
+        self._hq = _map(folder / "hq.bin", size)
+        self._lq = _map(folder / "lq.bin", size // self.scale**2) if degraded else self._hq
 
     def __len__(self) -> int:
         return len(self.names)
@@ -112,11 +124,17 @@ class PairCache(Sequence[Pair]):
             return [self[i] for i in range(len(self))[index]]
         index = range(len(self))[index]
         height, width = self.sizes[index]
-        start = 3 * int(self._starts[index])
-        hq = self._hq[start : start + 3 * height * width].reshape(height, width, 3)
-        height, width = height // self.scale, width // self.scale
-        start //= self.scale**2
-        return self._lq[start : start + 3 * height * width].reshape(height, width, 3), hq
+        start = self.channels * int(self._starts[index])
+
+        def image(pixels: np.ndarray, start: int, height: int, width: int) -> np.ndarray:
+            end = start + self.channels * height * width
+            return pixels[start:end].reshape(height, width, self.channels)
+
+        hq = image(self._hq, start, height, width)
+        if self._lq is self._hq:
+            return hq, hq
+        s = self.scale
+        return image(self._lq, start // s**2, height // s, width // s), hq
 
     def __reduce__(self) -> tuple[type["PairCache"], tuple[Path]]:
         return PairCache, (self.folder,)
@@ -134,7 +152,8 @@ def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
     """
     # What was decoded with images skipped must not serve a run that refuses them.
     tolerance = ["skip_broken"] if images.skip_broken else []
-    key = json.dumps([_VERSION, images.scale, images.origin, *tolerance], sort_keys=True)
+    form = [] if images.degraded else ["hq", images.channels]
+    key = json.dumps([_VERSION, images.scale, images.origin, *tolerance, *form], sort_keys=True)
     name = f"{images.title}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = cache_dir / name
     with contextlib.suppress(ValueError, OSError):
@@ -183,7 +202,8 @@ def _build(images: Undecoded, folder: Path) -> None:
         if pair is None:
             return None
         lq, hq = map(np.ascontiguousarray, pair)
-        return (lq, hq), hashlib.blake2b(hq.data).digest() + hashlib.blake2b(lq.data).digest()
+        pixels = (hq, lq) if images.degraded else (hq,)
+        return (lq, hq), b"".join(hashlib.blake2b(image.data).digest() for image in pixels)
 
     with (
         open(folder / "hq.bin", "wb") as hq_file,
@@ -203,7 +223,8 @@ def _build(images: Undecoded, folder: Path) -> None:
                 continue
             (lq, hq), pixels = decoded
             hq_file.write(hq.data)
-            lq_file.write(lq.data)
+            if images.degraded:
+                lq_file.write(lq.data)
             names.append(images.names[i])
             sizes.append(hq.shape[:2])
             digest.update(json.dumps([names[-1], sizes[-1]]).encode() + pixels)
@@ -219,6 +240,8 @@ def _build(images: Undecoded, folder: Path) -> None:
     index = {
         "version": _VERSION,
         "scale": images.scale,
+        "channels": images.channels,
+        "degraded": images.degraded,
         "names": names,
         "sizes": sizes,
         "left_out": left_out,

@@ -17,8 +17,10 @@ from absl import flags, logging
 
 from binsr_jax.config import Config
 from binsr_jax.data.cache import PairCache
+from binsr_jax.data.degradations import DEGRADATIONS, RandomDegradation
 from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
+from binsr_jax.tasks import task_of
 
 Batch = dict[str, np.ndarray]
 
@@ -30,17 +32,31 @@ class RandomPatch:
     """Cuts the same random patch out of both images of a pair, flipped and rotated at random.
 
     The corner is uniform over the LQ pixel grid. With flips and rotations the eight symmetries of
-    the square are equally likely.
+    the square are equally likely. Where images are degraded only now, that comes last.
     """
 
-    def __init__(self, source: PairCache, patch: int, flip: bool, rotate: bool):
+    def __init__(
+        self,
+        source: PairCache,
+        patch: int,
+        flip: bool,
+        rotate: bool,
+        degrade: RandomDegradation | None = None,
+    ):
         """Settings as in `config.data`; `patch`, the HQ side, is a multiple of the scale."""
         self._source, self._patch, self._flip, self._rotate = source, patch, flip, rotate
+        self._degrade = degrade
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-        """A patch of image `index`: uint8 {"lq": `[p / s, p / s, 3]`, "hq": `[p, p, 3]`}."""
+        """A patch of image `index`: {"lq": `[p / s, p / s, C]`, "hq": `[p, p, C]`}.
+
+        Both are uint8, but for a degradation that makes floats.
+        """
         lq, hq = self._source[index]
-        scale, side = self._source.scale, self._patch // self._source.scale
+        scale, patch = self._source.scale, self._patch
+        if self._degrade is not None:
+            patch += self._degrade.margin
+        side = patch // scale
         top, left = (rng.integers(size - side + 1) for size in lq.shape[:2])
         mirrored = self._flip and rng.integers(2)
         turns = int(rng.integers(4)) if self._rotate else 0
@@ -50,7 +66,10 @@ class RandomPatch:
             patch = patch[:, ::-1] if mirrored else patch
             return np.ascontiguousarray(np.rot90(patch, turns))
 
-        return {"lq": cut(lq, 1), "hq": cut(hq, scale)}
+        if self._degrade is None:
+            return {"lq": cut(lq, 1), "hq": cut(hq, scale)}
+        low, high = self._degrade(cut(hq, 1), rng)
+        return {"lq": low, "hq": high}
 
 
 @contextlib.contextmanager
@@ -68,13 +87,14 @@ def training_batches(
     any spawned processes.
 
     Args:
-        config: All settings; read are `seed`, `scale`, `train.batch` and `data`.
+        config: All settings; read are `seed`, `task`, `scale`, `train.batch` and `data`.
         start_step: The step whose batch comes first.
         process_index: Which of the processes (hosts) this is.
         process_count: How many processes share a batch.
 
     Yields:
-        Iterator of {"lq": float32 `[b, h, w, 3]`, "hq": float32 `[b, s h, s w, 3]`} in 0..1.
+        Iterator of {"lq": float32 `[b, h, w, C]`, "hq": float32 `[b, s h, s w, C]`} in 0..1; noise
+        in "lq" goes beyond.
 
     Raises:
         UserError: the settings contradict one another, no image is as large as a patch, or the
@@ -105,7 +125,7 @@ def training_batches(
             grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2),
             worker_init_fn=_end_with_parent,
         )
-    # Bytes, not floats, come from the workers: a quarter of the memory to copy.
+    # Bytes where it can be, not floats, come from the workers: a quarter of the memory to copy.
     iterator = iter(batches.map(_to_float))
     try:
         yield iterator
@@ -116,17 +136,23 @@ def training_batches(
 def _patches(config: Config, source: PairCache, number: int) -> grain.MapDataset:
     """An endless sequence of random patches; every source of a mixture has its own chance."""
     data = config.data
+    training = DEGRADATIONS[task_of(config).degradation].training
+    degrade = training(config) if training is not None else None
+    least = data.patch + (degrade.margin if degrade is not None else 0)
     return (
-        grain.MapDataset.source(_large_enough(source, data.patch))
+        grain.MapDataset.source(_large_enough(source, data.patch, least))
         .seed((config.seed + number) % 2**32)
         .shuffle()
         .repeat()
-        .random_map(RandomPatch(source, data.patch, data.flip, data.rotate))
+        .random_map(RandomPatch(source, data.patch, data.flip, data.rotate, degrade))
     )
 
 
 def _to_float(batch: Batch) -> Batch:
-    return {key: images.astype(np.float32) / np.float32(255) for key, images in batch.items()}
+    return {
+        key: images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
+        for key, images in batch.items()
+    }
 
 
 def _end_with_parent(worker_index: int, worker_count: int) -> None:
@@ -160,21 +186,22 @@ def _check(config: Config, process_count: int) -> None:
         raise UserError(f"config.seed is {config.seed}, but must lie in 0..{2**32 - 1}.")
 
 
-def _large_enough(source: PairCache, patch: int) -> list[int]:
-    """Indices of the images that a patch fits into."""
+def _large_enough(source: PairCache, patch: int, least: int) -> list[int]:
+    """Indices of the images with a side of `least`, which a patch and its margin take."""
     shortest = [min(size) for size in source.sizes]
-    small = [name for name, side in zip(source.names, shortest, strict=True) if side < patch]
+    small = [name for name, side in zip(source.names, shortest, strict=True) if side < least]
     if len(small) == len(source):
+        margin = f" (and {least - patch} more for its margin)" if least > patch else ""
         raise UserError(
-            f"config.data.patch is {patch}, but the largest of {len(source)} training images has a "
-            f"shortest side of {max(shortest)} pixels; set a smaller patch."
+            f"config.data.patch is {patch}{margin}, but the largest of {len(source)} training "
+            f"images has a shortest side of {max(shortest)} pixels; set a smaller patch."
         )
     if small:
         logging.warning(
             "Skipping %d of %d images with a side under %d pixels: %s.",
             len(small),
             len(source),
-            patch,
+            least,
             ", ".join(small),
         )
-    return [i for i, side in enumerate(shortest) if side >= patch]
+    return [i for i, side in enumerate(shortest) if side >= least]

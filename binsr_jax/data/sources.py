@@ -14,10 +14,11 @@ import numpy as np
 from absl import logging
 
 from binsr_jax.config import Config
-from binsr_jax.data.cache import Pair, PairCache, Undecoded, open_cache
-from binsr_jax.data.degradations import bicubic_pair, crop_to_multiple
-from binsr_jax.data.images import SUFFIXES, list_images, read_rgb
+from binsr_jax.data.cache import PairCache, Undecoded, open_cache
+from binsr_jax.data.degradations import Pair, bicubic_pair, crop_to_multiple
+from binsr_jax.data.images import SUFFIXES, list_images, read_image, read_rgb
 from binsr_jax.errors import UserError
+from binsr_jax.tasks import Task, task_of
 
 SPLITS = ("train", "valid")
 SAMPLES = Path(__file__).parent / "samples"  # the packaged pictures: train/ and valid/
@@ -33,14 +34,16 @@ def open_source(config: Config, split: str) -> PairCache:
       which LR images are made with MATLAB's bicubic. Only `DIV2K_valid_HR` is a validation split.
     * "samples": a few small pictures that come with the package.
 
-    HR images are cropped to multiples of the scale; images smaller than the scale are left out.
+    HR images are cropped to multiples of the scale; images smaller than the scale are left out. A
+    task of scale 1, which degrades patches, takes the HR images alone, in its number of channels.
 
     Args:
-        config: All settings; read are `scale` and `data`.
+        config: All settings; read are `task`, `scale` and `data`.
         split: "train" or "valid".
 
     Returns:
-        A sequence of (lq, hq), uint8 `[h, w, 3]` and `[scale h, scale w, 3]`.
+        A sequence of (lq, hq), uint8 `[h, w, C]` and `[scale h, scale w, C]`; of a task of scale 1
+        lq is hq.
 
     Raises:
         UserError: the source is unknown, its files are missing, unreadable or do not pair up.
@@ -128,39 +131,53 @@ def fingerprint(mixture: list[tuple[PairCache, float]]) -> str:
 
 
 def _samples(config: Config, split: str) -> Undecoded:
-    return _single_images(f"samples-{split}-x{config.scale}", SAMPLES / split, config.scale)
+    task = task_of(config)
+    return _single_images(_title("samples", split, task), SAMPLES / split, task)
+
+
+def _title(source: str, split: str, task: Task) -> str:
+    """What a cache is called: "folder-train-x2", or "folder-train-grey" of a task of scale 1."""
+    colours = "rgb" if task.channels == 3 else "grey"
+    return f"{source}-{split}-{f'x{task.scale}' if task.scale > 1 else colours}"
 
 
 def _folder(config: Config, split: str) -> Undecoded:
     if not config.data.dir:
         raise UserError("config.data.source=folder needs config.data.dir, the folder of images.")
-    root, scale = Path(config.data.dir).expanduser(), config.scale
+    root, task, scale = Path(config.data.dir).expanduser(), task_of(config), config.scale
     if not root.is_dir():
         raise UserError(f"There is no folder {root}; set config.data.dir to a folder of images.")
-    title = f"folder-{split}-x{scale}"
+    title = _title("folder", split, task)
     layouts = [(f"DIV2K_{split}_HR", f"DIV2K_{split}_LR_bicubic")]
     if split == "train":
         layouts.append(("HR", "LR_bicubic"))
     for hr, lr in layouts:
         if (root / hr).is_dir():
             lr_folder = root / lr / f"X{scale}"
-            if lr_folder.is_dir():
+            if scale > 1 and lr_folder.is_dir():
                 return _paired_images(title, root / hr, lr_folder, scale)
-            logging.info("There is no %s: LR images are made from HR images.", lr_folder)
-            return _single_images(title, root / hr, scale)
+            if scale > 1:
+                logging.info("There is no %s: LR images are made from HR images.", lr_folder)
+            return _single_images(title, root / hr, task)
     if split != "train":
         raise UserError(f"{root} has no validation images: it needs a folder DIV2K_{split}_HR.")
-    return _single_images(title, root, scale)
+    return _single_images(title, root, task)
 
 
 def _tfds(config: Config, split: str) -> Undecoded:
     # Imported here because it takes a while and only this source needs it.
     import tensorflow_datasets as tfds
 
-    name = f"div2k/bicubic_x{config.scale}"
+    task = task_of(config)
     data_dir = Path(config.data.dir).expanduser() if config.data.dir else None
-    builder: Any = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
+    # At scale 1 any of them will do: they have the same HR images.
+    scales = (2, 3, 4) if task.scale == 1 else (task.scale,)
+    names = [f"div2k/bicubic_x{scale}" for scale in scales]
+    builders: list[Any] = [tfds.builder(name, data_dir=data_dir) for name in names]
+    prepared = [builder.is_prepared() for builder in builders]
+    which = prepared.index(True) if True in prepared else 0
+    name, builder = names[which], builders[which]
+    if not prepared[which]:
         _prepare(builder, name)
     key = {"train": "train", "valid": "validation"}[split]
     skip = tfds.decode.SkipDecoding()
@@ -171,22 +188,27 @@ def _tfds(config: Config, split: str) -> Undecoded:
             f"{builder.data_path} was not prepared as array_record; remove it or set "
             "config.data.dir to another folder, and prepare it again."
         ) from error
-    names = tuple(f"{name} {key} {i}" for i in range(len(examples)))
+    labels = tuple(f"{name} {key} {i}" for i in range(len(examples)))
+
+    def image(i: int, part: str, channels: int) -> np.ndarray:
+        return read_image(io.BytesIO(examples[i][part]), channels, f"{part} of {labels[i]}")
 
     def decode(i: int) -> Pair | None:
-        example = examples[i]
-        lq, hq = (
-            read_rgb(io.BytesIO(example[part]), f"{part} of {names[i]}") for part in ("lr", "hr")
-        )
-        return _official_pair(lq, hq, config.scale, f"lr of {names[i]}", f"hr of {names[i]}")
+        if task.scale == 1:
+            hq = image(i, "hr", task.channels)
+            return hq, hq
+        lq, hq = image(i, "lr", 3), image(i, "hr", 3)
+        return _official_pair(lq, hq, task.scale, f"lr of {labels[i]}", f"hr of {labels[i]}")
 
     files = sorted(Path(builder.data_path).iterdir())
     return Undecoded(
-        title=f"div2k-{split}-x{config.scale}",
+        title=_title("div2k", split, task),
         origin=[key, *map(_identity, files)],
-        scale=config.scale,
-        names=names,
+        scale=task.scale,
+        names=labels,
         decode=decode,
+        channels=task.channels,
+        degraded=task.scale > 1,
     )
 
 
@@ -211,19 +233,23 @@ def _prepare(builder: Any, name: str) -> None:
         ) from error
 
 
-def _single_images(title: str, folder: Path, scale: int) -> Undecoded:
+def _single_images(title: str, folder: Path, task: Task) -> Undecoded:
     files = _images_of(folder)
 
     def decode(i: int) -> Pair | None:
-        hq = read_rgb(files[i])
-        return bicubic_pair(hq, scale) if min(hq.shape[:2]) >= scale else None
+        hq = read_image(files[i], task.channels)
+        if task.scale == 1:
+            return hq, hq
+        return bicubic_pair(hq, task.scale) if min(hq.shape[:2]) >= task.scale else None
 
     return Undecoded(
         title=title,
         origin=[_identity(file) for file in files],
-        scale=scale,
+        scale=task.scale,
         names=tuple(file.name for file in files),
         decode=decode,
+        channels=task.channels,
+        degraded=task.scale > 1,
     )
 
 

@@ -93,6 +93,7 @@ def from_workdir(
     config, _, variables, step = load_model(workdir, which)
     with Checkpoints(Path(workdir).expanduser().absolute(), read_only=True) as checkpoints:
         data, score = checkpoints.data(step), checkpoints.score(step)
+    first = task_of(config).scored_sets(config.eval.sets[0])[0]
     scored = score is not None and math.isfinite(score)  # a perfect score has no place in JSON
     settings, defaults = config_to_json(config), config_to_json(default())
     for section, field in _FOLDERS:
@@ -101,7 +102,7 @@ def from_workdir(
         "steps": step,
         "source": config.data.source,
         "data": data,
-        "scores": {f"{config.eval.sets[0]}/psnr": score} if scored else {},
+        "scores": {f"{first}/psnr": score} if scored else {},
         "package": __version__,
     }
     params = pack_params(config, variables["params"])

@@ -93,6 +93,30 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64) @ (np.array(LUMA_WEIGHTS) / 255) + 16
 
 
+def luma_uint8(image: np.ndarray) -> np.ndarray:
+    """Luma as an 8-bit image, as the papers on JPEG artifacts take it: :func:`rgb_to_y`, rounded.
+
+    Halves are rounded to even numbers (KAIR's ``rgb2ycbcr``; MATLAB rounds them up, which makes a
+    difference in a hundred colours of 2^24).
+
+    Args:
+      image: uint8 ``[..., 3]``, R, G and B.
+
+    Returns:
+      uint8 ``[...]`` in 16..235.
+
+    Raises:
+      TypeError: the image is not uint8.
+      ValueError: the last axis does not hold three channels.
+    """
+    if image.dtype != np.uint8:
+        raise TypeError(f"luma_uint8 takes a uint8 image, not {image.dtype}; see rgb_to_y")
+    if image.ndim == 0 or image.shape[-1] != 3:
+        raise ValueError(f"luma_uint8 takes an image [..., 3], not one of shape {image.shape}")
+    # Divided after the sum, as in KAIR: it decides on which side of one half a value lies.
+    return np.rint(image.astype(np.float64) @ np.array(LUMA_WEIGHTS) / 255 + 16).astype(np.uint8)
+
+
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     """Moves channels into space (Shi et al. 2016, arXiv:1609.05158, equation 4).
 

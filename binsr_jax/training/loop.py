@@ -215,7 +215,8 @@ class _Run:
                 scores, pictures = self._validate(variables, step)
             journal.scores(step, scores, pictures)
             journal.latent_weights(step, self._latent_weights())
-            score = scores[f"{self._config.eval.sets[0]}/psnr"]
+            first = task_of(self._config).scored_sets(self._config.eval.sets[0])[0]
+            score = scores[f"{first}/psnr"]
         if jax.process_count() > 1:
             score = float(multihost_utils.broadcast_one_to_all(np.float32(score)))
         return score

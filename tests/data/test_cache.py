@@ -255,3 +255,43 @@ def test_full_disk_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"No space left on device.*cache_dir"):
         open_cache(Images().undecoded(), tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_to_be_degraded_later_are_kept_once(tmp_path, channels):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, w, channels), np.uint8) for h, w in ((3, 5), (1, 1), (9, 2))]
+
+    def undecoded(**changes):
+        settings = {"channels": channels, "degraded": False} | changes
+        return Undecoded(
+            "test", "here", 1, tuple("abc"), lambda i: (images[i], images[i]), **settings
+        )
+
+    cache = open_cache(undecoded(), tmp_path)
+    for (lq, hq), image in zip(cache, images, strict=True):
+        np.testing.assert_array_equal(hq, image)
+        assert lq is hq
+    assert cache.channels == channels
+    size = sum(file.stat().st_size for file in cache.folder.glob("*.bin"))
+    assert size == sum(image.size for image in images)
+    again = pickle.loads(pickle.dumps(cache))
+    np.testing.assert_array_equal(again[2][0], images[2])
+    assert open_cache(undecoded(), tmp_path).folder == cache.folder
+    # The same images with LQ images beside them are another cache.
+    if channels == 3:
+        assert open_cache(undecoded(degraded=True), tmp_path).folder != cache.folder
+    _change(cache.folder / "index.json", scale=2)
+    with pytest.raises(ValueError, match="contradicts itself"):
+        PairCache(cache.folder)
+
+
+def test_a_cache_of_before_there_were_other_tasks_still_opens(tmp_path):
+    images = Images()
+    folder = open_cache(images.undecoded(), tmp_path).folder
+    index = json.loads((folder / "index.json").read_text())
+    for name in ("channels", "degraded"):
+        del index[name]
+    (folder / "index.json").write_text(json.dumps(index))
+    images.check(open_cache(images.undecoded(), tmp_path))
+    assert sorted(images.decoded) == [0, 1, 2, 3]

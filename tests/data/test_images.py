@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binsr_jax.data.images import list_images, read_rgb
+from binsr_jax.data.images import list_images, read_image, read_rgb
 from binsr_jax.errors import UserError
 
 
@@ -135,3 +135,34 @@ def test_float_pixels_are_refused(tmp_path):
     Image.fromarray(np.full((4, 5), 0.5, np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(UserError, match=r"float.tif .*floats"):
         read_rgb(tmp_path / "float.tif")
+
+
+def test_grey_of_files_of_every_kind():
+    """Grey files as they are, the luma of colour files; the mode decides, not the values."""
+    grey = np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8)
+    rgb = np.stack([grey, grey[::-1], grey[:, ::-1]], -1)
+
+    def read(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return read_image(io.BytesIO(buffer.getvalue()), 1)
+
+    plain = Image.fromarray(grey)
+    for image in (plain, Image.merge("LA", [plain, plain])):
+        np.testing.assert_array_equal(read(image)[..., 0], grey)
+    deep = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
+    np.testing.assert_array_equal(read(deep)[..., 0], grey)
+    bits = read(Image.fromarray(grey > 100))
+    np.testing.assert_array_equal(bits[..., 0], np.where(grey > 100, 255, 0))
+    expected = np.rint((rgb @ np.array([65.481, 128.553, 24.966])) / 255 + 16)
+    for image in (Image.fromarray(rgb), Image.fromarray(rgb).convert("RGBA")):
+        np.testing.assert_array_equal(read(image)[..., 0], expected)
+    # Three equal channels are colour: studio luma, 16 to 235.
+    assert read(plain.convert("RGB")).max() == round(16 + 219 * int(grey.max()) / 255)
+
+
+def test_grey_16_bit_in_colour():
+    deep = Image.fromarray(np.full((2, 3), 700, np.uint16))
+    buffer = io.BytesIO()
+    deep.save(buffer, "PNG")
+    assert (read_image(io.BytesIO(buffer.getvalue()), 3) == 2).all()

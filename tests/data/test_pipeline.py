@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from binsr_jax import config as config_module
+from binsr_jax.data.images import read_image
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.errors import UserError
 
@@ -267,3 +268,111 @@ def test_settings_that_cannot_be(config, tmp_path, setting, value, message):
 def test_steps_and_processes_that_do_not_exist(config, where):
     with pytest.raises(ValueError, match="no step"):
         take(config, 1, **where)
+
+
+# Tasks that degrade patches
+
+
+@pytest.fixture
+def restoration(config, tmp_path):
+    """Settings of such a task, and a folder of three images for it."""
+
+    def make(task, **fields):
+        config.task, config.scale, config.data.patch = task, 1, 16
+        config.update_from_flattened_dict(fields)
+        rng = np.random.default_rng(0)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        for i, (height, width) in enumerate([(24, 31), (40, 24), (25, 25)]):
+            y, x = np.mgrid[:height, :width]
+            smooth = [128 + 90 * np.sin(y / 6 + i) * np.cos(x / 4 + c) for c in range(3)]
+            smooth = np.stack(smooth, -1)
+            image = np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+        return config
+
+    return make
+
+
+@pytest.mark.parametrize(("task", "channels"), [("denoise", 3), ("jpeg", 1)])
+def test_input_of_restoration_is_a_function_of_seed_and_step(restoration, task, channels):
+    config = restoration(task)
+    expected = take(config, 7)
+    for batch in expected:
+        for images in batch.values():
+            assert images.shape == (4, 16, 16, channels)
+            assert images.dtype == np.float32
+        assert not np.array_equal(batch["lq"], batch["hq"])
+    assert_equal(take(config, 4, start_step=3), expected[3:])
+    shares = [take(config, 2, start_step=1, process_index=p, process_count=2) for p in (0, 1)]
+    for step in range(2):
+        for key in ("lq", "hq"):
+            joined = np.concatenate([share[step][key] for share in shares])
+            np.testing.assert_array_equal(joined, expected[1 + step][key])
+    config.data.workers = 1
+    assert_equal(take(config, 3, start_step=2), expected[2:5])
+    config.data.workers, config.seed = 0, 1
+    assert not np.array_equal(take(config, 1)[0]["lq"], expected[0]["lq"])
+
+
+def test_noise_of_the_chosen_sigma(restoration):
+    config = restoration("denoise", **{"data.sigma": (60, 60)})
+    batches = take(config, 20)
+    noise = np.concatenate([batch["lq"] - batch["hq"] for batch in batches])
+    assert noise.std() == pytest.approx(60 / 255, rel=0.02)
+    assert max(batch["lq"].max() for batch in batches) > 1
+    assert min(batch["lq"].min() for batch in batches) < 0
+    # No two patches have the same noise.
+    assert len({patch.tobytes() for patch in noise}) == len(noise)
+
+
+@pytest.mark.parametrize("task", ["denoise", "jpeg"])
+def test_flips_and_rotations_come_before_the_degradation(restoration, task, tmp_path):
+    config = restoration(task, **{"data.sigma": (0, 0), "data.quality": (100, 100)})
+    channels = 1 if task == "jpeg" else 3
+    forms_of = {
+        form[i : i + 16, j : j + 16].tobytes()
+        for number in range(3)
+        for form in forms(read_image(tmp_path / "images" / f"{number}.png", channels))
+        for i in range(form.shape[0] - 15)
+        for j in range(form.shape[1] - 15)
+    }
+    for batch in take(config, 10):
+        for low, high in zip(batch["lq"], batch["hq"], strict=True):
+            assert np.rint(high * 255).astype(np.uint8).tobytes() in forms_of
+            assert np.abs(low - high).max() < 3 / 255
+
+
+def test_jpeg_blocks_lie_upright_half_of_the_time(restoration):
+    """Steps over the edges of blocks are the largest ones where the grid is at the corner."""
+    config = restoration("jpeg", **{"data.quality": (1, 1), "data.rotate": True})
+    lq = np.concatenate([batch["lq"][..., 0] for batch in take(config, 50)])
+    steps = np.abs(np.diff(lq, axis=2)).mean(axis=(0, 1))
+    assert steps[7] > 2 * np.delete(steps, 7).max()
+
+
+def test_patch_and_margin_must_fit(restoration):
+    config = restoration("jpeg", **{"data.patch": 17})
+    shapes = [batch["hq"].shape for batch in take(config, 2)]  # one image has 25 pixels
+    assert shapes == [(4, 17, 17, 1)] * 2
+    config.data.patch = 18
+    with pytest.raises(UserError, match=r"patch is 18 \(and 8 more for its margin\), .* 25 pixels"):
+        take(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "value"),
+    [("denoise", "data.sigma", (9, 1)), ("jpeg", "data.quality", (0, 101))],
+)
+def test_ranges_are_checked_before_anything_else_happens(restoration, task, setting, value):
+    config = restoration(task, **{setting: value})
+    with pytest.raises(UserError, match=setting):
+        take(config, 1)
+
+
+@pytest.mark.parametrize(("task", "channels"), [("denoise", 3), ("jpeg", 1)])
+def test_samples_serve_every_task(tmp_path, task, channels):
+    config = config_module.default()
+    config.task, config.scale, config.data.cache_dir = task, 1, str(tmp_path)
+    config.train.batch = 2
+    (batch,) = take(config, 1)
+    assert batch["lq"].shape == batch["hq"].shape == (2, 64, 64, channels)

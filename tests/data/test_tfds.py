@@ -24,6 +24,7 @@ from binsr_jax import config as config_module
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import open_source
 from binsr_jax.errors import UserError
+from binsr_jax.ops.image import luma_uint8
 from binsr_jax.training.loop import train
 
 IDS = {"train": (1, 2, 3, 4, 5), "valid": (801, 802)}
@@ -194,3 +195,23 @@ def test_data_in_a_format_without_random_access(config, zips, stand_in):
         file.rename(info.parent / file.name.replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match="was not prepared as array_record; remove it or set"):
         open_source(config, "train")
+
+
+@pytest.mark.parametrize(("task", "channels"), [("denoise", 3), ("jpeg", 1)])
+def test_tasks_of_scale_1_take_the_hr_images_of_what_is_prepared(
+    config, zips, stand_in, task, channels
+):
+    config.scale = 3
+    zips(3)
+    open_source(config, "train")
+    config.task, config.scale = task, 1
+    source = open_source(config, "train")
+    assert len(source) == 5
+    found = []
+    for lq, hq in source:
+        assert lq is hq
+        assert hq.shape[-1] == channels
+        images = {i: hr_image(i, 3) for i in IDS["train"]}
+        as_read = {i: x if channels == 3 else luma_uint8(x)[..., None] for i, x in images.items()}
+        found.append(next(i for i, x in as_read.items() if np.array_equal(x, hq)))
+    assert sorted(found) == list(IDS["train"])
