@@ -1,5 +1,7 @@
 """conv2d against a sum over taps in numpy, and its gradient against XLA's own."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from binsr_jax.ops.conv import conv2d
+from binsr_jax.ops.conv import _gradient, _gradient_by_hand, conv2d
 
 # batch, height, width, inputs, outputs, kernel sides
 SHAPES = [
@@ -19,7 +21,7 @@ SHAPES = [
 ]
 
 
-def _arrays(shape, seed=0):
+def _arrays(shape, seed=0) -> Any:
     batch, height, width, inputs, outputs, kh, kw = shape
     draw = np.random.default_rng(seed).standard_normal
     sizes = (
@@ -66,6 +68,26 @@ def test_gradient_is_that_of_the_plain_form(shape):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
 
 
+@pytest.mark.parametrize("shape", SHAPES[2:4])
+def test_both_forms_of_the_gradient_agree(shape):
+    arrays = _arrays(shape, seed=2)
+    for by_hand, by_xla in zip(_gradient_by_hand(*arrays), _gradient(*arrays), strict=True):
+        np.testing.assert_allclose(by_hand, by_xla, rtol=1e-4, atol=1e-5 * np.abs(by_xla).max())
+
+
+@pytest.mark.parametrize("gradient", [_gradient, _gradient_by_hand])
+def test_bfloat16_rounds_the_factors_alone(gradient):
+    x, kernel, dy = _arrays((2, 7, 5, 8, 6, 3, 3), seed=6)
+    rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16), np.float32) for a in (x, kernel, dy)]
+    with jax.default_matmul_precision("bfloat16"):
+        y, gradients = jax.jit(conv2d)(x, kernel), gradient(x, kernel, dy)
+    np.testing.assert_allclose(y, _numpy_conv(*rounded[:2]), rtol=1e-4, atol=1e-4)
+    for ours, plain in zip(gradients, _gradients(_plain, *rounded), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+    assert np.abs(y - conv2d(x, kernel)).max() > 1e-3
+
+
 def test_kernel_gradient_by_hand():
     # One bright pixel at (0, 0): the kernel's gradient is dy seen through the flipped window.
     x = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(2.0)
@@ -78,8 +100,10 @@ def test_kernel_gradient_by_hand():
 def test_sums_of_signs_are_exact():
     x, kernel, _ = _arrays((2, 9, 8, 64, 16, 3, 3), seed=2)
     signs, weights = np.where(x > 0, 1, -1), np.where(kernel > 0, 1, -1)
-    values = jax.jit(conv2d)(signs.astype(np.float32), weights.astype(np.float32))
-    np.testing.assert_array_equal(values, _numpy_conv(signs, weights))
+    for precision in ("float32", "bfloat16"):
+        with jax.default_matmul_precision(precision):
+            values = jax.jit(conv2d)(signs.astype(np.float32), weights.astype(np.float32))
+        np.testing.assert_array_equal(values, _numpy_conv(signs, weights))
 
 
 def test_sharded_batch_gives_the_same_gradient():
