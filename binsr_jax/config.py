@@ -59,6 +59,10 @@ def default() -> Config:
     config.train = ConfigDict()
     config.train.steps = 1000
     config.train.batch = 16  # of all devices and processes together
+    config.train.accumulate = 1  # a batch is worked in so many parts, one after the other
+    config.train.compute = "float32"  # the type of products in convolutions, or bfloat16
+    config.train.remat = False  # on accelerators: keep a unit's input alone for its gradient
+    config.train.scan = False  # on accelerators: work equal units in a loop, compiled once
     config.train.loss = "l1"  # l1, l2 or charbonnier
     config.train.loss_epsilon = 1e-3  # of charbonnier: sqrt(error^2 + epsilon^2)
     config.train.ssim_weight = 0.0  # this times (1 - SSIM) is added to the loss

@@ -50,8 +50,10 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    x, kernel = _factors(x, kernel)
     return lax.conv_general_dilated(
-        *_factors(x, kernel),
+        x,
+        kernel,
         (1, 1),
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -64,7 +66,7 @@ def _factors(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
     It is JAX's own setting, since functions that were traced under another one are traced again.
     """
-    if jax.config.jax_default_matmul_precision == "bfloat16":
+    if jax.config.values["jax_default_matmul_precision"] == "bfloat16":
         return tuple(array.astype(jnp.bfloat16) for array in arrays)
     return arrays
 
@@ -89,8 +91,10 @@ def _gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array):
     """Both gradients as convolutions, the second with the batch as its sum's channels."""
     kh, kw, _, _ = kernel.shape
     dx = _convolve(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    x, dy = _factors(x, dy)
     dkernel = lax.conv_general_dilated(
-        *_factors(x, dy),
+        x,
+        dy,
         (1, 1),
         ((kh // 2, kh // 2), (kw // 2, kw // 2)),
         dimension_numbers=("CHWN", "IHWO", "HWNC"),

@@ -19,7 +19,7 @@ def make_mesh(config: Config) -> Mesh:
 
     Raises:
         UserError: If there are fewer devices than ``config.devices`` or they cannot share
-            ``config.train.batch`` evenly.
+            ``config.train.batch``, worked in ``config.train.accumulate`` parts, evenly.
     """
     available = jax.devices()
     count = config.devices or len(available)
@@ -33,11 +33,15 @@ def make_mesh(config: Config) -> Mesh:
             f"config.devices is {count}, but {jax.process_count()} processes train on all of their "
             f"{len(available)} devices together: set --config.devices=0."
         )
-    if config.train.batch % count:
+    batch, parts = config.train.batch, config.train.accumulate
+    if batch % (count * parts):
+        sharing = f"{count} devices cannot share evenly"
+        if parts > 1:
+            sharing += f", each in {parts} parts (config.train.accumulate)"
         raise UserError(
-            f"config.train.batch is {config.train.batch}, which {count} devices cannot share "
-            f"evenly: set --config.train.batch to a multiple of {count}, or --config.devices to a "
-            f"divisor of {config.train.batch}."
+            f"config.train.batch is {batch}, which {sharing}: set --config.train.batch to a "
+            f"multiple of {count * parts}, or --config.devices times --config.train.accumulate to "
+            f"a divisor of {batch}."
         )
     return Mesh(np.array(available[:count]), (AXIS,))
 

@@ -8,7 +8,7 @@ from binsr_jax.config import Config
 from binsr_jax.errors import UserError
 from binsr_jax.training.losses import LOSSES
 from binsr_jax.training.state import SCHEDULES
-from binsr_jax.training.step import PARALLEL
+from binsr_jax.training.step import COMPUTE, PARALLEL
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -21,6 +21,7 @@ _RULES: dict[str, Rule] = {
     "devices": _AT_LEAST_0,
     "train.steps": _AT_LEAST_1,
     "train.batch": _AT_LEAST_1,
+    "train.accumulate": _AT_LEAST_1,
     "train.learning_rate": _ABOVE_0,
     "train.warmup": _AT_LEAST_0,
     "train.decay": _ABOVE_0,
@@ -41,6 +42,7 @@ _RULES: dict[str, Rule] = {
 
 _CHOICES: dict[str, Collection[str]] = {
     "parallel": PARALLEL,
+    "train.compute": COMPUTE,
     "train.loss": LOSSES,
     "train.schedule": SCHEDULES,
 }

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from binsr_jax import models
 from binsr_jax.config import Config
+from binsr_jax.nn.fence import UNIT_INPUT
 from binsr_jax.tasks import task_of
 from binsr_jax.training.devices import AXIS
 from binsr_jax.training.losses import make_loss
@@ -19,10 +20,12 @@ from binsr_jax.training.state import TrainState, learning_rate
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Collections = dict[str, Any]
+Gradient = Callable[[TrainState, Batch], tuple[jax.Array, Collections, Any]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
-
 PARALLEL = ("mesh", "pmap")
+COMPUTE = ("float32", "bfloat16")
 
 
 def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
@@ -43,6 +46,71 @@ def _clip(params: Any, names: frozenset[tuple[str, ...]]) -> Any:
     flat: dict[tuple[str, ...], Any] = flatten_dict(params)
     clipped = {name: jnp.clip(flat[name], -1.0, 1.0) for name in names & flat.keys()}
     return unflatten_dict({**flat, **clipped})
+
+
+def _parts(array: jax.Array, count: int) -> jax.Array:
+    """``[B, ...] -> [count, B / count, ...]``: every part has as much of each device's share."""
+    return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
+
+
+def make_gradient(config: Config, model: nn.Module) -> Gradient:
+    """The mean loss of a batch, the network's other variables after it, and the mean gradient.
+
+    With ``train.accumulate`` the batch is worked in parts, one after the other. Losses are means,
+    so the mean over the parts is that over the batch; other variables, such as statistics of
+    batches, go from part to part. With ``train.remat`` and ``train.scan`` the program is another
+    and its values the same; with ``train.compute`` "bfloat16" the factors in convolutions are
+    rounded.
+
+    Args:
+        config: The run.
+        model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
+    """
+    loss_of = make_loss(config.train)
+    parts = config.train.accumulate
+    if config.train.scan:
+        model = model.clone(scan=True)
+
+    def loss_and_collections(
+        params: Any, collections: Collections, batch: Batch, progress: jax.Array
+    ) -> tuple[jax.Array, Collections]:
+        variables = {"params": params, **collections}
+        output, updated = model.apply(
+            variables, batch["lq"], train=True, progress=progress, mutable=list(collections)
+        )
+        loss = loss_of(output, batch["hq"])
+        if "teacher" in batch:
+            loss += config.train.teacher_weight * loss_of(output, batch["teacher"])
+        return loss, dict(updated)
+
+    if config.train.remat:
+        keep = jax.checkpoint_policies.save_only_these_names(UNIT_INPUT)
+        loss_and_collections = jax.checkpoint(loss_and_collections, policy=keep)
+    differentiate = jax.value_and_grad(loss_and_collections, has_aux=True)
+
+    def of_part(state: TrainState, collections: Collections, batch: Batch):
+        progress = state.step.astype(jnp.float32) / config.train.steps
+        (loss, collections), gradient = differentiate(state.params, collections, batch, progress)
+        return loss, collections, gradient
+
+    def in_parts(state: TrainState, batch: Batch):
+        def add(sums: Any, part: Batch) -> tuple[Any, None]:
+            total, collections, total_gradient = sums
+            loss, collections, gradient = of_part(state, collections, part)
+            return (total + loss, collections, optax.tree.add(total_gradient, gradient)), None
+
+        start = jnp.zeros((), jnp.float32), state.collections, optax.tree.zeros_like(state.params)
+        split = {name: _parts(array, parts) for name, array in batch.items()}
+        (total, collections, total_gradient), _ = jax.lax.scan(add, start, split)
+        return total / parts, collections, jax.tree.map(lambda g: g / parts, total_gradient)
+
+    def gradient_of(state: TrainState, batch: Batch):
+        with jax.default_matmul_precision(config.train.compute):
+            if parts > 1:
+                return in_parts(state, batch)
+            return of_part(state, state.collections, batch)
+
+    return gradient_of
 
 
 def make_step(
@@ -68,7 +136,7 @@ def make_step(
         donates the state, and returns the new one with float32 scalars ``loss``, ``gradient_norm``
         and ``learning_rate``, all of them as before the update.
     """
-    loss_of = make_loss(config.train)
+    gradient_of = make_gradient(config, model)
     schedule = learning_rate(config.train)
     latent: frozenset[tuple[str, ...]] = frozenset()
     if config.train.clip_weights:
@@ -76,21 +144,7 @@ def make_step(
     by_hand = config.parallel == "pmap"
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        progress = state.step.astype(jnp.float32) / config.train.steps
-
-        def loss_and_collections(params: Any) -> tuple[jax.Array, dict[str, Any]]:
-            variables = {"params": params, **state.collections}
-            mutable = list(state.collections)
-            output, collections = model.apply(
-                variables, batch["lq"], train=True, progress=progress, mutable=mutable
-            )
-            loss = loss_of(output, batch["hq"])
-            if "teacher" in batch:
-                loss += config.train.teacher_weight * loss_of(output, batch["teacher"])
-            return loss, dict(collections)
-
-        differentiate = jax.value_and_grad(loss_and_collections, has_aux=True)
-        (loss, collections), gradients = differentiate(state.params)
+        loss, collections, gradients = gradient_of(state, batch)
         if by_hand:
             loss, collections, gradients = jax.lax.pmean((loss, collections, gradients), AXIS)
 

@@ -13,7 +13,7 @@ from binsr_jax import models
 from binsr_jax.errors import UserError
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
 from binsr_jax.training.state import create_state, make_optimizer
-from binsr_jax.training.step import make_step
+from binsr_jax.training.step import COMPUTE, make_gradient, make_step
 
 
 def _batch(seed: int, size: int = 8) -> dict[str, np.ndarray]:
@@ -35,6 +35,15 @@ def _run(config, steps=3, model=None):
         state, metrics = step(state, place_batch(config, _batch(i), mesh))
         history.append(jax.device_get(metrics))
     return history, jax.device_get(state)
+
+
+def _assert_same_run(a, b):
+    """Histories and states are equal up to the rounding of sums."""
+    for one, other in zip(a[0], b[0], strict=True):
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
+        np.testing.assert_allclose(one["gradient_norm"], other["gradient_norm"], rtol=1e-4)
+    for one, other in zip(jax.tree.leaves(a[1]), jax.tree.leaves(b[1]), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
 
 
 class Scale(nn.Module):
@@ -119,13 +128,71 @@ def test_devices_share_a_batch_with_equal_results(tiny, unit, parallel, devices)
     # Sums over devices round in another order. Adam divides by the gradient's size, so with its
     # usual epsilon the rounding of a gradient near 0 would become a full step.
     fields = {"model.unit": unit, "train.ema": 0.9, "train.epsilon": 1e-2}
-    alone, state_alone = _run(tiny(**fields))
-    shared, state_shared = _run(tiny(**fields, devices=devices, parallel=parallel))
-    for a, b in zip(alone, shared, strict=True):
-        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
-        np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-4)
-    for a, b in zip(jax.tree.leaves(state_alone), jax.tree.leaves(state_shared), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
+    alone = _run(tiny(**fields))
+    shared = _run(tiny(**fields, devices=devices, parallel=parallel))
+    _assert_same_run(shared, alone)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"train.accumulate": 2, "devices": 4},
+        {"train.accumulate": 4, "devices": 2, "parallel": "pmap"},
+        {"train.scan": True, "train.remat": True},
+    ],
+    ids=str,
+)
+def test_a_step_worked_in_another_way_is_the_same_step(tiny, fields):
+    common = {"train.ema": 0.9, "train.epsilon": 1e-2}
+    _assert_same_run(_run(tiny(**common, **fields)), _run(tiny(**common)))
+
+
+def test_statistics_go_from_part_to_part(tiny):
+    class Mean(nn.Module):
+        """A running mean of the batches, which the output does not depend on."""
+
+        @nn.compact
+        def __call__(self, x, train, progress):
+            y = nn.BatchNorm(not train, momentum=0.5, use_bias=False, use_scale=False)(x)
+            factor = self.param("factor", lambda _: jnp.full((), 0.5, jnp.float32))
+            return factor * jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2) + 0 * y.sum()
+
+    config = tiny(**{"train.accumulate": 2})
+    _, state = _run(config, steps=1, model=Mean())
+    expected = np.zeros(3)
+    for part in range(2):  # every second image
+        expected = 0.5 * expected + 0.5 * _batch(0)["lq"][part::2].mean((0, 1, 2))
+    stored = jax.tree.leaves(state.collections["batch_stats"])[0]
+    np.testing.assert_allclose(stored, expected, rtol=1e-5)
+
+
+def test_bfloat16_products_give_nearly_the_same_gradient(tiny):
+    # Three significant digits in the products' factors; all else is float32.
+    losses, gradients = [], []
+    for compute in COMPUTE:
+        config = tiny(**{"model.unit": "bbcu", "train.compute": compute})
+        model = models.build(config.model, config.scale)
+        state = create_state(config, model, make_optimizer(config.train))
+        loss, _, gradient = jax.jit(make_gradient(config, model))(state, _batch(0))
+        losses.append(float(loss))
+        gradients.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)]))
+    assert gradients[1].dtype == np.float32
+    assert 0 < abs(losses[1] / losses[0] - 1) < 1e-2
+    error = np.linalg.norm(gradients[1] - gradients[0]) / np.linalg.norm(gradients[0])
+    assert 0 < error < 0.1
+
+
+def test_only_the_inputs_of_units_are_kept_if_asked(tiny):
+    programs = []
+    for remat in (False, True):
+        config = tiny(**{"train.remat": remat, "model.unit": "bbcu"})
+        model = models.build(config.model, config.scale)
+        state = create_state(config, model, make_optimizer(config.train))
+        programs.append(jax.jit(make_gradient(config, model)).lower(state, _batch(0)).as_text())
+    # What follows the units needs the output of the last one, which is worked out again.
+    plain, remat = (program.count("call @_forward") for program in programs)
+    assert remat == plain + 1
+    assert [program.count("optimization_barrier") for program in programs] == [0, 1]
 
 
 @pytest.mark.parametrize("parallel", ["mesh", "pmap"])
@@ -155,6 +222,7 @@ def test_the_step_donates_its_state(tiny, parallel):
         ({"train.batch": 12, "devices": 0}, ("12", "8")),
         ({"train.batch": 9, "devices": 2}, ("9", "2")),
         ({"devices": 9}, ("9", "8")),
+        ({"train.batch": 12, "devices": 2, "train.accumulate": 4}, ("12", "2", "4", "8")),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused_with_the_numbers(tiny, fields, numbers):
