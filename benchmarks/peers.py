@@ -21,7 +21,8 @@ import numpy as np
 from binsr_jax import models
 from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import PackedModel
-from binsr_jax.models.edsr import DIV2K_MEAN, UPSAMPLING_STEPS
+from binsr_jax.models.backbone import UPSAMPLING_STEPS
+from binsr_jax.models.edsr import DIV2K_MEAN
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import unpack_weights
 

@@ -22,10 +22,10 @@ def default() -> Config:
     config.parallel = "mesh"  # mesh (jax.jit over a device mesh) or pmap
 
     config.model = ConfigDict()
-    config.model.name = "edsr"  # a key of binsr_jax.models.MODELS
+    config.model.name = "edsr"  # edsr, srresnet or dncnn: a key of binsr_jax.models.MODELS
     config.model.unit = "attention"  # of the body: a key of binsr_jax.nn.units.UNITS
     config.model.features = 64  # channels of the body
-    config.model.blocks = 16  # residual blocks; a block is two convolutions
+    config.model.blocks = 16  # of two convolutions each; of dncnn: convolutions of the body
     config.model.residual_attention = "none"  # none, se, spatial, pixel; for unit "attention"
     config.model.binary_attention = "none"  # the same, on the binary branch
     config.model.attention_hidden = 4  # hidden features of squeeze-and-excitation
@@ -33,9 +33,13 @@ def default() -> Config:
     config.model.weight_scale = "mean"  # of binary weights: mean (|w|) or learnable
     config.model.progressive = "none"  # in training the body's signs come together or in_turn
     config.model.progressive_until = 0.5  # the part of the training after which all are signs
-    config.model.head_activation = "leaky_relu"  # after the first convolution: none or leaky_relu
-    config.model.body_end = "unit"  # what closes the body: one more unit, or a float conv
+    config.model.head = "float"  # the first convolution: float or binary
+    config.model.head_activation = "leaky_relu"  # after it: none, relu or leaky_relu (slope 0.1)
+    config.model.body_end = "unit"  # what closes the body of edsr: one more unit, or a float conv
     config.model.upsampler = "binary"  # binary or float
+    config.model.hr_conv = "none"  # of srresnet, after the upsampler: none, float or binary
+    config.model.tail = "float"  # the last convolution: float or binary
+    config.model.bias = "float"  # which convolutions have biases: none, the float ones, or all
     config.model.amplification = 130.0  # k: the image times k goes in, and k is undone at the end
     config.model.residual_scale = 1.0  # of the float unit's branch (0.1 in the large EDSR)
     config.model.image_skip = "none"  # none or bilinear: the enlarged input is added to the output

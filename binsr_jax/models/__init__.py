@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,15 +12,17 @@ from flax.traverse_util import flatten_dict
 
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
+from binsr_jax.models.backbone import ACTIVATIONS, Factory
+from binsr_jax.models.dncnn import DnCNN
 from binsr_jax.models.edsr import EDSR
+from binsr_jax.models.srresnet import SRResNet
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.packed import SignConv
-from binsr_jax.nn.units import PROGRESSIVE, UNITS, BinaryUpsampler, ConvUnit, Upsampler
+from binsr_jax.nn.projection import BinaryProjection
+from binsr_jax.nn.units import BBCU, PROGRESSIVE, UNITS, BinaryUpsampler, ConvUnit, Upsampler
 from binsr_jax.ops.binarize import SURROGATES
-
-Factory = Callable[..., nn.Module]
 
 
 def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryConv) -> nn.Module:
@@ -27,13 +30,13 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
 
     Args:
         config: the ``model`` part of a config; ``binsr_jax.config`` says what its fields mean.
-        scale: the upscaling factor: 2, 3 or 4.
+        scale: the upscaling factor: 1 (all that DnCNN has), 2, 3 or 4.
         channels: of the image.
         conv: the binary convolution that the units use.
 
     Returns:
-        A Flax module: ``model(x, train, progress)`` takes ``[B, h, w, channels]`` in 0..1 to
-        ``[B, scale h, scale w, channels]``, not clipped.
+        A ``binsr_jax.models.backbone.Backbone``: ``model(x, train, progress)`` takes
+        ``[B, h, w, channels]`` in 0..1 to ``[B, scale h, scale w, channels]``, not clipped.
 
     Raises:
         UserError: a field has a value that it cannot have; the sentence names those it can.
@@ -51,6 +54,11 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
         raise UserError(
             f"config.model.progressive_until is {config.progressive_until}, but must be above 0 "
             "and at most 1"
+        )
+    if config.name == "dncnn" and scale != 1:
+        raise UserError(
+            f"config.model.name is dncnn, which keeps the size of an image, but the scale is "
+            f"{scale}: choose edsr or srresnet"
         )
     return MODELS[config.name](config, scale, channels, conv)
 
@@ -75,34 +83,114 @@ def binary_kernels(config: Config, scale: int, channels: int = 3) -> frozenset[t
 
 
 def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
-    conv = partial(conv, weight_scale=config.weight_scale)
+    # Beside a skip of the image the tail starts at zero: training starts at the enlarged image.
+    init = "uniform" if config.image_skip == "none" else "zero"
     unit = _with_options(UNITS[config.unit], config, conv)
     return EDSR(
-        head=partial(Conv, config.features),
+        **_frame(config, scale, convolutions=2 * config.blocks),
         unit=unit,
-        units=config.blocks * 2 // UNITS[config.unit].convolutions,
-        body_end=unit if config.body_end == "unit" else ConvUnit,
+        # The mean of an RGB image is taken off before the head.
+        head=_head(config, conv, centre=0.0 if channels == 3 else config.amplification / 2),
+        body_end=unit if config.body_end == "unit" else _with_options(ConvUnit, config, conv),
         upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv),
-        # Beside a skip of the image the tail starts at zero: training starts at the enlarged image.
-        tail=partial(Conv, channels, zero_init=config.image_skip != "none"),
-        scale=scale,
-        amplification=config.amplification,
-        head_activation=config.head_activation,
+        tail=_tail(config, conv, channels, init),
         image_skip=config.image_skip,
-        progressive=config.progressive,
-        progressive_until=config.progressive_until,
     )
 
 
-def _with_options(module: type[nn.Module], config: Config, conv: Factory) -> Factory:
-    """The module with the convolution, and its attributes set that are fields of the config."""
-    options = {"conv": conv, **config}
+def _srresnet(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
+    # The float convolutions outside of the body start small, as in BBCU's code: also beside a skip
+    # of the image training starts near the enlarged image.
+    init = "kaiming"
+    hr_conv = _HR_CONVS[config.hr_conv]
+    return SRResNet(
+        **_frame(config, scale, convolutions=2 * config.blocks),
+        unit=_with_options(UNITS[config.unit], config, conv),
+        head=_head(config, conv, config.amplification / 2, init),
+        upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv, init),
+        upsampler_activation="leaky_relu" if config.upsampler == "float" else "none",
+        hr_conv=hr_conv and _with_options(hr_conv, config, conv, init),
+        tail=_tail(config, conv, channels, init),
+        image_skip=config.image_skip,
+    )
+
+
+def _dncnn(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
+    return DnCNN(
+        **_frame(config, scale, convolutions=config.blocks),
+        unit=_with_options(UNITS[config.unit], config, conv),
+        head=_head(config, conv, config.amplification / 2),
+        tail=_tail(config, conv, channels, "uniform"),
+    )
+
+
+def _frame(config: Config, scale: int, convolutions: int) -> dict[str, Any]:
+    """The attributes of a ``Backbone`` that are no modules."""
+    per_unit = UNITS[config.unit].convolutions
+    if convolutions % per_unit:
+        raise UserError(
+            f"config.model.blocks is {config.blocks}, but {config.name} has as many convolutions "
+            f"in its body and unit {config.unit} has {per_unit}: choose a multiple of {per_unit}"
+        )
+    return {
+        "units": convolutions // per_unit,
+        "scale": scale,
+        "amplification": config.amplification,
+        "head_activation": config.head_activation,
+        "progressive": config.progressive,
+        "progressive_until": config.progressive_until,
+    }
+
+
+def _head(config: Config, conv: Factory, centre: float, init: str = "uniform") -> Factory:
+    """Makes the first convolution; ``centre``: middle grey, in what it is given."""
+    if config.head == "float":
+        return partial(_float_conv(config, init), config.features)
+    # The sign replaces numbers whose deviation in an image of 0..1 is about k / 4.
+    return partial(
+        _with_options(BinaryProjection, config, conv),
+        features=config.features,
+        centre=centre,
+        scale_start=config.amplification / 4,
+    )
+
+
+def _tail(config: Config, conv: Factory, channels: int, init: str) -> Factory:
+    """Makes the last convolution."""
+    if config.tail == "float":
+        return partial(_float_conv(config, init), channels)
+    return partial(
+        _with_options(BinaryProjection, config, conv),
+        features=channels,
+        scale_start=0.0 if init == "zero" else 1.0,
+    )
+
+
+def _with_options(
+    module: type[nn.Module], config: Config, conv: Factory, init: str = "uniform"
+) -> Factory:
+    """The module with the attributes set that are fields of the config, and the convolutions."""
+    options = {
+        **config,
+        "conv": partial(conv, weight_scale=config.weight_scale, use_bias=config.bias == "all"),
+        "float_conv": _float_conv(config, init),
+    }
     names = {field.name for field in dataclasses.fields(module)} & options.keys() - {"name"}
     return partial(module, **{name: options[name] for name in names})
 
 
-MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {"edsr": _edsr}
+def _float_conv(config: Config, init: str) -> Factory:
+    return partial(Conv, use_bias=config.bias != "none", init=init)
+
+
+MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {
+    "edsr": _edsr,
+    "srresnet": _srresnet,
+    "dncnn": _dncnn,
+}
 _UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
+_HR_CONVS = {"none": None, "float": ConvUnit, "binary": BBCU}
+_PRECISIONS = ("float", "binary")
 _CHOICES = {
     "name": MODELS,
     "unit": UNITS,
@@ -111,8 +199,12 @@ _CHOICES = {
     "surrogate": SURROGATES,
     "weight_scale": WEIGHT_SCALES,
     "progressive": PROGRESSIVE,
-    "head_activation": ("none", "leaky_relu"),
+    "head": _PRECISIONS,
+    "head_activation": ACTIVATIONS,
     "body_end": ("unit", "conv"),
     "upsampler": _UPSAMPLERS,
+    "hr_conv": _HR_CONVS,
+    "tail": _PRECISIONS,
+    "bias": ("none", "float", "all"),
     "image_skip": ("none", "bilinear"),
 }

@@ -26,6 +26,8 @@ _PARTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (rf"(?:body\.\d+|conv_after_body){_HERE}", lambda m: "body_end/conv"),
     (r"conv_after_body", lambda m: "body_end"),
     (r"(?:upsample|tail\.0)\.([02])", lambda m: f"upsampler_{int(m[1]) // 2}/conv"),
+    (rf"conv_hr{_HERE}", lambda m: "hr_conv/conv"),
+    (r"conv_hr", lambda m: "hr_conv"),
     (rf"upconv([12]?){_HERE}", lambda m: f"upsampler_{int(m[1] or 1) - 1}/conv"),
     (r"upconv([12]?)", lambda m: f"upsampler_{int(m[1] or 1) - 1}"),
     (r"conv_last|tail\.1", lambda m: "tail"),

@@ -54,15 +54,26 @@ class ResidualBlock(Unit):
     """The float unit of EDSR, without batch normalisation: ``y = x + s conv(relu(conv(x)))``."""
 
     residual_scale: float = 1.0
+    float_conv: Callable[..., nn.Module] = Conv
 
     convolutions: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         features = x.shape[-1]
-        y = Conv(features, name="conv_0")(x)
-        y = Conv(features, name="conv_1")(nn.relu(y))
+        y = self.float_conv(features, name="conv_0")(x)
+        y = self.float_conv(features, name="conv_1")(nn.relu(y))
         return x + self.residual_scale * y
+
+
+class FloatUnit(Unit):
+    """The float unit of DnCNN, without batch normalisation: ``y = relu(conv(x))``."""
+
+    float_conv: Callable[..., nn.Module] = Conv
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return nn.relu(self.float_conv(x.shape[-1], name="conv")(x))
 
 
 class BBCU(Unit):
@@ -143,13 +154,16 @@ def _binary_branch(
 class ConvUnit(Unit):
     """A plain float convolution in the form of a unit: ``y = conv(x)``."""
 
+    float_conv: Callable[..., nn.Module] = Conv
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return Conv(x.shape[-1], name="conv")(x)
+        return self.float_conv(x.shape[-1], name="conv")(x)
 
 
 UNITS: dict[str, type[Unit]] = {
     "residual": ResidualBlock,
+    "float": FloatUnit,
     "bbcu": BBCU,
     "attention": AttentionUnit,
 }
@@ -162,10 +176,11 @@ class Upsampler(nn.Module):
     """
 
     scale: int
+    float_conv: Callable[..., nn.Module] = Conv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = Conv(x.shape[-1] * self.scale**2, name="conv")(x)
+        y = self.float_conv(x.shape[-1] * self.scale**2, name="conv")(x)
         return pixel_shuffle(y, self.scale)
 
 

@@ -1,0 +1,82 @@
+"""What all networks share: a head, a body of units, a tail, and the two halves they run in."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+
+from binsr_jax.nn.fence import chain
+from binsr_jax.nn.units import Progress, unit_progress
+
+Factory = Callable[..., nn.Module]
+
+# How each factor is built up from steps of pixel shuffle.
+UPSAMPLING_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}
+
+LEAKY_SLOPE = 0.1
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "none": lambda x: x,
+    "relu": nn.relu,
+    "leaky_relu": lambda x: nn.leaky_relu(x, LEAKY_SLOPE),
+}
+
+
+class Backbone(nn.Module, kw_only=True):
+    """A network: called with images ``[B, h, w, C]`` in 0..1, it gives ``[B, s h, s w, C]``.
+
+    The output is not clipped. The two halves, ``extract`` and ``reconstruct``, are what inference
+    runs: the second, whose intermediates may be far larger than its input, in strips of rows.
+
+    Attributes:
+        head: makes the first convolution, to the body's number of features.
+        unit: makes one unit of the body (see ``binsr_jax.nn.units``).
+        units: how many there are.
+        tail: makes the last convolution, back to an image.
+        scale: s.
+        amplification: k of BBCU's equation 10: one factor at the input, undone at the output.
+        head_activation: a key of ``ACTIVATIONS``.
+        progressive, progressive_until: how units become binary; see ``unit_progress``.
+        scan: works equal units in a loop; see ``binsr_jax.nn.fence.chain``.
+    """
+
+    head: Factory
+    unit: Factory
+    units: int
+    tail: Factory
+    scale: int
+    amplification: float
+    head_activation: str
+    progressive: str = "none"
+    progressive_until: float = 1.0
+    scan: bool = False
+
+    def setup(self) -> None:
+        self._head = self.head(name="head")
+        self._body = [self.unit(name=f"body_{i}") for i in range(self.units)]
+        self._tail = self.tail(name="tail")
+
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return self.reconstruct(self.extract(x, train, progress), x)
+
+    def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        """The features of an image: ``[B, h, w, C] -> [B, h, w, features]``."""
+        raise NotImplementedError
+
+    def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
+        """The output for an image and its features; looks at a few pixels around each alone."""
+        raise NotImplementedError
+
+    def _embed(self, x: jax.Array) -> jax.Array:
+        """``act(head(x))``."""
+        return ACTIVATIONS[self.head_activation](self._head(x))
+
+    def _through(
+        self, units: Sequence[nn.Module], x: jax.Array, train: bool, progress: Progress
+    ) -> jax.Array:
+        """One unit after the other, each with its own progress."""
+        own = [
+            unit_progress(progress, self.progressive, self.progressive_until, i, len(units))
+            for i in range(len(units))
+        ]
+        return chain(units, x, train, own, self.scan)

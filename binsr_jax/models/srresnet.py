@@ -1,0 +1,56 @@
+"""SRResNet without batch normalisation: the super-resolution network of BBCU, binary and float."""
+
+import jax
+
+from binsr_jax.models.backbone import ACTIVATIONS, UPSAMPLING_STEPS, Backbone, Factory
+from binsr_jax.nn.fence import fence
+from binsr_jax.nn.units import Progress
+from binsr_jax.ops.image import upsample_bilinear
+
+
+class SRResNet(Backbone, kw_only=True):
+    """Head, ``units`` units, upsampler, a convolution at high resolution, tail.
+
+        f   = unit(...unit(act(head(k x))))                                       (``extract``)
+        y   = tail(lrelu(hr_conv(upsampler(f))))     (+ k x enlarged, with image_skip "bilinear")
+        out = y / k                                                           (``reconstruct``)
+
+    Nothing follows the units, and there is no skip over all of them. Each step of a float upsampler
+    is followed by a LeakyReLU of slope 0.1, as ``hr_conv`` is; a binary one's is not. Ledig et al.,
+    "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", in the
+    shape that Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network",
+    binarise: their BBCU-L has binary units alone, their BBCU-M a binary upsampler and hr_conv too.
+
+    Attributes:
+        upsampler: makes one upsampling step, of the ``scale`` it is given.
+        upsampler_activation: what follows each of them: a key of ``ACTIVATIONS``.
+        hr_conv: makes the convolution at high resolution, in the form of a unit; or None.
+        image_skip: ``"none"``, or ``"bilinear"``.
+    """
+
+    upsampler: Factory
+    upsampler_activation: str
+    hr_conv: Factory | None
+    image_skip: str
+
+    def setup(self) -> None:
+        super().setup()
+        steps = UPSAMPLING_STEPS[self.scale]
+        self._upsamplers = [
+            self.upsampler(step, name=f"upsampler_{i}") for i, step in enumerate(steps)
+        ]
+        self._hr_conv = None if self.hr_conv is None else self.hr_conv(name="hr_conv")
+
+    def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return self._through(self._body, self._embed(self.amplification * x), train, progress)
+
+    def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
+        y = features
+        for upsampler in self._upsamplers:
+            y = ACTIVATIONS[self.upsampler_activation](upsampler(y))
+        if self._hr_conv is not None:
+            y = ACTIVATIONS["leaky_relu"](fence(self._hr_conv)(y))
+        y = self._tail(y)
+        if self.image_skip == "bilinear":
+            y += upsample_bilinear(self.amplification * x, self.scale)
+        return y / self.amplification
