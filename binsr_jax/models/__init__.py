@@ -84,7 +84,7 @@ def binary_kernels(config: Config, scale: int, channels: int = 3) -> frozenset[t
 
 def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
     # Beside a skip of the image the tail starts at zero: training starts at the enlarged image.
-    init = "uniform" if config.image_skip == "none" else "zero"
+    start = "uniform" if config.image_skip == "none" else "zero"
     unit = _with_options(UNITS[config.unit], config, conv)
     return EDSR(
         **_frame(config, scale, convolutions=2 * config.blocks),
@@ -93,7 +93,7 @@ def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module
         head=_head(config, conv, centre=0.0 if channels == 3 else config.amplification / 2),
         body_end=unit if config.body_end == "unit" else _with_options(ConvUnit, config, conv),
         upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv),
-        tail=_tail(config, conv, channels, init),
+        tail=_tail(config, conv, channels, start),
         image_skip=config.image_skip,
     )
 
@@ -101,16 +101,16 @@ def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module
 def _srresnet(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
     # The float convolutions outside of the body start small, as in BBCU's code: also beside a skip
     # of the image training starts near the enlarged image.
-    init = "kaiming"
+    start = "kaiming"
     hr_conv = _HR_CONVS[config.hr_conv]
     return SRResNet(
         **_frame(config, scale, convolutions=2 * config.blocks),
         unit=_with_options(UNITS[config.unit], config, conv),
-        head=_head(config, conv, config.amplification / 2, init),
-        upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv, init),
+        head=_head(config, conv, config.amplification / 2, start),
+        upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv, start),
         upsampler_activation="leaky_relu" if config.upsampler == "float" else "none",
-        hr_conv=hr_conv and _with_options(hr_conv, config, conv, init),
-        tail=_tail(config, conv, channels, init),
+        hr_conv=hr_conv and _with_options(hr_conv, config, conv, start),
+        tail=_tail(config, conv, channels, start),
         image_skip=config.image_skip,
     )
 
@@ -142,10 +142,10 @@ def _frame(config: Config, scale: int, convolutions: int) -> dict[str, Any]:
     }
 
 
-def _head(config: Config, conv: Factory, centre: float, init: str = "uniform") -> Factory:
+def _head(config: Config, conv: Factory, centre: float, start: str = "uniform") -> Factory:
     """Makes the first convolution; ``centre``: middle grey, in what it is given."""
     if config.head == "float":
-        return partial(_float_conv(config, init), config.features)
+        return partial(_float_conv(config, start), config.features)
     # The sign replaces numbers whose deviation in an image of 0..1 is about k / 4.
     return partial(
         _with_options(BinaryProjection, config, conv),
@@ -155,32 +155,32 @@ def _head(config: Config, conv: Factory, centre: float, init: str = "uniform") -
     )
 
 
-def _tail(config: Config, conv: Factory, channels: int, init: str) -> Factory:
+def _tail(config: Config, conv: Factory, channels: int, start: str) -> Factory:
     """Makes the last convolution."""
     if config.tail == "float":
-        return partial(_float_conv(config, init), channels)
+        return partial(_float_conv(config, start), channels)
     return partial(
         _with_options(BinaryProjection, config, conv),
         features=channels,
-        scale_start=0.0 if init == "zero" else 1.0,
+        scale_start=0.0 if start == "zero" else 1.0,
     )
 
 
 def _with_options(
-    module: type[nn.Module], config: Config, conv: Factory, init: str = "uniform"
+    module: type[nn.Module], config: Config, conv: Factory, start: str = "uniform"
 ) -> Factory:
     """The module with the attributes set that are fields of the config, and the convolutions."""
     options = {
         **config,
         "conv": partial(conv, weight_scale=config.weight_scale, use_bias=config.bias == "all"),
-        "float_conv": _float_conv(config, init),
+        "float_conv": _float_conv(config, start),
     }
     names = {field.name for field in dataclasses.fields(module)} & options.keys() - {"name"}
     return partial(module, **{name: options[name] for name in names})
 
 
-def _float_conv(config: Config, init: str) -> Factory:
-    return partial(Conv, use_bias=config.bias != "none", init=init)
+def _float_conv(config: Config, start: str) -> Factory:
+    return partial(Conv, use_bias=config.bias != "none", start=start)
 
 
 MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {

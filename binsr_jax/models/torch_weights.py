@@ -17,7 +17,8 @@ from binsr_jax.errors import UserError
 from binsr_jax.models.edsr import DIV2K_MEAN
 
 _HERE = r"(?=\.weight|\.bias)"  # the part is a plain convolution, not a unit
-# The name of a part: in EDSR-PyTorch, in BasicSR's EDSR, and in the binary networks built on it.
+# The name of a part: in EDSR-PyTorch, in BasicSR's EDSR and SRResNet, and in the binary networks
+# built on them. ``layer`` is what ``_spelled_out`` calls one of DnCNN.
 _PARTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"conv_first|head\.0", lambda m: "head"),
     (rf"body\.(\d+)\.body\.([02]){_HERE}", lambda m: f"body_{m[1]}/conv_{int(m[2]) // 2}"),
@@ -25,6 +26,8 @@ _PARTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"body\.(\d+)\.body\.([01])", lambda m: f"body_{2 * int(m[1]) + int(m[2])}"),
     (rf"(?:body\.\d+|conv_after_body){_HERE}", lambda m: "body_end/conv"),
     (r"conv_after_body", lambda m: "body_end"),
+    (rf"layer\.(\d+){_HERE}", lambda m: f"body_{m[1]}/conv"),
+    (r"layer\.(\d+)", lambda m: f"body_{m[1]}"),
     (r"(?:upsample|tail\.0)\.([02])", lambda m: f"upsampler_{int(m[1]) // 2}/conv"),
     (rf"conv_hr{_HERE}", lambda m: "hr_conv/conv"),
     (r"conv_hr", lambda m: "hr_conv"),
@@ -54,9 +57,9 @@ _NEGATED = {"threshold", "shift_in"}
 def from_torch(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with the values of a PyTorch ``state_dict``.
 
-    Understands the names of EDSR-PyTorch, of BasicSR's EDSR, and of the binary networks of BBCU and
-    of the attention paper. Their code hands one attention module to all units of the body; ours has
-    one a unit, each of which gets that module's values.
+    Understands the names of EDSR-PyTorch, of BasicSR's EDSR and SRResNet, of KAIR's DnCNN, and of
+    the binary networks of BBCU and of the attention paper. The latter's code hands one attention
+    module to all units of the body; ours has one a unit, each of which gets that module's values.
 
     Args:
         state: PyTorch names to arrays.
@@ -74,11 +77,12 @@ def from_torch(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> di
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     ours: dict[str, np.ndarray] = {}
     unknown = []
+    spelled = _spelled_out(state)
     for name, array in state.items():
         if name.startswith(("sub_mean.", "add_mean.")):
             _require_div2k_mean(name, array)
             continue
-        path = _translate(name)
+        path = _translate(spelled[name])
         if path is not None and path in shapes:
             ours[path] = _to_our_layout(path, np.asarray(array), shapes[path])
         else:
@@ -91,6 +95,22 @@ def from_torch(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> di
             + "check the architecture's name, scale, features and blocks"
         )
     return unflatten_dict(ours, sep="/")
+
+
+def _spelled_out(names: Iterable[str]) -> dict[str, str]:
+    """The names, with those of DnCNN's one list of layers as other networks have them.
+
+    ``model.N.`` is ``conv_first.``, ``layer.0.`` and so on, ``conv_last.``, whatever lies between.
+    """
+    layers = {name: re.match(r"model\.(\d+)\.", name) for name in names}
+    numbers = sorted({int(match[1]) for match in layers.values() if match})
+    parts = {number: f"layer.{i - 1}." for i, number in enumerate(numbers)}
+    if numbers:
+        parts |= {numbers[0]: "conv_first.", numbers[-1]: "conv_last."}
+    return {
+        name: parts[int(match[1])] + name[match.end() :] if match else name
+        for name, match in layers.items()
+    }
 
 
 def _translate(name: str) -> str | None:

@@ -22,7 +22,7 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
 class Conv(nn.Module):
     """A float convolution of stride 1, zero padding: ``[B, H, W, I] -> [B, H, W, features]``.
 
-    ``init`` says where it starts: ``"uniform"``, kernel and bias in ``+-1/sqrt(fan_in)``;
+    ``start``: ``"uniform"``, kernel and bias in ``+-1/sqrt(fan_in)``;
     ``"kaiming"``, the kernel normal with a tenth of He's deviation, ``0.1 sqrt(2 / fan_in)``, and
     the bias zero, as outside of the body of BBCU's networks; ``"zero"``, both zero.
     """
@@ -30,21 +30,21 @@ class Conv(nn.Module):
     features: int
     kernel_size: int = 3
     use_bias: bool = True
-    init: str = "uniform"
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         fan_in = math.prod(shape[:3])
-        inits: dict[str, nn.initializers.Initializer] = {
+        starts: dict[str, nn.initializers.Initializer] = {
             "uniform": uniform_fan_in(fan_in),
             "kaiming": nn.initializers.normal(0.1 * math.sqrt(2 / fan_in)),
             "zero": nn.initializers.zeros,
         }
-        if self.init not in inits:
-            raise ValueError(f"no start {self.init!r}: choose from {', '.join(inits)}")
-        y = conv2d(x, self.param("kernel", inits[self.init], shape))
+        if self.start not in starts:
+            raise ValueError(f"no start {self.start!r}: choose from {', '.join(starts)}")
+        y = conv2d(x, self.param("kernel", starts[self.start], shape))
         if not self.use_bias:
             return y
-        bias_init = inits["uniform" if self.init == "uniform" else "zero"]
-        return y + self.param("bias", bias_init, (self.features,))
+        bias_start = starts["uniform" if self.start == "uniform" else "zero"]
+        return y + self.param("bias", bias_start, (self.features,))
