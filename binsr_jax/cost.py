@@ -1,48 +1,32 @@
 """What a network costs: parameters, operations and bytes, counted from the network itself.
 
 The network is traced with ``SignConv`` for its binary convolutions, and the operations of the trace
-are counted: a new unit or backbone is counted without a line here.
+are counted: a new unit or backbone is counted without a line here. Papers weigh these numbers in
+different ways, which ``CONVENTIONS`` names.
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend import core
+from flax.traverse_util import flatten_dict
 
 from binsr_jax import models
 from binsr_jax.config import Config
+from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.tasks import task_of
+from binsr_jax.trace import Trace
 
 # Of the papers' tables: an LR image of 320x180 is an HR image of 720p at x4.
 DEFAULT_SIZE = (180, 320)
-
-# Sums and the like: an operation for an element read. All other arithmetic: for one written.
-_REDUCTIONS = {"reduce_max", "reduce_min", "reduce_prod", "reduce_sum"}
-# These only move or convert numbers.
-_FREE = {
-    "broadcast_in_dim",
-    "concatenate",
-    "convert_element_type",
-    "copy",
-    "dynamic_slice",
-    "gather",
-    "iota",
-    "pad",
-    "platform_index",
-    "reshape",
-    "rev",
-    "slice",
-    "split",
-    "squeeze",
-    "stop_gradient",
-    "transpose",
-}
 
 
 @dataclass(frozen=True)
@@ -50,13 +34,25 @@ class Cost:
     """The cost of a network.
 
     Attributes:
-        size: Height and width of the input that the operations are counted for.
+        size: Height and width of the input that operations and activations are counted for.
         float_parameters: How many parameters are floats, in the packed network.
         binary_parameters: How many are bits.
+        float_weights: How many of the floats are weights of convolutions and dense layers: without
+            biases, and without the parameters of elementwise operations.
         float_macs: Multiply-accumulates of float convolutions and dense layers.
         binary_macs: The same of binary convolutions.
         elementwise: All other arithmetic, one for each number written (of sums, for each read):
-            scales, biases, activations, residual sums.
+            scales, biases, shifts, activations, the products of attention, residual sums.
+        profiled: What ptflops counts of everything but binary convolutions: ``float_macs``, and
+            one for each number that a bias is added to, that a rectifier (ReLU, LeakyReLU, PReLU)
+            writes, or that is pooled.
+        profiled_again: What it would count too if all units of the body shared their attention, as
+            in the attention paper's code: it adds up the n calls of the one module, and meets it
+            under each of its n parents, so that n calls are counted as n n.
+        activation_bytes: The most that feature maps take at any convolution, with one image and the
+            whole of it at once: its input, its output, and what was computed before and is used
+            after, in 4 bytes a number and one bit a sign. Elementwise operations are taken to be
+            done in place.
         file_bytes: Of the tensors in the model file with float32.
         half_file_bytes: The same with float16.
     """
@@ -64,11 +60,64 @@ class Cost:
     size: tuple[int, int]
     float_parameters: int
     binary_parameters: int
+    float_weights: int
     float_macs: int
     binary_macs: int
     elementwise: int
+    profiled: int
+    profiled_again: int
+    activation_bytes: int
     file_bytes: int
     half_file_bytes: int
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a paper makes one number of a cost.
+
+    Attributes:
+        size: Height and width of the input that it counts for.
+        summary: Its formulas in words.
+        operations: Of a cost.
+        parameters: Of a cost; None if it does not count them.
+        true_operations: The operations without a mistake of the paper's tools; None if there is
+            none.
+    """
+
+    size: tuple[int, int]
+    summary: str
+    operations: Callable[[Cost], float]
+    parameters: Callable[[Cost], float] | None = None
+    true_operations: Callable[[Cost], float] | None = None
+
+
+def _as_ptflops(cost: Cost) -> float:
+    return 2 * (cost.profiled + cost.binary_macs / 8)
+
+
+CONVENTIONS: dict[str, Convention] = {
+    # Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network".
+    "bbcu": Convention(
+        size=DEFAULT_SIZE,
+        summary="float + binary MACs / 64; weights, float + binary / 32",
+        operations=lambda cost: cost.float_macs + cost.binary_macs / 64,
+        parameters=lambda cost: cost.float_weights + cost.binary_parameters / 32,
+    ),
+    # The Binary Super-Resolution Challenge, 2023.
+    "bsrc": Convention(
+        size=(96, 96),
+        summary="float + binary MACs / 8",
+        operations=lambda cost: cost.float_macs + cost.binary_macs / 8,
+    ),
+    # "Efficient Image Super Resolution Using Attention In Binary Neural Networks".
+    "ptflops": Convention(
+        size=(128, 128),
+        summary="2 (ptflops's count of the float part + binary MACs / 8), shared attention counted "
+        "again under each unit",
+        operations=lambda cost: _as_ptflops(cost) + 2 * cost.profiled_again,
+        true_operations=_as_ptflops,
+    ),
+}
 
 
 def count(config: Config, size: tuple[int, int] = DEFAULT_SIZE) -> Cost:
@@ -81,27 +130,56 @@ def count(config: Config, size: tuple[int, int] = DEFAULT_SIZE) -> Cost:
     Raises:
         UserError: the config describes no network.
     """
-    channels = task_of(config).channels
-    network = models.build(config.model, config.scale, channels, conv=SignConv)
-    image = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image)
-    leaves = jax.tree.leaves(variables["params"])
-    parameters = Counter()
-    for leaf in leaves:
-        parameters[str(leaf.dtype)] += math.prod(leaf.shape)
-    operations = Counter()
-    for kind, number in _operations(jax.make_jaxpr(network.apply)(variables, image).jaxpr):
-        operations[kind] += number
+    task = task_of(config)
+    network = models.build(config.model, task.scale, task.channels, conv=SignConv)
+    image = jax.ShapeDtypeStruct((1, *size, task.channels), jnp.float32)
+    attentions: dict[tuple[str, ...], tuple[nn.Module, Any]] = {}
+
+    def notice(call, args, kwargs, context):
+        if context.method_name == "__call__" and type(context.module) in ATTENTION.values():
+            x = jax.ShapeDtypeStruct(args[0].shape, args[0].dtype)
+            attentions[context.module.path] = context.module.clone(parent=None, name=None), x
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(notice):
+        variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    params: dict[tuple[str, ...], Any] = flatten_dict(variables["params"])
+    numbers: Counter[str] = Counter()
+    for path, leaf in params.items():
+        numbers[str(leaf.dtype)] += math.prod(leaf.shape)
+        numbers["weights"] += math.prod(leaf.shape) if path[-1] == "kernel" else 0
+    trace = Trace(network, variables, image)
+    operations = trace.operations()
     return Cost(
         size=size,
-        float_parameters=parameters["float32"],
-        binary_parameters=parameters["int8"],
+        float_parameters=numbers["float32"],
+        binary_parameters=numbers["int8"],
+        float_weights=numbers["weights"],
         float_macs=operations["float"],
         binary_macs=operations["binary"],
         elementwise=operations["elementwise"],
-        file_bytes=sum(stored_bytes(leaf, half=False) for leaf in leaves),
-        half_file_bytes=sum(stored_bytes(leaf, half=True) for leaf in leaves),
+        profiled=trace.profiled(),
+        profiled_again=_profiled_again(attentions),
+        activation_bytes=trace.activation_bytes(),
+        file_bytes=sum(stored_bytes(leaf, half=False) for leaf in params.values()),
+        half_file_bytes=sum(stored_bytes(leaf, half=True) for leaf in params.values()),
     )
+
+
+def _profiled_again(attentions: dict[tuple[str, ...], tuple[nn.Module, Any]]) -> int:
+    """``Cost.profiled_again`` of attention modules and their inputs, by path in the network."""
+    shared: Counter[tuple[str, ...]] = Counter()
+    calls = [path for path in attentions if re.fullmatch(r"body_\d+", path[0])]
+    for path in calls:
+        shared[path[1:]] += 1
+    again: dict[tuple[str, ...], int] = {}
+    for path in calls:
+        if path[1:] not in again:
+            module, x = attentions[path]
+            variables = jax.eval_shape(module.init, jax.random.key(0), x)
+            number = shared[path[1:]]
+            again[path[1:]] = Trace(module, variables, x).profiled() * number * (number - 1)
+    return sum(again.values())
 
 
 def stored_bytes(leaf: Any, half: bool) -> int:
@@ -117,58 +195,31 @@ def stored_bytes(leaf: Any, half: bool) -> int:
 
 def markdown(cost: Cost) -> str:
     """The cost as a Markdown table."""
-    height, width = cost.size
+    size = f"LR {size_text(cost.size)}"
     rows = [
+        ("cost", "number"),
+        ("---", "---:"),
         ("parameters, float", f"{cost.float_parameters:,}"),
         ("parameters, binary", f"{cost.binary_parameters:,}"),
-        (f"multiply-accumulates, float, LR {width}x{height}", f"{cost.float_macs:,}"),
-        (f"multiply-accumulates, binary, LR {width}x{height}", f"{cost.binary_macs:,}"),
-        (f"elementwise operations, LR {width}x{height}", f"{cost.elementwise:,}"),
+        (f"multiply-accumulates, float, {size}", f"{cost.float_macs:,}"),
+        (f"multiply-accumulates, binary, {size}", f"{cost.binary_macs:,}"),
+        (f"elementwise operations, {size}", f"{cost.elementwise:,}"),
+        (f"bytes of feature maps at their most, {size}", f"{cost.activation_bytes:,}"),
         ("bytes of tensors in a model file, float32", f"{cost.file_bytes:,}"),
         ("bytes of tensors in a model file, float16", f"{cost.half_file_bytes:,}"),
     ]
-    lines = [f"| {name} | {value} |" for name, value in [("cost", "number"), *rows]]
-    return "\n".join([lines[0], "|---|---:|", *lines[1:]])
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def _operations(jaxpr: core.Jaxpr) -> Iterator[tuple[str, int]]:
-    """The kind and number of operations of every step of a trace."""
-    for step in jaxpr.eqns:
-        name, inner = step.primitive.name, _inner_traces(step)
-        if inner:  # if several, they are forms of one computation for several backends
-            yield from _operations(inner[-1])
-        elif name == "conv_general_dilated":
-            signs = step.params["preferred_element_type"] == jnp.int32  # of a SignConv
-            yield "binary" if signs else "float", _conv_macs(step)
-        elif name == "dot_general":
-            (contracted, _), _ = step.params["dimension_numbers"]
-            products = math.prod(_shape(step.invars[0])[axis] for axis in contracted)
-            yield "float", _size(step.outvars[0]) * products
-        elif name in _REDUCTIONS:
-            yield "elementwise", _size(step.invars[0])
-        elif name not in _FREE:
-            yield "elementwise", sum(_size(result) for result in step.outvars)
+def giga(operations: float, decimals: int = 2) -> str:
+    """Operations in G, rounded twice as BBCU's tables are: to whole millions, and then half up.
+
+    The 1,824.8 million of BBCU-M x2 are 1.83 there, and the 79,194.9 of BBCU-L x4 are 79.20.
+    """
+    millions = Decimal(round(operations / 1e6)).scaleb(-3)
+    return str(millions.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
 
 
-def _inner_traces(step: core.JaxprEqn) -> list[core.Jaxpr]:
-    """The traces of the functions that a step calls."""
-    values = jax.tree.leaves(list(step.params.values()), is_leaf=_is_trace)
-    return [getattr(value, "jaxpr", value) for value in values if _is_trace(value)]
-
-
-def _is_trace(value: Any) -> bool:
-    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
-
-
-def _conv_macs(step: core.JaxprEqn) -> int:
-    kernel = _shape(step.invars[1])
-    output_features = kernel[step.params["dimension_numbers"].rhs_spec[0]]
-    return _size(step.outvars[0]) * math.prod(kernel) // output_features
-
-
-def _size(value: Any) -> int:
-    return math.prod(_shape(value))
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    return value.aval.shape
+def size_text(size: tuple[int, int]) -> str:
+    """A height and width as the papers write it, width first: ``320x180``."""
+    return f"{size[1]}x{size[0]}"

@@ -1,13 +1,15 @@
 """Costs against arithmetic by hand, the papers' architectures, and the files themselves."""
 
 import json
+from typing import Any
 
 import pytest
 
-from binsr_jax import cost
+from binsr_jax import cost, models
 from binsr_jax.config import default
+from binsr_jax.cost import CONVENTIONS
 
-FLOAT_EDSR = {
+FLOAT_EDSR: dict[str, Any] = {
     "unit": "residual",
     "body_end": "conv",
     "upsampler": "float",
@@ -107,9 +109,8 @@ def test_attention_costs_what_its_layers_do(attention, macs_per_unit, branch):
 
 def test_operations_grow_with_the_pixels():
     small, large = (counted(size, features=8, blocks=3) for size in ((10, 20), (20, 40)))
-    assert large.binary_macs == 4 * small.binary_macs
-    assert large.float_macs == 4 * small.float_macs
-    assert large.elementwise == 4 * small.elementwise
+    for kind in ("binary_macs", "float_macs", "elementwise", "profiled", "activation_bytes"):
+        assert getattr(large, kind) == 4 * getattr(small, kind)
     assert large.file_bytes == small.file_bytes
 
 
@@ -134,3 +135,83 @@ def test_the_table_has_every_number():
     assert "3x2" in table
     for number in (result.float_macs, result.binary_macs, result.elementwise, result.file_bytes):
         assert f"| {number:,} |" in table
+
+
+@pytest.mark.parametrize("features", [5, 16])
+def test_feature_maps_by_hand(features):
+    """Of few features at the tail, of more at the upsampler, whose input is there as bits too."""
+    fields: dict[str, Any] = {"features": features, "blocks": 2}
+    pixels = 6 * 4
+    tail = pixels * 4 * 4 * (features + 3)
+    upsampler = pixels * 4 * (features + 4 * features)
+    signs = -(-features * pixels // 8)
+    result = counted((6, 4), **fields)
+    assert result.activation_bytes == max(tail, upsampler + signs)
+    # In floats there are no signs; for a skip of the image it is kept.
+    result = counted((6, 4), image_skip="bilinear", **fields, **FLOAT_EDSR)
+    assert result.activation_bytes == max(tail, upsampler) + pixels * 4 * 3
+
+
+@pytest.mark.parametrize("attention", ["none", "se"])
+def test_a_loop_over_units_costs_what_they_do(attention, monkeypatch):
+    fields = {"features": 4, "blocks": 3, "residual_attention": attention}
+    plain = counted((4, 5), **fields)
+    build = models.build
+    monkeypatch.setattr(models, "build", lambda *a, **k: build(*a, **k).clone(scan=True))
+    looped = counted((4, 5), **fields)
+    assert (looped.binary_macs, looped.float_macs) == (plain.binary_macs, plain.float_macs)
+    assert looped.profiled == plain.profiled
+
+
+@pytest.mark.parametrize("size", [(128, 128), (5, 7)])
+@pytest.mark.parametrize(("features", "blocks", "hidden"), [(64, 16, 4), (6, 2, 3)])
+@pytest.mark.parametrize(("residual", "binary"), [("none", "se"), ("spatial", "spatial")])
+def test_what_ptflops_counts_by_hand(size, features, blocks, hidden, residual, binary):
+    """A unit's PReLU and what is in the frame; the one shared attention n n times, not n."""
+    pixels, units = size[0] * size[1], 2 * blocks
+    result = counted(
+        size,
+        features=features,
+        blocks=blocks,
+        attention_hidden=hidden,
+        residual_attention=residual,
+        binary_attention=binary,
+    )
+    head, tail = macs(3, features) + features, 4 * (macs(features, 3) + 3)
+    prelu, leaky_relu = (units + 1) * features + 4 * features, features
+    attention = {
+        "none": 0,
+        "se": pixels * features + 2 * features * hidden + features + hidden + hidden,
+        "spatial": pixels * (features + 1),
+    }
+    uses = attention[residual] + attention[binary]
+    binary_macs = pixels * ((units + 1) * macs(features, features) + macs(features, 4 * features))
+    others = pixels * (head + tail + prelu + leaky_relu)
+    convention = CONVENTIONS["ptflops"]
+    assert convention.true_operations is not None
+    assert convention.true_operations(result) == 2 * (others + (units + 1) * uses + binary_macs / 8)
+    assert convention.operations(result) == 2 * (
+        others + (units * units + 1) * uses + binary_macs / 8
+    )
+
+
+@pytest.mark.parametrize(
+    ("operations", "decimals", "text"),
+    [
+        (31_680 * 57_600, 2, "1.83"),  # BBCU-M x2
+        (1_374_912 * 57_600, 2, "79.20"),  # BBCU-L x4
+        (321_984 * 57_600, 2, "18.55"),
+        (5_952_110_592, 1, "6.0"),
+        (0, 3, "0.000"),
+    ],
+)
+def test_operations_are_rounded_as_the_paper_does(operations, decimals, text):
+    assert cost.giga(operations, decimals) == text
+
+
+def test_the_challenge_counts_float_macs():
+    """The constant of the challenge's code, for EDSR x2 at its 96x96 pixels."""
+    convention = CONVENTIONS["bsrc"]
+    result = counted(convention.size, **FLOAT_EDSR)
+    assert convention.operations(result) == 12_649_955_328
+    assert convention.parameters is None

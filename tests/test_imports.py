@@ -21,7 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"ops", "tasks"},
     "training": {"models", "nn", "ops", "data", "tasks"},
     "deploy": {"models", "nn", "ops", "data", "tasks", "training", "cost"},
-    "cost": {"models", "nn", "ops", "tasks"},
+    "trace": set(),
+    "cost": {"models", "nn", "ops", "tasks", "trace"},
     "evaluation": {"models", "nn", "ops", "data", "tasks", "training", "deploy", "cost"},
 }
 # The scores need no network: they may be used wherever arrays are.

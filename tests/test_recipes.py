@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from binsr_jax.commands import main
 from binsr_jax.config import config_to_json
+from binsr_jax.cost import CONVENTIONS, count, giga
 from binsr_jax.errors import UserError
 from binsr_jax.recipes import Published, list_recipes, open_recipe
 
@@ -15,7 +17,8 @@ from binsr_jax.config import default, variant_fields
 from binsr_jax.recipes import Published
 
 VARIANTS = {"size": ("small", "large"), "scale": ("2", "4")}
-ROWS = {"size=large,scale=4": Published("Large", scores={"Set5": 31.5}, operations=1.25)}
+SCORES = {"Set5": 31.5, "CBSD68-15": 33.0, "CBSD68-25": 30.1}
+ROWS = {"size=large,scale=4": Published("Large", scores=SCORES, operations=1.25)}
 
 def get_config(variant=""):
     fields = variant_fields(variant, **VARIANTS)
@@ -38,7 +41,7 @@ def test_a_variant_is_its_row_however_it_is_written(recipe):
         opened = open_recipe(f"{recipe}:{variant}")
         assert (opened.config.model.features, opened.config.scale) == (9, 4)
         assert opened.title == "Large"
-        assert opened.published.scores == {"Set5": 31.5}
+        assert opened.published.scores["CBSD68-25"] == 30.1
         assert opened.published.operations == 1.25
         assert opened.spec == f"{recipe}:{variant}"
 
@@ -90,6 +93,44 @@ def test_wrong_names_are_told_with_the_right_ones(recipe, tmp_path):
         open_recipe(f"{CONFIGS}/quickstart.py:size=small")
 
 
+def test_binsr_configs_lists_costs_and_scores(recipe, tmp_path, capsys):
+    cost = count(open_recipe(f"{recipe}:size=large,scale=4").config)
+    assert main(["configs", str(tmp_path)]) == 0
+    *head, row = capsys.readouterr().out.splitlines()
+    assert head[0].startswith("| recipe |")
+    operations = giga(CONVENTIONS["bbcu"].operations(cost))
+    cells = [f"{recipe}:size=large,scale=4", "Large", f"{operations} G / 1 K", "1.25 G"]
+    assert row == f"| {' | '.join(cells)} | Set5 31.50, CBSD68 33.00 / 30.10 |"
+    assert main(["configs", str(tmp_path), "--no-cost"]) == 0
+    assert f"| Large |  | {cells[-1]} |" in capsys.readouterr().out
+
+
+def test_binsr_cost_of_all_recipes(recipe, tmp_path, capsys):
+    assert main(["cost", "--all", str(tmp_path)]) == 0
+    head, rule, row = capsys.readouterr().out.splitlines()
+    assert "| bbcu, 320x180 |" in row
+    assert "| 1.25 G |" in row
+    assert head.count("|") == rule.count("|") == row.count("|")
+    assert main(["cost", "--all", str(tmp_path), "--convention", "bsrc", "--size", "4x6"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert "| bsrc, 6x4 |" in row
+    assert "1.25" not in row  # that is counted in another way
+
+
+def test_binsr_cost_counts_in_every_convention(recipe, capsys):
+    assert main(["cost", "--config", recipe]) == 0
+    table = capsys.readouterr().out
+    for name, convention in CONVENTIONS.items():
+        cost = count(open_recipe(recipe).config, convention.size)
+        size = f"{convention.size[1]}x{convention.size[0]}"
+        operations = giga(convention.operations(cost))
+        assert f"| operations by {name}, LR {size} | {operations} G |" in table
+    assert main(["cost", "--config", recipe, "--convention", "bsrc"]) == 0
+    table = capsys.readouterr().out
+    assert "float, LR 96x96" in table
+    assert "ptflops" not in table
+
+
 ALL = list_recipes(CONFIGS)
 
 
@@ -111,6 +152,7 @@ def test_the_papers_rows_are_there():
 
 def test_published_numbers_are_sane():
     for published in (recipe.published for recipe in ALL):
+        assert published.convention in CONVENTIONS
         assert all(15 < psnr < 40 for psnr in published.scores.values())
         assert all(0 < ssim < 1 for ssim in published.ssim.values())
 

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "pack": "make a model file of a trained network",
     "info": "say what a model file is",
     "cost": "count a network's parameters, operations and bytes",
+    "configs": "list recipes with their costs and published scores",
     "runs": "list training runs and how far they are",
     "plot": "plot the curves of training runs",
 }

@@ -1,18 +1,23 @@
-"""Counts a network's parameters, operations and bytes, of a recipe, a work dir or a model file.
+"""Counts parameters, operations and bytes, of a recipe, a work dir, a model file, or all recipes.
 
 binsr cost --config configs/bin_edsr.py:residual=spatial --size 360x640
 binsr cost --model model.binsr
+binsr cost --all                         a row for each recipe, counted as its paper counts
+binsr cost --all --convention bsrc
+
+The conventions, of operations (G) and parameters (K):
 """
 
 import argparse
 import re
-import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 from binsr_jax import cost
 from binsr_jax.config import Config
+from binsr_jax.cost import CONVENTIONS, size_text
 from binsr_jax.deploy.model_file import load_model_file
-from binsr_jax.errors import UserError
+from binsr_jax.recipes import Recipe, list_recipes, open_recipe
 from binsr_jax.training.checkpoint import load_model
 
 _MAX_SIDE = 1 << 20
@@ -20,41 +25,94 @@ _MAX_SIDE = 1 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr cost``."""
+    parser.description = f"{__doc__}" + "\n".join(
+        f"{name:<8} at LR {size_text(convention.size)}: {convention.summary}"
+        for name, convention in CONVENTIONS.items()
+    )
     network = parser.add_mutually_exclusive_group(required=True)
     network.add_argument("--config", metavar="FILE[:VARIANT]", help="a recipe")
     network.add_argument("--workdir", metavar="DIR", help="where a network was trained")
     network.add_argument("--model", type=Path, metavar="FILE", help="a model file of binsr pack")
+    network.add_argument(
+        "--all",
+        nargs="?",
+        const="configs",
+        metavar="FOLDER",
+        help="all recipes of a folder; default: configs",
+    )
+    parser.add_argument("--convention", choices=CONVENTIONS, help="count as this paper does")
     parser.add_argument(
         "--size",
         type=_size,
-        default=cost.DEFAULT_SIZE,
         metavar="HxW",
-        help="of the network's input; default: 180x320",
+        help="of the network's input; default: the convention's, or 180x320",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr cost``."""
-    print(cost.markdown(cost.count(_config(args), args.size)))
+    lines = _rows(args) if args.all else _one(args)
+    for line in lines:  # counting takes a moment for each
+        print(line, flush=True)
+
+
+def _one(args: argparse.Namespace) -> Iterator[str]:
+    """The table of one network."""
+    config = _config(args)
+    names = [args.convention] if args.convention else list(CONVENTIONS)
+    size = args.size or (CONVENTIONS[args.convention].size if args.convention else None)
+    yield cost.markdown(cost.count(config, size or cost.DEFAULT_SIZE))
+    for name in names:
+        convention = CONVENTIONS[name]
+        counted = cost.count(config, args.size or convention.size)
+        where = f"{name}, LR {size_text(counted.size)}"
+        yield f"| operations by {where} | {cost.giga(convention.operations(counted))} G |"
+        if convention.true_operations:
+            true = cost.giga(convention.true_operations(counted))
+            yield f"| the same, each attention counted once | {true} G |"
+        if convention.parameters:
+            yield f"| parameters by {name} | {convention.parameters(counted) / 1e3:.0f} K |"
+
+
+def _rows(args: argparse.Namespace) -> Iterator[str]:
+    """The table of all recipes, line by line."""
+    columns = ["recipe", "convention", "OPs, G", "true OPs, G", "params, K", "published"]
+    columns += ["float MACs, G", "binary MACs, G", "elementwise, G", "packed, KB", "maps, MB"]
+    yield f"| {' | '.join(columns)} |"
+    yield "|---|---|" + "---:|" * (len(columns) - 2)
+    for recipe in list_recipes(args.all):
+        name = args.convention or recipe.published.convention
+        convention = CONVENTIONS[name]
+        counted = cost.count(recipe.config, args.size or convention.size)
+        true, parameters = convention.true_operations, convention.parameters
+        cells = [
+            recipe.spec,
+            f"{name}, {size_text(counted.size)}",
+            cost.giga(convention.operations(counted)),
+            cost.giga(true(counted)) if true else "",
+            f"{parameters(counted) / 1e3:.0f}" if parameters else "",
+            published_cost(recipe) if name == recipe.published.convention else "",
+            *(
+                cost.giga(number, 3)
+                for number in (counted.float_macs, counted.binary_macs, counted.elementwise)
+            ),
+            f"{counted.file_bytes / 1e3:.1f}",
+            f"{counted.activation_bytes / 1e6:.1f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def published_cost(recipe: Recipe) -> str:
+    """What the recipe's paper says that it costs, such as ``18.55 G / 225 K``; may be empty."""
+    published = recipe.published
+    numbers = ((published.operations, "G"), (published.parameters, "K"))
+    return " / ".join(f"{number} {unit}" for number, unit in numbers if number is not None)
 
 
 def _config(args: argparse.Namespace) -> Config:
     if args.config:
-        return _recipe(args.config)
+        return open_recipe(args.config).config
     return load_model(args.workdir)[0] if args.workdir else load_model_file(args.model).config
-
-
-def _recipe(argument: str) -> Config:
-    """The config of ``FILE`` or ``FILE:VARIANT``."""
-    file, *variant = argument.split(":", 1)
-    if not Path(file).is_file():
-        raise UserError(f"There is no config file {file!r}: name a recipe such as configs/NAME.py.")
-    try:
-        return runpy.run_path(file)["get_config"](*variant)
-    except UserError:
-        raise
-    except Exception as error:  # a recipe is Python: it can raise anything
-        raise UserError(f"The recipe {file} fails: {type(error).__name__}: {error}.") from error
 
 
 def _size(text: str) -> tuple[int, int]:
