@@ -133,7 +133,7 @@ def make_model(file: str, attention: str) -> Any:
     if attention:
         config.model.residual_attention, config.model.binary_attention = attention.split("/")
     image = np.zeros((1, 2, 2, 3), np.float32)
-    params = jax.jit(build(config.model, config.scale).init)(jax.random.key(0), image)["params"]
+    variables = jax.jit(build(config.model, config.scale).init)(jax.random.key(0), image)
     rng = np.random.default_rng(0)
 
     def moved(leaf: jax.Array) -> np.ndarray:
@@ -141,7 +141,7 @@ def make_model(file: str, attention: str) -> Any:
         noise = 0.05 * rng.normal(size=leaf.shape) if leaf.ndim < 4 else 0.0
         return np.asarray(leaf + noise, np.float32)
 
-    return PackedModel(config, pack_params(config, jax.tree.map(moved, params)), {})
+    return PackedModel(config, pack_params(config, jax.tree.map(moved, variables)), {})
 
 
 def make_images(size: int, count: int = 4) -> Any:

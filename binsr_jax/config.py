@@ -29,8 +29,8 @@ def default() -> Config:
     config.model.residual_attention = "none"  # none, se, spatial, pixel; for unit "attention"
     config.model.binary_attention = "none"  # the same, on the binary branch
     config.model.attention_hidden = 4  # hidden features of squeeze-and-excitation
-    config.model.surrogate = "parabola"  # gradient of the activations' sign: parabola or clip
-    config.model.weight_scale = "mean"  # of binary weights: mean (|w|) or learnable
+    config.model.surrogate = "parabola"  # gradient of the activations' sign: parabola, clip or tanh
+    config.model.weight_scale = "mean"  # of binary weights: mean (|w|), learnable or libra
     config.model.progressive = "none"  # in training the body's signs come together or in_turn
     config.model.progressive_until = 0.5  # the part of the training after which all are signs
     config.model.head = "float"  # the first convolution: float or binary

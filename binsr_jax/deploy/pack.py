@@ -13,9 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax import __version__, models
 from binsr_jax.config import Config, config_from_json, config_to_json, default
 from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
+from binsr_jax.nn.binary import FOLDED, BinaryConv
 from binsr_jax.nn.packed import PackedConv
-from binsr_jax.ops.binarize import mean_scale
-from binsr_jax.ops.packed import pack_weights
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 
@@ -30,52 +29,57 @@ _FOLDERS = (
 )
 
 
-def pack_params(config: Config, params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the packed network, of those of the trained one.
+def pack_params(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the packed network, of the variables of the trained one.
 
-    Where the packed network (the same, built with ``PackedConv``) has ``words`` and ``scale``, they
-    are made of the ``kernel`` beside them: its signs, and mean |w| of each output channel, or the
-    learnt ``scale`` if there is one. All other parameters are the same in both.
+    Each binary convolution gives those of its packed form itself (see ``binsr_jax.nn.binary``):
+    signs as bits, scale, and bias, normalisation folded into the two. All others are the same in
+    both networks.
 
     The integer convolutions of the two networks are equal. Around them the arithmetic is the same,
     but XLA may round a product and the sum that follows it once in one program and twice in the
-    other: a unit's output differs by at most some 2^-24 of its largest term for each of its dozen
-    operations. A sign can flip only where a feature is that near to its threshold.
+    other, and what is folded is rounded when it is: a unit's output differs by at most some 2^-24
+    of its largest term for each of its dozen operations. A sign can flip only where a feature is
+    that near to its threshold.
 
     Args:
         config: the full config of the network.
-        params: of ``models.build(config.model, config.scale, channels)``, float32.
+        variables: of ``models.build(config.model, config.scale, channels)``: ``params``, float32,
+            and other collections if it has such.
 
     Returns:
         The ``params`` of ``models.build(config.model, config.scale, channels, conv=PackedConv)``.
 
     Raises:
         UserError: the config describes no network.
-        ValueError: the parameters are not of that network.
+        ValueError: the variables are not of that network.
     """
     channels = task_of(config).channels
-    network = models.build(config.model, config.scale, channels, conv=PackedConv)
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    wanted: dict[tuple[str, ...], Any] = flatten_dict(
-        jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    network, packed_network = (
+        models.build(config.model, config.scale, channels, conv)
+        for conv in (BinaryConv, PackedConv)
     )
-    given: dict[tuple[str, ...], Any] = flatten_dict(params)
-    packed = {}
-    for name, leaf in wanted.items():
-        kernel = given.get((*name[:-1], "kernel"))
-        if name[-1] == "words" and kernel is not None:
-            packed[name] = _pack_weights(kernel)
-        elif name[-1] == "scale" and (*name[:-1], "words") in wanted and name not in given:
-            packed[name] = None if kernel is None else _mean_scale(kernel)
-        else:
-            packed[name] = given.get(name)
-        if packed[name] is None or packed[name].shape != leaf.shape:
-            raise ValueError(f"the parameters are not of this network: see {'/'.join(name)}")
-    return unflatten_dict(packed)
+    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
+    shapes, packed_shapes = (
+        jax.eval_shape(module.init, jax.random.key(0), image)
+        for module in (network, packed_network)
+    )
+    _check_shapes(variables, shapes)
+    # Of a pixel: what is computed from it is not asked for, so XLA leaves it out.
+    folded = jax.jit(lambda v: network.apply(v, jnp.zeros(image.shape), mutable=[FOLDED])[1])(
+        variables
+    )
+    given = {**flatten_dict(variables["params"]), **flatten_dict(folded.get(FOLDED, {}))}
+    return unflatten_dict({name: given[name] for name in flatten_dict(packed_shapes["params"])})
 
 
-_pack_weights = jax.jit(pack_weights)
-_mean_scale = jax.jit(mean_scale)
+def _check_shapes(variables: dict[str, Any], wanted: dict[str, Any]) -> None:
+    expected: dict[tuple[str, ...], Any] = flatten_dict(wanted)
+    given: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    for name in sorted(expected.keys() | given.keys()):
+        leaf, own = expected.get(name), given.get(name)
+        if leaf is None or own is None or leaf.shape != own.shape:
+            raise ValueError(f"the variables are not of this network: see {'/'.join(name)}")
 
 
 def from_workdir(
@@ -105,7 +109,7 @@ def from_workdir(
         "scores": {f"{first}/psnr": score} if scored else {},
         "package": __version__,
     }
-    params = pack_params(config, variables["params"])
+    params = pack_params(config, variables)
     return PackedModel(config_from_json(settings), params, provenance)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-Progress = jax.Array | float
+from binsr_jax.ops.binarize import Progress
 
 POOLED = "pooled"  # the collection of the means that are taken over a whole image
 

@@ -9,31 +9,39 @@ import jax.numpy as jnp
 from binsr_jax.nn.conv import uniform_fan_in
 from binsr_jax.ops.activation import rprelu
 from binsr_jax.ops.binarize import (
+    Progress,
     binarize_learnable,
+    binarize_libra,
     binarize_mean,
     binary_conv,
     mean_scale,
     rsign,
 )
 from binsr_jax.ops.conv import conv2d
+from binsr_jax.ops.packed import pack_weights
 
-WEIGHT_SCALES = ("mean", "learnable")
+WEIGHT_SCALES = ("mean", "learnable", "libra")
+FOLDED = "folded"  # the collection of the packed form's parameters: see ``BinaryConv``
 
 
 class RSign(nn.Module):
     """Sign with a threshold per channel (BBCU, equation 5): ``[..., C] -> [..., C]`` of +-1.
 
-    With a ``progress`` p in 0..1 it is on its way from the hard tanh of ``u = x - threshold`` to
-    the sign, ``(1 - p) clip(u, -1, 1) + p sign(u)``, which p = 1 makes exactly +-1.
+    Called with ``blend`` it is p = ``progress`` in 0..1 on its way from the hard tanh of ``u = x -
+    threshold`` to the sign, ``(1 - p) clip(u, -1, 1) + p sign(u)``, which p = 1 makes exactly +-1.
+    The threshold starts at 0; without ``learnable`` it stays there.
     """
 
     surrogate: str = "parabola"
+    learnable: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, progress: jax.Array | float | None = None) -> jax.Array:
-        threshold = self.param("threshold", nn.initializers.zeros, x.shape[-1:])
-        signs = rsign(x, threshold, self.surrogate)
-        if progress is None:
+    def __call__(self, x: jax.Array, progress: Progress = 0.0, blend: bool = False) -> jax.Array:
+        threshold = jnp.zeros(x.shape[-1:], x.dtype)
+        if self.learnable:
+            threshold = self.param("threshold", nn.initializers.zeros, x.shape[-1:])
+        signs = rsign(x, threshold, self.surrogate, progress)
+        if not blend:
             return signs
         p = jnp.asarray(progress, x.dtype)
         return (1 - p) * jnp.clip(x - threshold, -1, 1) + p * signs
@@ -56,34 +64,82 @@ class RPReLU(nn.Module):
 class BinaryConv(nn.Module):
     """Convolution of signs with binary weights (BBCU, equation 7).
 
-    ``[B, H, W, I] -> [B, H, W, features]``; zero padding comes after the sign. An input that is not
-    all signs is convolved in floats, with ``signs=False``.
+        y = norm(conv2d(x, binary weights) + bias),    [B, H, W, I] -> [B, H, W, features]
 
-    ``weight_scale`` is ``"mean"``: alpha is mean |w| per output channel, without a gradient; or
-    ``"learnable"``: alpha is a parameter that starts there.
+    Zero padding comes after the sign. An input that is not all signs is convolved in floats, with
+    ``signs=False``. Where the collection ``FOLDED`` is mutable, the parameters of the same layer of
+    a packed network (``binsr_jax.nn.packed``) are written to it, bias and normalisation folded.
+
+    Attributes:
+        features: of the output.
+        kernel_size: odd.
+        use_bias: whether a bias is added.
+        weight_scale: ``"mean"``: alpha is mean |w| per output channel, without a gradient;
+            ``"learnable"``: alpha is a parameter that starts there; ``"libra"``: IR-Net's balanced
+            weights (``binarize_libra``).
+        norm: whether batch normalisation follows. Its statistics are of a device's part of the
+            batch under ``jax.pmap``, and of the whole batch under ``jax.jit``.
+        start: the latent weights start uniform in ``+-start / sqrt(fan in)``.
     """
 
     features: int
     kernel_size: int = 3
     use_bias: bool = False
     weight_scale: str = "mean"
+    norm: bool = False
+    start: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, signs: bool = True) -> jax.Array:
-        if self.weight_scale not in WEIGHT_SCALES:
-            raise ValueError(
-                f"no weight scale {self.weight_scale!r}: choose from {', '.join(WEIGHT_SCALES)}"
-            )
+    def __call__(
+        self,
+        x: jax.Array,
+        signs: bool = True,
+        train: bool = False,
+        progress: Progress = 0.0,
+    ) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        init = uniform_fan_in(math.prod(shape[:3]))
-        kernel = self.param("kernel", init, shape)
-        scale = None
+        fan_in = math.prod(shape[:3])
+        kernel = self.param("kernel", uniform_fan_in(fan_in / self.start**2), shape)
+        weights = self._binarised(kernel, progress)
+        y = binary_conv(x, weights) if signs else conv2d(x, weights)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", uniform_fan_in(fan_in), (self.features,))
+            y += bias
+        norm = None
+        if self.norm:
+            norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name="norm")
+            y = norm(y)
+        if self.is_mutable_collection(FOLDED) and not self.is_initializing():
+            for name, value in _folded(weights, bias, norm).items():
+                self.put_variable(FOLDED, name, value)
+        return y
+
+    def _binarised(self, kernel: jax.Array, progress: Progress) -> jax.Array:
+        if self.weight_scale == "mean":
+            return binarize_mean(kernel)
         if self.weight_scale == "learnable":
-            scale = self.param("scale", lambda _: mean_scale(kernel))
-        if signs:
-            y = binary_conv(x, kernel, scale)
-        elif scale is None:
-            y = conv2d(x, binarize_mean(kernel))
-        else:
-            y = conv2d(x, binarize_learnable(kernel, scale))
-        return y + self.param("bias", init, (self.features,)) if self.use_bias else y
+            return binarize_learnable(kernel, self.param("scale", lambda _: mean_scale(kernel)))
+        if self.weight_scale == "libra":
+            return binarize_libra(kernel, progress)
+        raise ValueError(
+            f"no weight scale {self.weight_scale!r}: choose from {', '.join(WEIGHT_SCALES)}"
+        )
+
+
+def _folded(
+    weights: jax.Array, bias: jax.Array | None, norm: nn.BatchNorm | None
+) -> dict[str, jax.Array]:
+    """``words``, ``scale`` and ``bias`` of the packed layer.
+
+    Normalisation is ``g (y - mean) / sqrt(variance + epsilon) + b``, which a factor and a summand
+    of each channel say as well.
+    """
+    scale = jnp.abs(weights[0, 0, 0])
+    if norm is not None:
+        params, statistics = norm.variables["params"], norm.variables["batch_stats"]
+        factor = params["scale"] / jnp.sqrt(statistics["var"] + norm.epsilon)
+        before = -statistics["mean"] if bias is None else bias - statistics["mean"]
+        scale, bias = factor * scale, factor * before + params["bias"]
+    folded = {"words": pack_weights(weights), "scale": scale}
+    return folded if bias is None else {**folded, "bias": bias}

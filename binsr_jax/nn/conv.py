@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from binsr_jax.ops.conv import conv2d
 
 
-def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+def uniform_fan_in(fan_in: float) -> nn.initializers.Initializer:
     """Uniform in ``+-1/sqrt(fan_in)``, where the papers' code starts kernels and biases."""
     bound = 1.0 / math.sqrt(fan_in)
 

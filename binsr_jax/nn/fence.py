@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from binsr_jax.nn.attention import POOLED
+from binsr_jax.nn.binary import FOLDED
 
 UNIT_INPUT = "unit_input"  # the name by which ``jax.checkpoint`` knows the input of a unit
 
@@ -93,7 +94,7 @@ def _scanned(
 
 def _call(unit: nn.Module, train: bool, variables: Any, x: jax.Array, progress: Any) -> Any:
     """``y, updates`` of a unit with these variables."""
-    collections = sorted({"intermediates", POOLED, *variables})
+    collections = sorted({"intermediates", POOLED, FOLDED, *variables})
     mutable = tuple(name for name in collections if unit.is_mutable_collection(name))
     inputs = variables, checkpoint_name(x, UNIT_INPUT), jnp.asarray(progress, jnp.float32)
     return cast(tuple[jax.Array, Any], _fenced(_placeless(unit), train, mutable, *inputs))

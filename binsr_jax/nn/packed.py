@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import (
     int8_conv,
@@ -26,19 +27,25 @@ class PackedConv(nn.Module):
 
         y = scale * (signs of x convolved with signs of the kernel) + bias
 
-    The attributes and the value are those of ``binsr_jax.nn.binary.BinaryConv``. The parameters:
-    ``words``, uint32 ``[kh, kw, ceil(I / 32), features]`` of ``ops.packed.pack_weights``, and
-    float32 ``scale`` and (with ``use_bias``) ``bias``, ``[features]``. The convolution itself is of
-    integers, and exact: by XNOR and population count on CPU, in int8 on GPU and TPU.
+    The attributes and the value are those of ``binsr_jax.nn.binary.BinaryConv``, which gives the
+    parameters: ``words``, uint32 ``[kh, kw, ceil(I / 32), features]`` of
+    ``ops.packed.pack_weights``, and float32 ``scale`` and (with ``use_bias`` or ``norm``) ``bias``,
+    ``[features]``. The convolution itself is of integers, and exact: by XNOR and population count
+    on CPU, in int8 on GPU and TPU. Called as ``BinaryConv`` is, of which it makes no difference: a
+    packed network is not trained.
     """
 
     features: int
     kernel_size: int = 3
     use_bias: bool = False
-    weight_scale: str = "mean"  # either kind of scale is the parameter ``scale`` here
+    weight_scale: str = "mean"  # every kind of scale is the parameter ``scale`` here
+    norm: bool = False  # folded into ``scale`` and ``bias``
+    start: float = 1.0  # of training alone
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, signs: bool = True, train: bool = False, progress: Progress = 0.0
+    ) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, word_count(x.shape[-1]), self.features)
         words = self.param("words", nn.initializers.zeros, shape, jnp.uint32)
         return self._scaled(self._convolve(x, words))
@@ -49,7 +56,7 @@ class PackedConv(nn.Module):
     def _scaled(self, y: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (self.features,))
         y = y.astype(scale.dtype) * scale
-        if self.use_bias:
+        if self.use_bias or self.norm:
             y += self.param("bias", nn.initializers.zeros, (self.features,))
         return y
 
@@ -65,12 +72,14 @@ class SignConv(PackedConv):
     """The same, but for the layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, signs: bool = True, train: bool = False, progress: Progress = 0.0
+    ) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        signs = self.param("signs", nn.initializers.ones, shape, jnp.int8)
+        kernel = self.param("signs", nn.initializers.ones, shape, jnp.int8)
         y = lax.conv_general_dilated(
             x.astype(jnp.int8),
-            signs,
+            kernel,
             (1, 1),
             "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

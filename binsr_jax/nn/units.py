@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
-from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign
+from binsr_jax.nn.binary import FOLDED, BinaryConv, RPReLU, RSign
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.fence import call_apart, fence
+from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import depth_to_space, pixel_shuffle, upsample_nearest
-
-Progress = jax.Array | float
 
 
 class Unit(nn.Module):
@@ -76,7 +75,40 @@ class FloatUnit(Unit):
         return nn.relu(self.float_conv(x.shape[-1], name="conv")(x))
 
 
-class BBCU(Unit):
+class BinaryUnit(Unit):
+    """What units with one binary convolution share."""
+
+    surrogate: str = "parabola"
+    conv: Callable[..., nn.Module] = BinaryConv
+    progressive: str = "none"
+
+    def _bconv(
+        self,
+        x: jax.Array,
+        train: bool,
+        progress: Progress,
+        learnable: bool = True,
+        **options: Any,
+    ) -> jax.Array:
+        """``bconv(RSign(x))``, or with the plain sign, with submodules "rsign" and "conv".
+
+        Progressive binarisation is of training alone: what is validated and packed has signs
+        always.
+
+        Args:
+            x: ``[B, H, W, C]``.
+            train: as of the unit.
+            progress: as of the unit.
+            learnable: whether the sign has thresholds.
+            options: of ``BinaryConv``.
+        """
+        blend = train and self.progressive != "none"
+        signs = RSign(self.surrogate, learnable, name="rsign")(x, progress, blend)
+        conv = self.conv(x.shape[-1], **options, name="conv")
+        return conv(signs, signs=not blend, train=train, progress=progress)
+
+
+class BBCU(BinaryUnit):
     """The basic binary convolution unit, final form V4: ``y = RPReLU(bconv(RSign(x))) + x``.
 
     Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network", figure 1
@@ -84,16 +116,12 @@ class BBCU(Unit):
     precision.
     """
 
-    surrogate: str = "parabola"
-    conv: Callable[..., nn.Module] = BinaryConv
-    progressive: str = "none"
-
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return _binary_branch(self, x, train, progress) + x
+        return RPReLU(name="rprelu")(self._bconv(x, train, progress)) + x
 
 
-class AttentionUnit(Unit):
+class AttentionUnit(BinaryUnit):
     """The binary unit with attention on either branch and learnable branch scales.
 
         y = a_b A_b(RPReLU(bconv(RSign(x)))) + a_r A_r(x)
@@ -107,13 +135,10 @@ class AttentionUnit(Unit):
     residual_attention: str = "none"
     binary_attention: str = "none"
     attention_hidden: int = 4
-    surrogate: str = "parabola"
-    conv: Callable[..., nn.Module] = BinaryConv
-    progressive: str = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        y = _binary_branch(self, x, train, progress)
+        y = RPReLU(name="rprelu")(self._bconv(x, train, progress))
         return self._branch("binary", self.binary_attention, y) + self._branch(
             "residual", self.residual_attention, x
         )
@@ -133,22 +158,6 @@ class AttentionUnit(Unit):
 
     def _scale(self, branch: str, start: float) -> jax.Array:
         return self.param(f"{branch}_scale", nn.initializers.constant(start), ())
-
-
-def _binary_branch(
-    unit: BBCU | AttentionUnit, x: jax.Array, train: bool, progress: Progress
-) -> jax.Array:
-    """``RPReLU(bconv(RSign(x)))``, with submodules of the unit.
-
-    Progressive binarisation is of training alone: what is validated and packed has signs always.
-    """
-    features = x.shape[-1]
-    rsign, conv = RSign(unit.surrogate, name="rsign"), unit.conv(features, name="conv")
-    if train and unit.progressive != "none":
-        y = conv(rsign(x, progress), signs=False)
-    else:
-        y = conv(rsign(x))
-    return RPReLU(name="rprelu")(y)
 
 
 class ConvUnit(Unit):
@@ -196,6 +205,8 @@ class BinaryUpsampler(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.is_mutable_collection(FOLDED) and not self.is_initializing():
+            return pixel_shuffle(self._branch(x), self.scale) + upsample_nearest(x, self.scale)
         # The parameters are in the order of channels of ``pixel_shuffle``, but are used in that of
         # ``depth_to_space``, which moves whole runs of channels: on CPU several times faster.
         branch = nn.map_variables(

@@ -15,33 +15,64 @@ from jax import lax
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import pack_activations, pack_weights, packed_conv
 
+Progress = jax.Array | float  # how much of the training is done, in 0..1
 
-def _parabola(u: jax.Array) -> jax.Array:
+
+def _parabola(u: jax.Array, progress: jax.Array) -> jax.Array:
     """Slope of ``2u + u^2`` (-1 <= u < 0), ``2u - u^2`` (0 <= u < 1): ``max(0, 2 - 2|u|)``."""
     return jnp.maximum(0.0, 2.0 - 2.0 * jnp.abs(u))
 
 
-def _clip(u: jax.Array) -> jax.Array:
+def _clip(u: jax.Array, progress: jax.Array | None = None) -> jax.Array:
     """Slope of ``clip(u, -1, 1)``: the straight-through estimator, ``1`` where ``|u| <= 1``."""
     return (jnp.abs(u) <= 1.0).astype(u.dtype)
 
 
-SURROGATES: dict[str, Callable[[jax.Array], jax.Array]] = {"parabola": _parabola, "clip": _clip}
+def _tanh(u: jax.Array, progress: jax.Array) -> jax.Array:
+    """Slope of ``k tanh(t u)``, with t and k of ``tanh_schedule``: ``k t (1 - tanh^2(t u))``."""
+    t, k = tanh_schedule(progress)
+    return k * t * (1.0 - jnp.square(jnp.tanh(t * u)))
 
 
-def rsign(x: jax.Array, threshold: jax.Array, surrogate: str = "parabola") -> jax.Array:
+SURROGATES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "parabola": _parabola,
+    "clip": _clip,
+    "tanh": _tanh,
+}
+
+
+def tanh_schedule(progress: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The error decay estimator of IR-Net: ``t = 10^(-3 + 4 progress)``, ``k = max(1 / t, 1)``.
+
+    ``k tanh(t u)`` starts as the identity and ends as the sign. Qin et al., "Forward and Backward
+    Information Retention for Accurate Binary Neural Networks", section 3.3.
+
+    Args:
+        progress: floating point, in 0..1.
+
+    Returns:
+        t and k, each of the shape of ``progress``.
+    """
+    t = jnp.power(jnp.asarray(10.0, progress.dtype), 4.0 * progress - 3.0)
+    return t, jnp.maximum(1.0 / t, 1.0)
+
+
+def rsign(
+    x: jax.Array, threshold: jax.Array, surrogate: str = "parabola", progress: Progress = 0.0
+) -> jax.Array:
     """Sign with a learnable threshold per channel (BBCU, equations 5 and 6; ReActNet's RSign).
 
         rsign(x) = +1 where x > threshold, else -1
         d/dx     = s(x - threshold),  d/dthreshold = -s(x - threshold)
 
-    with ``s(u) = max(0, 2 - 2|u|)`` for the surrogate ``"parabola"`` (equation 6) and ``s(u) = [|u|
-    <= 1]`` for ``"clip"``.
+    with ``s(u) = max(0, 2 - 2|u|)`` for the surrogate ``"parabola"`` (equation 6), ``s(u) = [|u|
+    <= 1]`` for ``"clip"``, and ``s(u) = k t (1 - tanh^2(t u))`` for ``"tanh"`` (IR-Net).
 
     Args:
         x: ``[..., C]``, floating point.
         threshold: ``[C]``, of the dtype of ``x``.
         surrogate: a key of ``SURROGATES``.
+        progress: for ``"tanh"``, whose t and k are ``tanh_schedule(progress)``.
 
     Returns:
         ``[..., C]``, each element ``+1`` or ``-1``, of the dtype of ``x``.
@@ -59,28 +90,28 @@ def rsign(x: jax.Array, threshold: jax.Array, surrogate: str = "parabola") -> ja
         )
     if surrogate not in SURROGATES:
         raise ValueError(f"no surrogate {surrogate!r}: choose from {', '.join(SURROGATES)}")
-    return _rsign(x, threshold, surrogate)
+    return _rsign(x, threshold, jnp.asarray(progress, x.dtype), surrogate)
 
 
-def sign(x: jax.Array, surrogate: str = "parabola") -> jax.Array:
+def sign(x: jax.Array, surrogate: str = "parabola", progress: Progress = 0.0) -> jax.Array:
     """``+1`` where ``x > 0``, else ``-1``, ``[..., C] -> [..., C]``: ``rsign`` of threshold 0."""
-    return rsign(x, jnp.zeros(x.shape[-1:], x.dtype), surrogate)
+    return rsign(x, jnp.zeros(x.shape[-1:], x.dtype), surrogate, progress)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rsign(x: jax.Array, threshold: jax.Array, surrogate: str) -> jax.Array:
-    del surrogate  # of the gradient alone
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _rsign(x: jax.Array, threshold: jax.Array, progress: jax.Array, surrogate: str) -> jax.Array:
+    del progress, surrogate  # of the gradient alone
     return _plus_minus_one(x > threshold, x.dtype)
 
 
-def _rsign_forward(x, threshold, surrogate):
-    return _rsign(x, threshold, surrogate), (x, threshold)
+def _rsign_forward(x, threshold, progress, surrogate):
+    return _rsign(x, threshold, progress, surrogate), (x, threshold, progress)
 
 
 def _rsign_backward(surrogate, saved, gradient):
-    x, threshold = saved
-    dx = gradient * SURROGATES[surrogate](x - threshold)
-    return dx, -dx.sum(range(dx.ndim - 1))
+    x, threshold, progress = saved
+    dx = gradient * SURROGATES[surrogate](x - threshold, progress)
+    return dx, -dx.sum(range(dx.ndim - 1)), jnp.zeros_like(progress)
 
 
 _rsign.defvjp(_rsign_forward, _rsign_backward)
@@ -172,54 +203,82 @@ def _binarize_learnable_backward(saved, gradient):
 binarize_learnable.defvjp(_binarize_learnable_forward, _binarize_learnable_backward)
 
 
+def binarize_libra(w: jax.Array, progress: Progress = 0.0) -> jax.Array:
+    """Balanced binary weights with a power of two as scale (IR-Net's Libra parameters).
+
+        w'                = (w - mean w) / std w,  of each output channel, std with n - 1
+        binarize_libra(w) = s sign(w'),            s = 2^round(log2 mean |w'|), without a gradient
+        d/dw'             = s k t (1 - tanh^2(t w')),    t and k of ``tanh_schedule(progress)``
+
+    The gradient flows on through the mean and the standard deviation. Qin et al., equations 5 to 8
+    and section 3.3.
+
+    Args:
+        w: latent weights ``[..., O]``, floating point. A channel of equal weights has no ``w'``;
+            its weights are ``-s`` for the least s, and their gradient is finite.
+        progress: in 0..1.
+
+    Returns:
+        ``[..., O]``: ``+s`` where ``w' > 0``, else ``-s``.
+
+    Raises:
+        TypeError: ``w`` is no floating-point array.
+    """
+    _require_float("w", w)
+    axes = tuple(range(w.ndim - 1))
+    centred = w - w.mean(axes)
+    count = max(1, w.size // w.shape[-1] - 1)
+    # Bounded away from 0, where the square root has no gradient.
+    variance = jnp.maximum(jnp.square(centred).sum(axes) / count, 1e-24)
+    standardised = centred / jnp.sqrt(variance)
+    exponent = jnp.round(jnp.log2(mean_scale(lax.stop_gradient(standardised))))
+    exponent = jnp.clip(exponent, -126, 126).astype(jnp.int32)
+    # Exact, as an exponential need not be.
+    scale = jnp.ldexp(jnp.ones(exponent.shape, w.dtype), exponent)
+    return scale * sign(standardised, "tanh", progress)
+
+
 @jax.custom_vjp
-def binary_conv(x: jax.Array, w: jax.Array, scale: jax.Array | None = None) -> jax.Array:
-    """Convolution of signs with binary weights, scaled per output channel (BBCU, equations 5 to 7).
+def binary_conv(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Convolution of signs with binary weights (BBCU, equations 5 to 7).
 
-        binary_conv(x, w, alpha) = alpha * conv2d(x, sign(w)),    alpha = mean |w| where not given
+        binary_conv(x, weights) = alpha conv2d(x, sign(weights)),    alpha = |weights|
 
-    The value is that of ``conv2d(x, binarize_*(w))`` and the gradient is defined to be exactly its
+    The value is that of ``conv2d(x, weights)`` and the gradient is defined to be exactly its
     gradient. But the convolution itself adds up numbers that are +1, 0 or -1: integers, exact in
     float32 (and, as factors, in bfloat16), whatever the order of summation, and equal to what XNOR
     and popcount give.
 
     Args:
         x: signs ``[B, H, W, I]``; zero padding is added here, after the sign.
-        w: latent weights ``[kh, kw, I, O]``, odd kernel sides.
-        scale: ``[O]`` learnable scales, or None for the detached mean.
+        weights: ``[kh, kw, I, O]``, odd kernel sides, each ``+alpha`` or ``-alpha`` with one alpha
+            for each output channel, as ``binarize_mean`` and the like give them.
 
     Returns:
         ``[B, H, W, O]``.
 
     Raises:
-        TypeError, ValueError: as ``conv2d`` and the two weight binarisers do.
+        TypeError, ValueError: as ``conv2d``.
     """
-    alpha = mean_scale(w) if scale is None else scale
-    return lax.platform_dependent(x, w, cpu=_sign_conv_of_bits, default=_sign_conv) * alpha
+    alpha = jnp.abs(weights[0, 0, 0])
+    return lax.platform_dependent(x, weights, cpu=_sign_conv_of_bits, default=_sign_conv) * alpha
 
 
-def _sign_conv(x: jax.Array, w: jax.Array) -> jax.Array:
-    return conv2d(x, _plus_minus_one(w > 0, w.dtype))
+def _sign_conv(x: jax.Array, weights: jax.Array) -> jax.Array:
+    return conv2d(x, _plus_minus_one(weights > 0, weights.dtype))
 
 
-def _sign_conv_of_bits(x: jax.Array, w: jax.Array) -> jax.Array:
+def _sign_conv_of_bits(x: jax.Array, weights: jax.Array) -> jax.Array:
     """The same integers from XNOR and popcount: on CPU, four times as fast."""
-    return packed_conv(pack_activations(x), pack_weights(w), x.shape[-1]).astype(x.dtype)
+    return packed_conv(pack_activations(x), pack_weights(weights), x.shape[-1]).astype(x.dtype)
 
 
-def _binary_conv_forward(x, w, scale):
-    return binary_conv(x, w, scale), (x, w, scale)
+def _binary_conv_forward(x, weights):
+    return binary_conv(x, weights), (x, weights)
 
 
 def _binary_conv_backward(saved, gradient):
-    x, w, scale = saved
-    if scale is None:
-        weights, weights_vjp = jax.vjp(binarize_mean, w)
-    else:
-        weights, weights_vjp = jax.vjp(binarize_learnable, w, scale)
-    dx, dweights = jax.vjp(conv2d, x, weights)[1](gradient)
-    dw, *dscale = weights_vjp(dweights)
-    return dx, dw, dscale[0] if dscale else None
+    return jax.vjp(conv2d, *saved)[1](gradient)
 
 
 binary_conv.defvjp(_binary_conv_forward, _binary_conv_backward)

@@ -33,7 +33,7 @@ def initialised(state: TrainState, config: Config) -> TrainState:
     those of the units 2i and 2i + 1. There, and in the upsampler, float kernels become latent
     weights, of which the binary convolution uses signs and mean |w| (XNOR-Net's start); a learnable
     scale starts at that mean. Biases that a binary convolution lacks are dropped. What does not fit
-    starts anew and is named in one log line.
+    starts anew and is named in one log line. Statistics of normalisation that fit are taken over.
 
     Args:
         state: from ``create_state``.
@@ -74,7 +74,13 @@ def initialised(state: TrainState, config: Config) -> TrainState:
     )
     params = unflatten_dict({**fresh, **taken})
     average = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, ema=average)
+    kept: dict[_Path, Any] = flatten_dict(state.collections)
+    trained: dict[_Path, Any] = flatten_dict(variables)
+    for path, value in trained.items():
+        if path in kept and kept[path].shape == value.shape:
+            kept[path] = value
+    collections = unflatten_dict(kept)
+    return dataclasses.replace(state, params=params, collections=collections, ema=average)
 
 
 def _of_single_units(path: _Path) -> _Path:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax import models
 from binsr_jax.config import Config, default
@@ -29,24 +30,28 @@ def make_config() -> Callable[..., Config]:
 
 
 @pytest.fixture(scope="session")
-def make_params() -> Callable[[Config], Any]:
-    """Random parameters of a float network, of the size that training makes."""
+def make_variables() -> Callable[[Config], Any]:
+    """Random variables of a float network, of the size that training makes."""
 
     def make(config: Config) -> Any:
         channels = task_of(config).channels
         network = models.build(config.model, config.scale, channels)
         image = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
-        shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+        shapes = jax.eval_shape(network.init, jax.random.key(0), image)
         rng = np.random.default_rng(0)
-        return jax.tree.map(
-            lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), shapes
-        )
+
+        def draw(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            values = 0.3 * rng.normal(size=leaf.shape)
+            return jnp.asarray(np.exp(values) if path[-1] == "var" else values, jnp.float32)
+
+        leaves: dict[tuple[str, ...], Any] = flatten_dict(shapes)
+        return unflatten_dict({path: draw(path, leaf) for path, leaf in leaves.items()})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_model(make_config, make_params) -> Callable[..., PackedModel]:
+def make_model(make_config, make_variables) -> Callable[..., PackedModel]:
     """A packed model: ``make_model(floats, scale, **fields of config.model)``."""
 
     def make(floats: str = "float32", scale: int = 2, **fields) -> PackedModel:
@@ -58,6 +63,6 @@ def make_model(make_config, make_params) -> Callable[..., PackedModel]:
             "scores": {"samples/psnr": 30.25},
             "package": "0.1.0",
         }
-        return PackedModel(config, pack_params(config, make_params(config)), provenance, floats)
+        return PackedModel(config, pack_params(config, make_variables(config)), provenance, floats)
 
     return make

@@ -28,16 +28,18 @@ def engine(make_model):
 
 
 @pytest.mark.parametrize(("residual", "binary"), ATTENTIONS)
-def test_packed_equals_float(make_config, make_params, make_model, residual, binary):
+def test_packed_equals_float(make_config, make_variables, make_model, residual, binary):
     fields = {"residual_attention": residual, "binary_attention": binary}
     config = make_config(2, **fields)
-    params = make_params(config)
+    variables = make_variables(config)
     x = picture(9, 14)
     network = models.build(config.model, config.scale)
-    expected = jax.jit(network.apply)({"params": params}, x[None])[0]
+    expected = jax.jit(network.apply)(variables, x[None])[0]
     model = make_model(**fields)
     assert jax.tree.all(
-        jax.tree.map(lambda a, b: bool((a == b).all()), model.params, pack_params(config, params))
+        jax.tree.map(
+            lambda a, b: bool((a == b).all()), model.params, pack_params(config, variables)
+        )
     )
     y = Engine(model).run(x)
     # Integers are equal; scales and sums are rounded in whatever order XLA fuses them.

@@ -114,10 +114,10 @@ def test_the_tensors_are_those_that_safetensors_reads(make_model, tmp_path, netw
 
 
 def test_the_reader_in_the_documentation_reads_a_file(
-    make_params, make_config, make_model, tmp_path
+    make_variables, make_config, make_model, tmp_path
 ):
     model = make_model(residual_attention="se", features=9)
-    kernels: dict[str, Any] = flatten_dict(make_params(model.config), sep="/")
+    kernels: dict[str, Any] = flatten_dict(make_variables(model.config)["params"], sep="/")
     code = re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
     save_model(tmp_path / "model.binsr", model)
     names: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from binsr_jax import models
 from binsr_jax.deploy.pack import pack_params
 from binsr_jax.evaluation import benchmark
 from binsr_jax.nn.packed import PackedConv
+from binsr_jax.ops.packed import unpack_weights
 from binsr_jax.tasks import task_of
 
 NETWORKS = [
@@ -19,16 +20,16 @@ NETWORKS = [
 ]
 
 
-def both(config, params):
+def both(config, variables):
     """Each form of a network, with its variables."""
     channels = task_of(config).channels
     floats = models.build(config.model, config.scale, channels)
     packed = models.build(config.model, config.scale, channels, conv=PackedConv)
-    return (floats, {"params": params}), (packed, {"params": pack_params(config, params)})
+    return (floats, variables), (packed, {"params": pack_params(config, variables)})
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_packed_network_is_the_float_one(make_config, make_params, network):
+def test_a_packed_network_is_the_float_one(make_config, make_variables, network):
     """Equal but for the rounding of what XLA contracts differently in the two programs.
 
     That is some units in the last place of the features a unit. Where it moves a number across the
@@ -38,57 +39,60 @@ def test_a_packed_network_is_the_float_one(make_config, make_params, network):
     x = jax.random.uniform(jax.random.key(1), (1, 24, 21, 3))
     expected, y = (
         np.asarray(jax.jit(network.apply)(variables, x))
-        for network, variables in both(config, make_params(config))
+        for network, variables in both(config, make_variables(config))
     )
     scale = np.abs(expected).max()
     assert (np.abs(y - expected) > 1e-5 * scale).mean() < 1e-3
 
 
-def test_a_set_has_the_same_score(make_config, make_params):
-    check_scores(make_config, make_params, "samples", "")
+def test_a_set_has_the_same_score(make_config, make_variables):
+    check_scores(make_config, make_variables, "samples", "")
 
 
-def test_set5_has_the_same_score(make_config, make_params, data_dir):
+def test_set5_has_the_same_score(make_config, make_variables, data_dir):
     if not (data_dir / "Set5").is_dir():
         pytest.skip(f"{data_dir} has no Set5")
-    check_scores(make_config, make_params, "Set5", str(data_dir))
+    check_scores(make_config, make_variables, "Set5", str(data_dir))
 
 
-def check_scores(make_config, make_params, name, data_dir):
+def check_scores(make_config, make_variables, name, data_dir):
     """PSNR and SSIM to 0.001 dB, of a network whose binary part is a good share of its output."""
     config = make_config(features=16, blocks=2, image_skip="bilinear", amplification=32.0)
-    params = make_params(config)
+    variables = make_variables(config)
+    params = variables["params"]
     params["tail"] = jax.tree.map(lambda leaf: 0.05 * leaf, params["tail"])
     images = benchmark.load_set(name, data_dir, task_of(config))
     floats, packed = (
         benchmark.score_set(images, benchmark.restorer(network, variables))[-1]
-        for network, variables in both(config, params)
+        for network, variables in both(config, variables)
     )
     assert abs(floats["psnr"] - packed["psnr"]) < 1e-3
     assert abs(floats["ssim"] - packed["ssim"]) < 1e-5
     assert floats["psnr"] > 15  # or the images are lost, and any error with them
 
 
-def test_scales_are_the_mean_or_the_learnt_one(make_config, make_params):
+def test_scales_are_the_mean_or_the_learnt_one(make_config, make_variables):
     for kind in ("mean", "learnable"):
         config = make_config(weight_scale=kind)
-        params = make_params(config)
-        conv = params["body_0"]["conv"]
+        variables = make_variables(config)
+        conv = variables["params"]["body_0"]["conv"]
         expected = np.abs(conv["kernel"]).mean((0, 1, 2)) if kind == "mean" else conv["scale"]
-        scale = pack_params(config, params)["body_0"]["conv"]["scale"]
-        np.testing.assert_allclose(scale, expected, rtol=1e-6)
+        packed = pack_params(config, variables)["body_0"]["conv"]
+        signs = unpack_weights(packed["words"], conv["kernel"].shape[2])
+        binary = np.where(conv["kernel"] > 0, expected, -expected)
+        np.testing.assert_allclose(signs * packed["scale"], binary, rtol=1e-6)
 
 
-def test_exact_zeros_are_minus_one(make_config, make_params):
+def test_exact_zeros_are_minus_one(make_config, make_variables):
     config = make_config()
-    params = make_params(config)
-    kernel = jnp.zeros_like(params["body_0"]["conv"]["kernel"])
-    params["body_0"]["conv"]["kernel"] = kernel
-    assert not pack_params(config, params)["body_0"]["conv"]["words"].any()
+    variables = make_variables(config)
+    conv = variables["params"]["body_0"]["conv"]
+    conv["kernel"] = jnp.zeros_like(conv["kernel"])
+    assert not pack_params(config, variables)["body_0"]["conv"]["words"].any()
 
 
-def test_parameters_of_another_network_are_refused(make_config, make_params):
-    params = make_params(make_config())
+def test_variables_of_another_network_are_refused(make_config, make_variables):
+    variables = make_variables(make_config())
     for other in (make_config(features=6), make_config(blocks=2), make_config(unit="residual")):
         with pytest.raises(ValueError, match="not of this network"):
-            pack_params(other, params)
+            pack_params(other, variables)

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from binsr_jax.nn.binary import BinaryConv
+from binsr_jax.nn.attention import ATTENTION
+from binsr_jax.nn.binary import FOLDED, WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.packed import PackedConv, SignConv
-from binsr_jax.nn.units import UNITS, BinaryUpsampler, Unit
+from binsr_jax.nn.units import UNITS, BinaryUpsampler
 from binsr_jax.ops.packed import pack_weights, packed_conv_reference
 
 EPSILON = float(np.finfo(np.float32).eps)
@@ -26,15 +27,16 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 def with_conv(module, conv, **options):
     """A module with a binary convolution if it takes one, and the options that it has."""
-    names = {field.name for field in dataclasses.fields(module)}
+    of: Any = module.func if isinstance(module, partial) else module
+    names = {field.name for field in dataclasses.fields(of)}
     return module(**{k: v for k, v in {"conv": conv, **options}.items() if k in names})
 
 
-def random_params(module: nn.Module, x: jax.Array, seed: int = 0):
-    """Parameters around their start, so that no term is zero."""
+def random_variables(module: nn.Module, x: jax.Array, seed: int = 0):
+    """Variables around their start, so that no term is zero."""
     rng = np.random.default_rng(seed)
-    params: dict[Any, Any] = flatten_dict(module.init(jax.random.key(seed), x)["params"])
-    drawn = {k: v + 0.1 * rng.normal(size=v.shape).astype(np.float32) for k, v in params.items()}
+    leaves: dict[Any, Any] = flatten_dict(module.init(jax.random.key(seed), x))
+    drawn = {k: v + 0.1 * rng.normal(size=v.shape).astype(np.float32) for k, v in leaves.items()}
     return unflatten_dict(drawn)
 
 
@@ -63,9 +65,9 @@ def test_packed_conv_is_binary_conv(channels, kernel_size, weight_scale, use_bia
     options = {"kernel_size": kernel_size, "weight_scale": weight_scale, "use_bias": use_bias}
     x = jnp.sign(jax.random.normal(jax.random.key(1), (2, 5, 4, channels)))
     floats, packed = BinaryConv(7, **options), PackedConv(7, **options)
-    params = random_params(floats, x)
-    y = packed.apply({"params": packed_by_hand(params)}, x)
-    assert_equal_but_for_contraction(y, floats.apply({"params": params}, x))
+    variables = random_variables(floats, x)
+    y = packed.apply({"params": packed_by_hand(variables["params"])}, x)
+    assert_equal_but_for_contraction(y, floats.apply(variables, x))
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 65])
@@ -105,31 +107,67 @@ def test_both_forms_are_the_same_integers(form):
 CASES = [
     (name, attention)
     for name in UNITS
-    for attention in (["none", "se", "spatial", "pixel"] if name == "attention" else ["none"])
+    for attention in (["none", *ATTENTION] if name == "attention" else ["none"])
 ]
 
 
-@pytest.mark.parametrize("weight_scale", ["mean", "learnable"])
-@pytest.mark.parametrize("use_bias", [False, True])
-@pytest.mark.parametrize(("name", "attention"), CASES)
-def test_every_unit_is_equal_when_packed(name, attention, use_bias, weight_scale):
-    module: type[Unit] = UNITS[name]
+def both_forms(module, options, x, **fields):
+    """A module and its packed form, each with its variables, moved off their start."""
+    floats, packed = (
+        with_conv(module, partial(conv, **options), **fields) for conv in (BinaryConv, PackedConv)
+    )
+    variables = random_variables(floats, x)
+    _, folded = floats.apply(variables, x, mutable=[FOLDED])
+    params = {**flatten_dict(variables["params"]), **flatten_dict(folded.get(FOLDED, {}))}
+    wanted = flatten_dict(jax.eval_shape(packed.init, jax.random.key(0), x)["params"])
+    params = {"params": unflatten_dict({name: params[name] for name in wanted})}
+    return (floats, variables), (packed, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "weight_scale", "use_bias"),
+    [
+        *((*case, "mean", False) for case in CASES),
+        *(("bbcu", "none", scale, bias) for scale in WEIGHT_SCALES for bias in (False, True)),
+    ],
+)
+def test_every_unit_is_equal_when_packed(name, attention, weight_scale, use_bias):
     attentions = {"residual_attention": attention, "binary_attention": attention}
     options = {"use_bias": use_bias, "weight_scale": weight_scale}
-    floats = with_conv(module, partial(BinaryConv, **options), **attentions)
-    packed = with_conv(module, partial(PackedConv, **options), **attentions)
-    x = 30 * jax.random.normal(jax.random.key(2), (2, 9, 7, 33))
-    params = random_params(floats, x)
-    convolves_signs = "conv" in {field.name for field in dataclasses.fields(module)}
-    packed_params = packed_by_hand(params) if convolves_signs else params
-    y = jax.jit(packed.apply)({"params": packed_params}, x)
-    assert_equal_but_for_contraction(y, jax.jit(floats.apply)({"params": params}, x), 100.0)
+    # Odd numbers of channels: the last word is not full.
+    x = 30 * jax.random.normal(jax.random.key(2), (2, 9, 7, 5 if use_bias else 33))
+    expected, y = (
+        jax.jit(unit.apply)(variables, x)
+        for unit, variables in both_forms(UNITS[name], options, x, **attentions)
+    )
+    assert_equal_but_for_contraction(y, expected, 100.0)
 
 
 @pytest.mark.parametrize("scale", [2, 3])
 def test_the_upsampler_is_equal_when_packed(scale):
     x = jax.random.normal(jax.random.key(4), (1, 5, 6, 12))
-    floats, packed = BinaryUpsampler(scale), BinaryUpsampler(scale, conv=PackedConv)
-    params = random_params(floats, x)
-    y = packed.apply({"params": packed_by_hand(params)}, x)
-    assert_equal_but_for_contraction(y, floats.apply({"params": params}, x))
+    (floats, variables), (packed, params) = both_forms(partial(BinaryUpsampler, scale), {}, x)
+    y = packed.apply(params, x)
+    assert_equal_but_for_contraction(y, floats.apply(variables, x))
+    by_hand = packed_by_hand(variables["params"])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), params["params"], by_hand)
+
+
+def test_normalisation_is_folded():
+    rng = np.random.default_rng(5)
+    x = jnp.asarray(rng.choice([-1.0, 1.0], (2, 5, 4, 7)), jnp.float32)
+    for use_bias in (False, True):
+        conv = BinaryConv(6, use_bias=use_bias, norm=True)
+        variables = random_variables(conv, x)
+        y, updates = conv.apply(variables, x, mutable=[FOLDED])
+        folded: Any = updates[FOLDED]
+        params, statistics = variables["params"], variables["batch_stats"]["norm"]
+        alpha = np.abs(params["kernel"]).mean((0, 1, 2))
+        factor = params["norm"]["scale"] / np.sqrt(statistics["var"] + 1e-5)
+        bias = params["bias"] if use_bias else 0
+        expected = factor * (bias - statistics["mean"]) + params["norm"]["bias"]
+        np.testing.assert_allclose(folded["scale"], alpha * factor, rtol=1e-5)
+        np.testing.assert_allclose(folded["bias"], expected, rtol=1e-5, atol=1e-6)
+        packed = PackedConv(6, use_bias=use_bias, norm=True)
+        z: Any = packed.apply({"params": folded}, x)
+        np.testing.assert_allclose(z, y, rtol=1e-5, atol=1e-5)

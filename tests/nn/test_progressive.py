@@ -19,7 +19,7 @@ from binsr_jax.nn.units import unit_progress
 def test_the_sign_is_blended_in(progress):
     x = jnp.array([[-3.0, -0.5, 0.25, 7.0]])
     variables = {"params": {"threshold": jnp.array([0.0, -1.0, 0.0, 0.5])}}
-    y: Any = RSign().apply(variables, x, progress)
+    y: Any = RSign().apply(variables, x, progress, blend=True)
     soft, signs = np.array([-1, 0.5, 0.25, 1]), np.array([-1, 1, 1, 1])
     np.testing.assert_allclose(y, [(1 - progress) * soft + progress * signs], rtol=1e-6)
     if progress == 1:

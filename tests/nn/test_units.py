@@ -97,6 +97,12 @@ class Block(nn.Module):
         return x
 
 
+def attention_unit(residual: str, binary: str = "none", hidden: int = 4) -> AttentionUnit:
+    return AttentionUnit(
+        residual_attention=residual, binary_attention=binary, attention_hidden=hidden
+    )
+
+
 def test_bbcu_blocks_equal_the_reference(reference):
     cases = by_case(reference("3_blocks"))
     assert cases
@@ -131,13 +137,13 @@ def test_attention_units_equal_the_reference(reference):
                 branch: KINDS[words[words.index(branch) + 1]] if branch in words else "none"
                 for branch in ("res", "bin")
             }
-            module = AttentionUnit(kinds["res"], kinds["bin"], hidden)
+            module = attention_unit(kinds["res"], kinds["bin"], hidden)
             prefix, part = "conv_after_body.", "body_end"
         check_against_reference(module, arrays, prefix, part)
 
 
 ALL_UNITS = [pytest.param(unit(), id=name) for name, unit in UNITS.items()] + [
-    pytest.param(AttentionUnit(residual, binary), id=f"attention-{residual}-{binary}")
+    pytest.param(attention_unit(residual, binary), id=f"attention-{residual}-{binary}")
     for residual, binary in itertools.product(("none", *ATTENTION), repeat=2)
 ]
 
@@ -187,4 +193,4 @@ def test_attention_starts_without_effect(unit):
 
 def test_a_unit_of_unknown_attention_names_the_known():
     with pytest.raises(ValueError, match=r"sigmoidal.*none, se, spatial, pixel"):
-        AttentionUnit("sigmoidal").init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))
+        attention_unit("sigmoidal").init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))
