@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "trace": set(),
     "cost": {"models", "nn", "ops", "tasks", "trace"},
     "evaluation": {"models", "nn", "ops", "data", "tasks", "training", "deploy", "cost"},
+    "studies": {"models", "nn", "data", "tasks", "training", "evaluation", "recipes"},
 }
 # The scores need no network: they may be used wherever arrays are.
 FREE = {"evaluation/metrics.py": {"ops"}}

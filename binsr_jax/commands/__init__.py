@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "configs": "list recipes with their costs and published scores",
     "runs": "list training runs and how far they are",
     "plot": "plot the curves of training runs",
+    "study": "train many small networks and compare them",
 }
 
 

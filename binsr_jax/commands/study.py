@@ -1,0 +1,358 @@
+"""Studies: many small trainings on the same data, with the same seed and number of steps.
+
+binsr study table --configs "configs/bbcu_sr.py:row=*,scale=2" --budget 300 -o studies/bbcu
+binsr study k --config configs/bbcu_sr.py:row=bbcu_l --features 16,32 --budget 200 -o studies/k
+binsr study activations --configs "configs/bbcu_sr.py:row=v?,scale=2" --budget 0 -o studies/v1_v4
+binsr study curves runs/one runs/two -o curves.png
+
+"table" compares recipes with one another and with what their papers print, "k" finds the best
+amplification, "activations" shows what goes through the units, and "curves" is binsr plot. All of
+them write numbers as JSON lines beside what they show. A study that was stopped goes on with the
+same command: rows that are finished are not trained again. "binsr runs" lists its work dirs.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from binsr_jax import cli, cost
+from binsr_jax.commands import plot
+from binsr_jax.config import Config
+from binsr_jax.errors import UserError
+from binsr_jax.evaluation.benchmark import validator
+from binsr_jax.ops.image import imresize_uint8
+from binsr_jax.studies import activations, amplification, figures, table
+from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
+from binsr_jax.studies.runs import Result, StoppedError, check, train_rows
+from binsr_jax.tasks import Task, task_of
+from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.workdir import replace_text, writing_to
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``binsr study``."""
+    studies = parser.add_subparsers(dest="study", metavar="STUDY", required=True)
+
+    compare = studies.add_parser("table", help="train recipes and compare them in a table")
+    _add_configs(compare, required=True)
+    compare.add_argument("--features", type=_positive, metavar="N", help="instead of 64")
+    compare.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
+    _add_training(compare)
+
+    vary = studies.add_parser("k", help="PSNR against the amplification k")
+    vary.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="a recipe")
+    vary.add_argument("--k", type=_numbers, default=(1.0, 8.0, 32.0, 65.0, 130.0, 260.0, 1040.0))
+    vary.add_argument("--features", type=_whole_numbers, default=(16, 32, 64), metavar="N,N,...")
+    vary.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
+    _add_training(vary)
+
+    show = studies.add_parser("activations", help="sizes of the activations on both branches")
+    show.add_argument(
+        "workdirs", type=Path, nargs="*", metavar="DIR", help="work dirs, instead of --configs"
+    )
+    _add_configs(show, required=False)
+    show.add_argument("--features", type=_positive, metavar="N", help="instead of 64")
+    show.add_argument(
+        "--budget", type=_not_negative, default=0, metavar="STEPS", help="0: as initialised"
+    )
+    _add_training(show)
+
+    plot.add_arguments(studies.add_parser("curves", help="loss and PSNR of work dirs: binsr plot"))
+
+
+def _add_configs(parser: argparse.ArgumentParser, required: bool) -> None:
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        default=[],
+        required=required,
+        metavar="FILE[:VARIANT]",
+        help="recipes; a variant with * stands for all rows of the file's table that fit",
+    )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=_positive, default=8, metavar="N")
+    parser.add_argument("--rate", type=float, default=1e-3, help="the highest learning rate")
+    parser.add_argument("--blocks", type=_positive, metavar="N", help="instead of the recipe's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="config.FIELD=VALUE",
+        help="a field of all rows, as train.py takes it; may be given again",
+    )
+    parser.add_argument("--sets", type=_texts, default=(), metavar="SET,...", help="scored on")
+    parser.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="of the rows; default: OUTPUT/rows"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Runs ``binsr study``; the exit status is 128 + n where signal n stopped it."""
+    if args.study == "curves":
+        return plot.run(args)
+    cli.keep_compiled_programs()
+    args.output = args.output.expanduser()
+    args.workdir = (args.workdir or args.output / "rows").expanduser()
+    study = {"table": _table, "k": _amplification, "activations": _activations}[args.study]
+    try:
+        with _terminated_like_interrupted(), writing_to(args.output):
+            args.output.mkdir(parents=True, exist_ok=True)
+            return study(args)
+    except StoppedError as stopped:
+        status = stopped.status
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    print("Stopped; the same command goes on from there.", file=sys.stderr)
+    return status
+
+
+def _table(args: argparse.Namespace) -> int:
+    """Trains the rows and writes what there is after each of them."""
+    rows = _rows(args)
+    check(rows)
+    done: list[Result] = []
+    lines = _inputs(rows)
+    for result in train_rows(rows, args.workdir):
+        done.append(result)
+        lines.append(_json_row(result))
+        about = _about(rows, len(done))
+        found = table.agreement(lines)
+        _write(args.output / "table.md", table.markdown(about, lines))
+        _write(args.output / "table.tex", table.latex(about, lines))
+        _write(args.output / "table.csv", table.comma_separated(lines))
+        _write_rows(
+            args.output / "table.jsonl",
+            [{"about": about}, *lines, *({"agreement": one} for one in found)],
+        )
+    print((args.output / "table.md").read_text(encoding="utf-8"), end="")
+    return _status(done)
+
+
+def _amplification(args: argparse.Namespace) -> int:
+    (recipe,) = choose([args.config])[:1]
+    config = _reduced(recipe.config, args, features=None)
+    rows = amplification.rows(row_of(recipe, config), args.features, args.k)
+    check(rows)
+    points: list[dict[str, Any]] = []
+    done: list[Result] = []
+    for result in train_rows(rows, args.workdir):
+        done.append(result)
+        model = result.row.config.model
+        points.append(
+            {
+                "features": model.features,
+                "k": model.amplification,
+                "scores": result.scores,
+                "error": result.error,
+            }
+        )
+        _write_rows(args.output / "k.jsonl", [{"about": _about(rows, len(done))}, *points])
+    figures.save(amplification.figure(points), args.output / "k.png")
+    print(f"Wrote {args.output / 'k.png'} and k.jsonl.")
+    return _status(done)
+
+
+def _activations(args: argparse.Namespace) -> int:
+    if bool(args.workdirs) == bool(args.configs):
+        raise UserError("Name work dirs, or recipes with --configs.")
+    rows: list[dict[str, Any]] = []
+    for workdir, title in figures.shortest_names(args.workdirs).items():
+        config, _, variables, _ = load_model(workdir, "latest")
+        config = ConfigDict(config.to_dict())
+        for setting in args.set:  # such as where the images are now
+            assign(config, setting)
+        rows += activations.describe(title, config, variables)
+    done: list[Result] = []
+    if args.configs:
+        trained = _rows(args)
+        check(trained)
+        if args.budget:
+            done = list(train_rows(trained, args.workdir))
+        for row in trained:
+            variables = activations.initial_variables(row.config)
+            if args.budget:
+                variables = load_model(args.workdir / row.name, "latest")[2]
+            rows += activations.describe(row.title, row.config, variables)
+    edges = [float(edge) for edge in activations.EDGES]
+    _write_rows(args.output / "activations.jsonl", [{"edges": edges}, *rows])
+    figures.save(activations.figure(rows), args.output / "activations.png")
+    print(f"Wrote {args.output / 'activations.png'} and activations.jsonl.")
+    return _status(done)
+
+
+def _rows(args: argparse.Namespace) -> list[Row]:
+    """The rows that ``--configs`` names."""
+    return [
+        row_of(recipe, _reduced(recipe.config, args, args.features))
+        for recipe in choose(args.configs)
+    ]
+
+
+def _reduced(config: Config, args: argparse.Namespace, features: int | None) -> Config:
+    budget = Budget(max(args.budget, 1), args.batch, args.rate)
+    return reduced(
+        config,
+        budget,
+        features=features,
+        blocks=args.blocks,
+        sets=args.sets,
+        settings=args.set,
+    )
+
+
+def _inputs(rows: Sequence[Row]) -> list[table.Row]:
+    """The scores of the degraded input itself, of each task among the rows: the bar to beat."""
+    found: dict[str, table.Row] = {}
+    for row in rows:
+        task = task_of(row.config)
+        title = f"Input ({task.name})"
+        if title not in found:
+            scores, _ = validator(row.config)(partial(_unrestored, task), 0)
+            found[title] = {"title": title, "scores": scores}
+    return list(found.values())
+
+
+def _unrestored(task: Task, image: np.ndarray) -> np.ndarray:
+    """The input as a restored image: enlarged, clipped and rounded."""
+    if task.scale > 1:
+        return imresize_uint8(image, task.scale)
+    if image.dtype == np.uint8:
+        return image
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _json_row(result: Result) -> table.Row:
+    """A row of the table, for ``binsr_jax.studies.table``."""
+    row, config, published = result.row, result.row.config, result.row.published
+    convention = cost.CONVENTIONS[published.convention]
+    counted = cost.count(config, convention.size)
+    operations = convention.true_operations or convention.operations
+    return {
+        "title": row.title,
+        "recipe": row.recipe,
+        "operations": operations(counted) / 1e9,
+        "parameters": convention.parameters(counted) / 1e3 if convention.parameters else None,
+        "convention": published.convention,
+        "file_bytes": counted.file_bytes,
+        "scores": result.scores,
+        "steps": config.train.steps,
+        "seconds": result.seconds,
+        "error": result.error,
+        "published": {
+            "operations": published.operations,
+            "parameters": published.parameters,
+            "scores": dict(published.scores),
+        },
+    }
+
+
+def _about(rows: Sequence[Row], finished: int) -> str:
+    """What the rows have in common, in a sentence or two."""
+    configs = [row.config for row in rows]
+    train, data = configs[0].train, configs[0].data
+
+    def of(part: str, field: str) -> str:
+        values = sorted({config[part][field] for config in configs}, key=str)
+        return " or ".join(f"{value:g}" for value in values)
+
+    conventions = {
+        row.published.convention: cost.CONVENTIONS[row.published.convention] for row in rows
+    }
+    costs = [
+        f"{name} ({'x'.join(map(str, convention.size))} pixels, {convention.summary}"
+        + ("; here without counting them again)" if convention.true_operations else ")")
+        for name, convention in conventions.items()
+    ]
+    protocols = dict.fromkeys(task_of(config).protocol for config in configs)
+    seeds = sorted({config.seed for config in configs})
+    source = Path(data.dir).name if data.source == "folder" else data.source
+    text = (
+        f"Reduced-budget study: {train.steps:,} steps of batch {train.batch}, HQ patches of "
+        f"{of('data', 'patch')} pixels from {source}, networks of {of('model', 'features')} "
+        f"features and {of('model', 'blocks')} blocks; Adam ({train.beta1:g}, {train.beta2:g}) on "
+        f"L1, {train.warmup} steps of warm-up to {train.learning_rate:g} and a cosine to "
+        f"{train.final_rate:g}; seed {' or '.join(map(str, seeds))}. PSNR in dB "
+        f"({'; '.join(protocols)}) after the last step. In brackets: published, of the full "
+        f"network and training. Costs as in {' and '.join(costs)}."
+    )
+    if finished < len(rows):
+        text += f" So far {finished} of {len(rows)} rows."
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    with writing_to(path.parent):
+        replace_text(path, text)
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """JSON lines; JSON has no infinity, so that of identical images is written as ``"inf"``."""
+    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _status(results: Sequence[Result]) -> int:
+    """0, or 1 with a sentence where a row failed."""
+    for result in results:
+        if result.error:
+            print(f"error: {result.row.title} failed: {result.error}", file=sys.stderr)
+    return int(any(result.error for result in results))
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends what is between two trainings as Ctrl-C does; a training handles both."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def _not_negative(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+    return int(text)
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, (part.strip() for part in text.split(",")))))
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in _texts(text))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in _texts(text))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of numbers above 0, such as 1,65,130"
+        )
+    return numbers

@@ -1,0 +1,134 @@
+"""How large activations are on both branches of the units: BBCU's figure 2.
+
+What a unit adds to its residual comes from a binary convolution, whose output hardly depends on how
+large its input is. Where the residual is much smaller or larger, one of the two is drowned.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from binsr_jax import models
+from binsr_jax.config import Config
+from binsr_jax.data.pipeline import training_batches
+from binsr_jax.errors import UserError
+from binsr_jax.nn.binary import BinaryConv
+from binsr_jax.nn.units import Unit
+from binsr_jax.tasks import task_of
+from binsr_jax.training.state import create_state, make_optimizer
+
+# Bins of magnitudes, equally wide in their logarithm; what lies outside is in the first or last.
+_DECADES, _BINS_A_DECADE = (-5, 4), 8
+EDGES = np.logspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _BINS_A_DECADE + 1)
+
+PARTS = {"residual": "residual", "convolution": "binary convolution"}
+
+
+def initial_variables(config: Config) -> dict[str, Any]:
+    """A network's variables before its first step."""
+    model = models.build(config.model, config.scale, task_of(config).channels)
+    return create_state(config, model, make_optimizer(config.train)).variables
+
+
+def describe(title: str, config: Config, variables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Statistics of the activations on the first training batch of a config.
+
+    Args:
+        title: of the network.
+        config: of the network and of its training images.
+        variables: of the network.
+
+    Returns:
+        A row for each binary unit of the body and each of ``PARTS`` (what enters the unit, and what
+        comes out of its convolution and normalisation): ``title``, ``unit`` (from 0), ``units``,
+        ``part``, ``mean``, ``std``, ``zeros`` (the share that is 0) and ``counts``, how many of the
+        others have a magnitude in each of the bins between ``EDGES``.
+
+    Raises:
+        UserError: the network has no binary units, or there are no training images.
+    """
+    with training_batches(config) as batches:
+        images = next(batches)["lq"]
+    found = _record(config, variables, images)
+    if not found:
+        raise UserError(f"{title} has no binary units, whose activations could be shown.")
+    return [
+        {"title": title, "unit": i, "units": len(found), "part": part, **_statistics(values)}
+        for i, pair in enumerate(found)
+        for part, values in zip(PARTS, pair, strict=True)
+    ]
+
+
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Histograms of magnitudes: a row a network, a column each for a first, middle, last unit."""
+    titles = list(dict.fromkeys(row["title"] for row in rows))
+    shown = Figure(figsize=(11, 0.8 + 1.9 * len(titles)), layout="constrained")
+    grid = shown.subplots(len(titles), 3, sharex=True, sharey=True, squeeze=False)
+    drawn: list[float] = []
+    for line, title in zip(grid, titles, strict=True):
+        own = [row for row in rows if row["title"] == title]
+        last = own[0]["units"] - 1
+        for axes, unit in zip(line, (0, last // 2, last), strict=True):
+            for row in (row for row in own if row["unit"] == unit):
+                counts = np.asarray(row["counts"], np.float64)
+                share = counts / max(counts.sum(), 1)
+                drawn += [edge for edge, s in zip(EDGES, share, strict=False) if s > 1e-3]
+                label = f"{PARTS[row['part']]}, std {row['std']:.2g}"
+                axes.stairs(share, EDGES, fill=True, alpha=0.5, label=label)
+            axes.legend(
+                fontsize="x-small",
+                loc="upper left",
+                title=f"unit {unit + 1} of {last + 1}",
+                title_fontsize="x-small",
+                alignment="left",
+            )
+            axes.grid(alpha=0.3)
+        line[0].set_ylabel("share")
+        line[0].set_title(title, loc="left", fontsize="medium")
+    for axes in grid[-1]:
+        axes.set_xlabel("magnitude of an activation")
+    width = EDGES[1] / EDGES[0]
+    # Room above for the legends.
+    grid[0][0].set(xscale="log", xlim=(min(drawn) / width, max(drawn) * width**2))
+    grid[0][0].set_ylim(0, 1.45 * grid[0][0].get_ylim()[1])
+    return shown
+
+
+def _record(
+    config: Config, variables: dict[str, Any], images: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What enters each unit, and what comes out of its binary convolution."""
+    model = models.build(config.model, config.scale, task_of(config).channels)
+    inputs: list[np.ndarray] = []
+    outputs: list[np.ndarray] = []
+
+    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        if isinstance(context.module, Unit):
+            inputs.append(np.asarray(args[0]))
+        result = call(*args, **kwargs)
+        # Of the last unit that was entered: what is behind the body has no unit.
+        if isinstance(context.module, BinaryConv) and len(outputs) < len(inputs):
+            outputs.append(np.asarray(result))
+        return result
+
+    # Without jit every call is seen, with its numbers.
+    with jax.disable_jit(), nn.intercept_methods(watch):
+        model.apply(variables, jnp.asarray(images), train=False, progress=jnp.float32(1))
+    return list(zip(inputs, outputs, strict=False))
+
+
+def _statistics(values: np.ndarray) -> dict[str, Any]:
+    sizes = np.abs(values[values != 0])
+    counts, _ = np.histogram(np.clip(sizes, EDGES[0], EDGES[-1]), EDGES)
+    return {
+        "mean": float(values.mean(dtype=np.float64)),
+        "std": float(values.std(dtype=np.float64)),
+        "zeros": float(1 - sizes.size / values.size),
+        "counts": counts.tolist(),
+    }

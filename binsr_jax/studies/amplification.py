@@ -1,0 +1,61 @@
+"""PSNR against the amplification k for several numbers of channels: BBCU's figure 3."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from binsr_jax.config import Config
+from binsr_jax.recipes import Published
+from binsr_jax.studies.figures import colours, legend
+from binsr_jax.studies.rows import Row
+
+# The paper's rule for images in 0..1: the best k of n channels is 130 n / 64.
+BEST_PER_CHANNEL = 130 / 64
+
+
+def rows(base: Row, features: Sequence[int], factors: Sequence[float]) -> list[Row]:
+    """The same network with each number of channels and each k.
+
+    Args:
+        base: its config is the one of all rows, but for these two.
+        features: numbers of channels.
+        factors: values of k.
+    """
+    found = []
+    for channels in features:
+        for k in factors:
+            config: Config = ConfigDict(base.config.to_dict())
+            config.model.features, config.model.amplification = channels, float(k)
+            title = f"{channels} channels, k = {k:g}"
+            name = f"{base.name}-n{channels}-k{k:g}"
+            found.append(Row(name, base.recipe, title, config, Published(title)))
+    return found
+
+
+def figure(points: Sequence[dict[str, Any]]) -> Figure:
+    """A panel a score, a line a number of channels, dotted where the paper's rule puts k.
+
+    Args:
+        points: rows ``{"features", "k", "scores"}``.
+    """
+    names = [n for n in dict.fromkeys(n for p in points for n in p["scores"]) if "/psnr" in n]
+    numbers = sorted({point["features"] for point in points})
+    shown = Figure(figsize=(5.5 * max(1, len(names)), 4.2), layout="constrained")
+    grid = shown.subplots(1, max(1, len(names)), squeeze=False)[0]
+    for name, axes in zip(names, grid, strict=False):
+        for channels, colour in zip(numbers, colours(len(numbers)), strict=True):
+            own = sorted(
+                (point["k"], point["scores"][name])
+                for point in points
+                if point["features"] == channels and name in point["scores"]
+            )
+            k, psnr = zip(*own, strict=True) if own else ((), ())
+            axes.plot(k, psnr, marker=".", color=colour, label=f"n = {channels}")
+            axes.axvline(BEST_PER_CHANNEL * channels, color=colour, linestyle=":", linewidth=1)
+        axes.set(xscale="log", xlabel="amplification k", ylabel="PSNR (dB)")
+        axes.set_title(f"{name.removesuffix('/psnr')} (dotted: k = 130 n / 64)", fontsize="medium")
+        axes.grid(alpha=0.3)
+        legend(axes)
+    return shown

@@ -1,0 +1,376 @@
+"""``binsr study``: what it trains, how it goes on after a stop, and what it writes."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.stats import spearmanr
+
+from binsr_jax.commands import main, study
+from binsr_jax.config import default
+from binsr_jax.errors import UserError
+from binsr_jax.recipes import Published, open_recipe
+from binsr_jax.studies import activations, amplification, figures, runs, table
+from binsr_jax.studies.rows import Budget, Row, choose, reduced, row_of
+from binsr_jax.training import loop
+
+# Two rows of one small network, which differ in their seed, so that they share their programs.
+RECIPE = """
+from binsr_jax.config import default, variant_fields
+from binsr_jax.recipes import Published
+
+VARIANTS = {"seed": ("1", "2"), "unit": ("residual", "bbcu")}
+ROWS = {
+    "seed=1,unit=residual": Published("First & best", {"samples": 40.0}, operations=18.55),
+    "seed=2,unit=residual": Published("Second", {"samples": 30.0}, parameters=225),
+}
+
+def get_config(variant=""):
+    fields = variant_fields(variant, **VARIANTS)
+    config = default()
+    config.seed = int(fields["seed"])
+    config.model.unit, config.model.body_end = fields["unit"], "conv"
+    config.model.upsampler = "float"
+    config.model.image_skip = "bilinear"
+    config.data.source = "tfds"
+    config.train.milestones = (200_000,)
+    return config
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "recipes" / "small.py"
+    path.parent.mkdir()
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """Programs are compiled once a test, and not kept at home."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    for name, value in zip(names, (str(tmp_path / "compiled"), 0.0), strict=True):
+        jax.config.update(name, value)
+    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def arguments(tmp_path, output):
+    """What makes a study tiny."""
+    fields = ["data.source=samples", "data.patch=8", "devices=1"]
+    fields.append(f"data.cache_dir={tmp_path / 'cache'}")
+    settings = [word for field in fields for word in ("--set", f"config.{field}")]
+    small = ["--budget", "3", "--batch", "2", "--features", "4", "--blocks", "1"]
+    return [*small, *settings, "--sets", "samples", "-o", str(tmp_path / output)]
+
+
+def stop_at_batch(monkeypatch, number):
+    """Sends SIGTERM to this process when a training asks for its batch of this number."""
+    original, asked = loop.training_batches, []
+
+    class Batches:
+        def __init__(self, *args):
+            self._context = original(*args)
+
+        def __enter__(self):
+            self._batches = self._context.__enter__()
+            return self
+
+        def __exit__(self, *args):
+            return self._context.__exit__(*args)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            asked.append(None)
+            if len(asked) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return next(self._batches)
+
+    monkeypatch.setattr(loop, "training_batches", Batches)
+
+
+def test_a_table_that_was_stopped_goes_on_to_the_same_table(
+    recipe, tmp_path, compiled, monkeypatch, capsys
+):
+    def argv(output):
+        return ["study", "table", "--configs", f"{recipe}:*", *arguments(tmp_path, output)]
+
+    assert main(argv("whole")) == 0
+    whole = tmp_path / "whole"
+    printed = capsys.readouterr()
+    assert printed.out == (whole / "table.md").read_text()
+    assert printed.err.count("minutes left") == 2
+
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_at_batch(patch, 4)  # the first one of the second row
+        assert main(argv("stopped")) == 128 + signal.SIGTERM
+    assert "goes on from there" in capsys.readouterr().err
+    assert "So far 1 of 2 rows." in (stopped / "table.md").read_text()
+    assert "Second" not in (stopped / "table.md").read_text()
+    saved = stopped / "rows" / "small-seed=2,unit=residual" / "checkpoints"
+    assert [path.name for path in saved.iterdir()] == ["1"]
+
+    assert main(argv("stopped")) == 0
+    assert "First" not in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "train", None)  # nothing is left to train
+        assert main(argv("stopped")) == 0
+    for name in ("table.md", "table.tex"):
+        assert (stopped / name).read_text() == (whole / name).read_text()
+    rows = [list(csv.DictReader((folder / "table.csv").open())) for folder in (whole, stopped)]
+    jsonl = [(folder / "table.jsonl").read_text().splitlines() for folder in (whole, stopped)]
+    found = [[json.loads(line) for line in lines] for lines in jsonl]
+    for row in [*rows[0], *rows[1], *found[0], *found[1]]:
+        row.pop("seconds", None)
+    assert rows[0] == rows[1]
+    assert found[0] == found[1]
+    assert not [path for path in stopped.iterdir() if path.name.startswith(".")]
+
+    # The input's own score, the two rows, and what is printed of them.
+    about, given, first, second = found[0]
+    assert "3 steps of batch 2, HQ patches of 8 pixels from samples" in about["about"]
+    assert given["title"] == "Input (SR x2)"
+    assert given["scores"]["samples/psnr"] > first["scores"]["samples/psnr"] > 20
+    assert first["scores"] != second["scores"]
+    assert [row["published"]["scores"]["samples"] for row in (first, second)] == [40.0, 30.0]
+    assert "(18.55)" in (whole / "table.md").read_text()
+    assert r"First \& best" in (whole / "table.tex").read_text()
+    assert rows[0][0]["published_samples/psnr"] == ""
+    assert float(rows[0][2]["published_samples/psnr"]) == 30.0
+
+    # With other settings the work dirs are not taken for what is asked, whatever is finished.
+    argv_now = [*argv("stopped"), "--rate", "0.5"]
+    assert main(argv_now) == 1
+    assert "was trained with config.train.learning_rate 0.001, but 0.5" in capsys.readouterr().err
+
+    # The curves of its rows are those of binsr plot.
+    workdirs = [str(path) for path in sorted((whole / "rows").iterdir())]
+    for command in (["study", "curves"], ["plot"]):
+        assert main([*command, *workdirs, "-o", str(tmp_path / f"{command[-1]}.png")]) == 0
+    pictures = [(tmp_path / f"{name}.png").read_bytes() for name in ("curves", "plot")]
+    assert pictures[0] == pictures[1]
+
+
+def test_a_row_that_fails_does_not_end_the_study(recipe, tmp_path, monkeypatch, capsys):
+    def train(config, workdir, validate):
+        if config.seed == 1:
+            raise UserError("The loss became nan at step 7.")
+        Path(workdir).mkdir(parents=True)
+        (Path(workdir) / "config.json").write_text(json.dumps(config.to_dict()))
+        row = {"step": config.train.steps, "scores": {"samples/psnr": 33.25}}
+        (Path(workdir) / "log.jsonl").write_text(json.dumps(row))
+        return 0
+
+    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    argv = ["study", "table", "--configs", f"{recipe}:*", *arguments(tmp_path, "out")]
+    assert main(argv) == 1
+    assert "error: First & best failed: The loss became nan" in capsys.readouterr().err
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "33.25 (30.00)" in table
+    assert "| failed |" in table
+
+
+def test_choose_takes_patterns_in_their_order(recipe):
+    both = [f"{recipe}:seed={seed},unit=residual" for seed in (1, 2)]
+    assert [found.spec for found in choose([f"{recipe}:*"])] == both
+    assert [found.spec for found in choose([both[1], f"{recipe}:seed=?,*"])] == both[::-1]
+    with pytest.raises(UserError, match=r"No row of .* fits 'x\*': it has seed=1"):
+        choose([f"{recipe}:x*"])
+    with pytest.raises(UserError, match="There is no config file"):
+        choose([f"{recipe.parent}/none.py:*"])
+
+
+def test_a_recipe_is_cut_down_in_proportion():
+    config = default()
+    config.model.features, config.model.amplification = 12, 26.0
+    budget = Budget(steps=300, batch=4, learning_rate=0.5)
+    small = reduced(config, budget, features=32, blocks=3, sets=["Set5"])
+    assert (small.model.features, small.model.amplification) == (6, 13.0)
+    assert small.model.blocks == 3
+    assert tuple(small.eval.sets) == ("Set5",)
+    train = small.train
+    assert (train.steps, train.warmup, train.learning_rate) == (300, 30, 0.5)
+    assert (train.schedule, train.final_rate) == ("cosine", 0.0)
+    assert config.model.features == 12
+    config.model.amplification = 1.0  # none, however many channels there are
+    assert reduced(config, budget, features=32).model.amplification == 1.0
+
+
+def test_settings_come_last_and_have_their_fields_type():
+    settings = [
+        "config.train.learning_rate=1",
+        "model.unit=bbcu",
+        "config.data.flip=False",
+        "config.train.milestones=[3, 4]",
+        "config.train.steps=7",
+    ]
+    config = reduced(default(), Budget(steps=300), settings=settings)
+    assert type(config.train.learning_rate) is float
+    assert (config.model.unit, config.data.flip) == ("bbcu", False)
+    assert (config.train.milestones, config.train.steps) == ((3, 4), 7)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["config.train.step=3", "config.train=3", "config.seed", "config.seed=x", "a.b=1", "seed=1.5"],
+)
+def test_a_wrong_setting_is_one_sentence(setting):
+    with pytest.raises(UserError, match=setting.split("=")[0]):
+        reduced(default(), Budget(steps=300), settings=[setting])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rank_correlation_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 6, 15), rng.integers(0, 6, 15)  # with ties
+    assert table.spearman(x.tolist(), y.tolist()) == pytest.approx(spearmanr(x, y)[0])
+    assert table.spearman([2.0] * 15, y.tolist()) is None
+
+
+def test_agreement_is_of_rows_that_have_both():
+    def row(title, here, paper):
+        published = {"scores": {"Set5": paper} if paper else {}}
+        scores = {"Set5/psnr": here} if here else {}
+        return {"title": title, "recipe": title, "scores": scores, "published": published}
+
+    rows = [
+        {"title": "Input", "scores": {"Set5/psnr": 33.7}},
+        row("a", 30.0, 38.0),
+        row("b", 31.0, 37.0),
+        row("c", 29.0, 36.0),
+        row("d", 28.0, 36.0),
+        row("e", 40.0, None),
+        row("f", None, 39.0),
+    ]
+    assert table.agreement(rows[:3]) == []
+    (found,) = table.agreement(rows)
+    # Of six pairs c and d are equal in the paper; of the other five a and b are the other way.
+    assert (found["pairs"], found["pairs_in_order"], found["rows"]) == (5, 4, 4)
+    assert found["order"] == ["b", "a", "c", "d"]
+    assert found["published_order"] == ["a", "b", "c", "d"]
+    text = table.markdown("About.", rows)
+    assert text.startswith("About.\n\n| Network | Set5 | Rank on Set5 |")
+    assert "| c | 29.00 (36.00) | 3 (3.5) |" in text
+    assert "| e | 40.00 |  |" in text
+
+
+def test_time_of_a_run_counts_all_logged_steps():
+    rows = [
+        {"step": 2, "loss": 1.0, "steps_per_second": None},  # right after a start
+        {"step": 4, "loss": 1.0, "steps_per_second": 2.0},
+        {"step": 4, "scores": {}},
+        {"step": 10, "loss": 1.0, "steps_per_second": 1.0},
+    ]
+    assert runs._seconds(rows) == pytest.approx((1 + 6) * 10 / 8)
+    assert runs._seconds(rows[:1]) is None
+
+
+def test_k_trains_every_number_of_channels_with_every_k(recipe, tmp_path, monkeypatch, capsys):
+    def finished(rows, folder):
+        for row in rows:
+            model = row.config.model
+            yield runs.Result(row, {"Set5/psnr": model.features - abs(model.amplification - 4)})
+
+    monkeypatch.setattr(study, "train_rows", finished)
+    monkeypatch.setattr(study, "check", lambda rows: None)
+    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    argv = ["study", "k", "--config", f"{recipe}", "--budget", "2", "-o", str(tmp_path / "k")]
+    assert main([*argv, "--features", "4,8", "--k", "1,4,16"]) == 0
+    about, *points = map(json.loads, (tmp_path / "k" / "k.jsonl").read_text().splitlines())
+    assert "4 or 8 features" in about["about"]
+    assert [(p["features"], p["k"]) for p in points] == [(n, k) for n in (4, 8) for k in (1, 4, 16)]
+    (axes,) = amplification.figure(points).axes
+    lines = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
+    assert lines["n = 8"] == [[1, 5], [4, 8], [16, -4]]
+    with Image.open(tmp_path / "k" / "k.png") as picture:
+        assert min(picture.size) > 500
+
+
+def test_activations_are_those_of_the_network(recipe, tmp_path, compiled, monkeypatch):
+    config = reduced(
+        open_recipe(f"{recipe}:unit=bbcu").config,
+        Budget(steps=2, batch=2),
+        features=4,
+        blocks=1,
+        settings=["data.source=samples", "data.patch=8", f"data.cache_dir={tmp_path}"],
+    )
+    variables = activations.initial_variables(config)
+    rows = activations.describe("V4", config, variables)
+    assert [(row["unit"], row["part"]) for row in rows] == [
+        (unit, part) for unit in (0, 1) for part in ("residual", "convolution")
+    ]
+    for row in rows:
+        zeros = round(row["zeros"] * 2 * 4 * 4 * 4)
+        assert sum(row["counts"]) == 2 * 4 * 4 * 4 - zeros
+    # What enters the first unit is the head's output, with its activation.
+    params = variables["params"]["head"]
+    with activations.training_batches(config) as batches:
+        images = next(batches)["lq"].astype(np.float64)
+    mean = np.array([0.4488, 0.4371, 0.4040])
+    padded = np.pad(config.model.amplification * (images - mean), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    head = np.einsum("bhwiyx,yxio->bhwo", windows, params["kernel"]) + params["bias"]
+    head = np.where(head > 0, head, 0.1 * head)
+    assert rows[0]["std"] == pytest.approx(head.std(), rel=1e-4)
+    counts, _ = np.histogram(np.abs(head), activations.EDGES)
+    assert np.abs(counts - rows[0]["counts"]).sum() <= 2  # an edge may fall between roundings
+    assert len(activations.figure(rows).axes) == 3
+
+
+def test_a_network_without_binary_units_has_no_activations_to_show(monkeypatch, recipe):
+    monkeypatch.setattr(activations, "_record", lambda *_: [])
+    monkeypatch.setattr(activations, "training_batches", loop.training_batches)
+    config = reduced(open_recipe(f"{recipe}").config, Budget(2), settings=["data.source=samples"])
+    with pytest.raises(UserError, match="EDSR has no binary units"):
+        activations.describe("EDSR", config, {})
+
+
+def test_a_figure_is_the_same_from_the_same_numbers(tmp_path):
+    for suffix in figures.SUFFIXES:
+        written = []
+        for name in ("a", "b"):
+            shown = Figure()
+            shown.subplots().plot([1, 2], [3, 4], label="line")
+            (tmp_path / name).mkdir(exist_ok=True)
+            figures.save(shown, tmp_path / name / f"one{suffix}")
+            written.append((tmp_path / name / f"one{suffix}").read_bytes())
+        assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["table", "--configs", "none.py", "--budget", "2", "-o", "out"], "no config file"),
+        (["activations", "-o", "out"], "Name work dirs, or recipes"),
+        (["activations", "nowhere", "-o", "out"], "holds no checkpoint"),
+        (["curves", "nowhere", "-o", "out.png"], "has no log.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_sentence(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    assert main(["study", *argv]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_work_dirs_name_is_a_file_name(recipe):
+    row = row_of(open_recipe(f"{recipe}:seed=2"), default())
+    assert row == Row("small-seed=2", f"{recipe}:seed=2", "Second", default(), row.published)
+    assert isinstance(row.published, Published)
