@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,8 @@ def run(args: argparse.Namespace) -> int | None:
             return study(args)
     except StoppedError as stopped:
         status = stopped.status
+    except _TerminatedError:
+        status = 128 + signal.SIGTERM
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     print("Stopped; the same command goes on from there.", file=sys.stderr)
@@ -311,13 +314,22 @@ def _status(results: Sequence[Result]) -> int:
     return int(any(result.error for result in results))
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, where no training handles it."""
+
+
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM ends what is between two trainings as Ctrl-C does; a training handles both."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise _TerminatedError
+
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:

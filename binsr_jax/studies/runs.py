@@ -2,6 +2,7 @@
 
 import gc
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 
 from binsr_jax import models
 from binsr_jax.config import Config, config_from_json
@@ -153,17 +153,17 @@ def _check_settings_of(workdir: Path, config: Config) -> None:
 def _train(config: Config, workdir: Path) -> tuple[dict[str, float], float | None]:
     """Trains a row to its end, if that was not done, scores it and notes what came of it."""
     validate = validation(config)
-    if _latest_step(workdir) < config.train.steps:
+    saved = (workdir / "checkpoints" / str(config.train.steps)).is_dir()
+    if not saved or _last_scores(workdir, config) is None:
         status = train(config, str(workdir), validate)
         if status:
             raise StoppedError(status)
     rows = read_log(workdir / "log.jsonl")
+    scores = _last_scores(workdir, config)
+    if scores is None:  # its validation, after the last step, was broken off
+        raise StoppedError(128 + signal.SIGTERM)
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    scored = [row["scores"] for row in rows if row["step"] == config.train.steps if "scores" in row]
-    if scored and _eval(config_from_json(stored)) == _eval(config):
-        scores = scored[-1]
-    else:  # the row was trained before other sets were asked for
-        logging.info("Scoring %s.", workdir)
+    if _eval(config_from_json(stored)) != _eval(config):  # trained before other sets were asked for
         _, _, variables, step = load_model(workdir, "latest")
         scores, _ = validate(variables, step)
     seconds = _seconds(rows)
@@ -188,9 +188,10 @@ def _eval(config: Config) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("every", "data_dir")}
 
 
-def _latest_step(workdir: Path) -> int:
-    folders = (workdir / "checkpoints").glob("*")
-    return max((int(path.name) for path in folders if path.name.isdecimal()), default=0)
+def _last_scores(workdir: Path, config: Config) -> dict[str, float] | None:
+    """The scores after the last step, if the training has come so far."""
+    rows = [row for row in read_log(workdir / "log.jsonl") if row["step"] == config.train.steps]
+    return next((row["scores"] for row in rows if "scores" in row), None)
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float | None:
