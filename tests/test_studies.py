@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from binsr_jax.commands import main, study
 from binsr_jax.config import default
+from binsr_jax.data.sources import SAMPLES
 from binsr_jax.errors import UserError
 from binsr_jax.recipes import Published, open_recipe
 from binsr_jax.studies import activations, amplification, figures, runs, table
@@ -28,8 +29,8 @@ from binsr_jax.recipes import Published
 
 VARIANTS = {"seed": ("1", "2"), "unit": ("residual", "bbcu")}
 ROWS = {
-    "seed=1,unit=residual": Published("First & best", {"samples": 40.0}, operations=18.55),
-    "seed=2,unit=residual": Published("Second", {"samples": 30.0}, parameters=225),
+    "seed=1,unit=residual": Published("First & best", {"Tiny": 40.0}, operations=18.55),
+    "seed=2,unit=residual": Published("Second", {"Tiny": 30.0}, parameters=225),
 }
 
 def get_config(variant=""):
@@ -67,12 +68,16 @@ def compiled(tmp_path, monkeypatch):
 
 
 def arguments(tmp_path, output):
-    """What makes a study tiny."""
+    """What makes a study tiny, also the set that it is scored on."""
+    (tmp_path / "sets" / "Tiny").mkdir(parents=True, exist_ok=True)
+    with Image.open(sorted((SAMPLES / "valid").iterdir())[0]) as image:
+        image.crop((0, 0, 24, 24)).save(tmp_path / "sets" / "Tiny" / "corner.png")
     fields = ["data.source=samples", "data.patch=8", "devices=1"]
+    fields.append(f"eval.data_dir={tmp_path / 'sets'}")
     fields.append(f"data.cache_dir={tmp_path / 'cache'}")
     settings = [word for field in fields for word in ("--set", f"config.{field}")]
     small = ["--budget", "3", "--batch", "2", "--features", "4", "--blocks", "1"]
-    return [*small, *settings, "--sets", "samples", "-o", str(tmp_path / output)]
+    return [*small, *settings, "--sets", "Tiny", "-o", str(tmp_path / output)]
 
 
 def stop_at_batch(monkeypatch, number):
@@ -144,13 +149,13 @@ def test_a_table_that_was_stopped_goes_on_to_the_same_table(
     about, given, first, second = found[0]
     assert "3 steps of batch 2, HQ patches of 8 pixels from samples" in about["about"]
     assert given["title"] == "Input (SR x2)"
-    assert given["scores"]["samples/psnr"] > first["scores"]["samples/psnr"] > 20
+    assert given["scores"]["Tiny/psnr"] > first["scores"]["Tiny/psnr"] > 20
     assert first["scores"] != second["scores"]
-    assert [row["published"]["scores"]["samples"] for row in (first, second)] == [40.0, 30.0]
+    assert [row["published"]["scores"]["Tiny"] for row in (first, second)] == [40.0, 30.0]
     assert "(18.55)" in (whole / "table.md").read_text()
     assert r"First \& best" in (whole / "table.tex").read_text()
-    assert rows[0][0]["published_samples/psnr"] == ""
-    assert float(rows[0][2]["published_samples/psnr"]) == 30.0
+    assert rows[0][0]["published_Tiny/psnr"] == ""
+    assert float(rows[0][2]["published_Tiny/psnr"]) == 30.0
 
     # With other settings the work dirs are not taken for what is asked, whatever is finished.
     argv_now = [*argv("stopped"), "--rate", "0.5"]
@@ -171,7 +176,7 @@ def test_a_row_that_fails_does_not_end_the_study(recipe, tmp_path, monkeypatch, 
             raise UserError("The loss became nan at step 7.")
         Path(workdir).mkdir(parents=True)
         (Path(workdir) / "config.json").write_text(json.dumps(config.to_dict()))
-        row = {"step": config.train.steps, "scores": {"samples/psnr": 33.25}}
+        row = {"step": config.train.steps, "scores": {"Tiny/psnr": 33.25}}
         (Path(workdir) / "log.jsonl").write_text(json.dumps(row))
         return 0
 

@@ -4,12 +4,14 @@ What a unit adds to its residual comes from a binary convolution, whose output h
 large its input is. Where the residual is much smaller or larger, one of the two is drowned.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from matplotlib.figure import Figure
 
 from binsr_jax import models
@@ -101,26 +103,39 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
 def _record(
     config: Config, variables: dict[str, Any], images: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What enters each unit, and what comes out of its binary convolution."""
+    """What enters each binary unit, and what comes out of its convolution."""
     model = models.build(config.model, config.scale, task_of(config).channels)
-    inputs: list[np.ndarray] = []
-    outputs: list[np.ndarray] = []
 
     def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if context.method_name != "__call__":
-            return call(*args, **kwargs)
-        if isinstance(context.module, Unit):
-            inputs.append(np.asarray(args[0]))
         result = call(*args, **kwargs)
-        # Of the last unit that was entered: what is behind the body has no unit.
-        if isinstance(context.module, BinaryConv) and len(outputs) < len(inputs):
-            outputs.append(np.asarray(result))
+        if context.method_name == "__call__":
+            if isinstance(context.module, Unit):
+                context.module.sow("intermediates", _ENTERS, args[0])
+            elif isinstance(context.module, BinaryConv):
+                context.module.sow("intermediates", _LEAVES, result)
         return result
 
-    # Without jit every call is seen, with its numbers.
-    with jax.disable_jit(), nn.intercept_methods(watch):
-        model.apply(variables, jnp.asarray(images), train=False, progress=jnp.float32(1))
-    return list(zip(inputs, outputs, strict=False))
+    with nn.intercept_methods(watch):
+        _, found = jax.jit(partial(model.apply, train=False, mutable=["intermediates"]))(
+            variables, jnp.asarray(images), progress=jnp.float32(1)
+        )
+    sown: dict[tuple[str, ...], Any] = flatten_dict(found["intermediates"])
+    pairs = []
+    for unit in sorted((path[:-1] for path in sown if path[-1] == _ENTERS), key=_natural):
+        leaves = [p for p in sown if p[: len(unit)] == unit and p[-1] == _LEAVES]
+        pairs += [
+            (np.asarray(sown[(*unit, _ENTERS)][0]), np.asarray(sown[path][0])) for path in leaves
+        ]
+    return pairs
+
+
+_ENTERS, _LEAVES = "enters_unit", "leaves_convolution"
+
+
+def _natural(path: tuple[str, ...]) -> list[tuple[bool, int, str]]:
+    """Sorts ``body_9`` before ``body_10``, and both before ``body_end``."""
+    words = [word for part in path for word in part.split("_")]
+    return [(not word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words]
 
 
 def _statistics(values: np.ndarray) -> dict[str, Any]:
