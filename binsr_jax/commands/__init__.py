@@ -1,6 +1,7 @@
 """The console script ``binsr``: one module a subcommand.
 
-A subcommand ``NAME`` is a line in ``COMMANDS`` and a module ``binsr_jax/commands/NAME.py`` with
+A subcommand ``NAME`` is a line in ``COMMANDS`` and a module ``binsr_jax/commands/NAME.py``, with _
+for -, that has
 
     add_arguments(parser: argparse.ArgumentParser) -> None
     run(args: argparse.Namespace) -> int | None        the exit status; None is 0
@@ -20,6 +21,7 @@ from binsr_jax.errors import UserError
 
 COMMANDS: dict[str, str] = {
     "upscale": "enlarge images with a packed model",
+    "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
     "info": "say what a model file is",
     "cost": "count a network's parameters, operations and bytes",
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if argv[:1] == [name]:
-            module = importlib.import_module(f"{__name__}.{name}")
+            module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
             subparser.description = module.__doc__
             module.add_arguments(subparser)
     args = parser.parse_args(argv)

@@ -70,31 +70,36 @@ def from_torch(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> di
 
     Raises:
         UserError: names that do not fit, parameters left without a value, or shapes that differ;
-        the
-            sentence lists them.
+            the sentence lists them.
     """
     leaves: dict[str, Any] = flatten_dict(params, sep="/")
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     ours: dict[str, np.ndarray] = {}
-    unknown = []
+    unknown, misshapen = [], []
     spelled = _spelled_out(state)
     for name, array in state.items():
         if name.startswith(("sub_mean.", "add_mean.")):
             _require_div2k_mean(name, array)
             continue
         path = _translate(spelled[name])
-        if path is not None and path in shapes:
-            ours[path] = _to_our_layout(path, np.asarray(array), shapes[path])
-        else:
+        if path is None or path not in shapes:
             unknown.append(name)
+            continue
+        ours[path] = _to_our_layout(path, np.asarray(array))
+        if _without_units(ours[path].shape) != _without_units(shapes[path]):
+            misshapen.append(
+                f"{path} has shape {ours[path].shape} in the file, but {shapes[path]} in the "
+                "network"
+            )
     missing = shapes.keys() - ours.keys()
-    if unknown or missing:
+    faults = {"no place for ": unknown, "no value for ": missing, "": misshapen}
+    listed = [fault + _listed(names) for fault, names in faults.items() if names]
+    if listed:
         raise UserError(
-            "the weights do not fit the network: "
-            + f"no place for {_listed(unknown)}; no value for {_listed(missing)}; "
-            + "check the architecture's name, scale, features and blocks"
+            f"the weights do not fit the network: {'; '.join(listed)}; check the architecture's "
+            "name, scale, features and blocks"
         )
-    return unflatten_dict(ours, sep="/")
+    return unflatten_dict({p: array.reshape(shapes[p]) for p, array in ours.items()}, sep="/")
 
 
 def _spelled_out(names: Iterable[str]) -> dict[str, str]:
@@ -132,23 +137,22 @@ def _translate_array(name: str) -> str | None:
     return None
 
 
-def _to_our_layout(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Kernels with the input and output axes last, in that order; all else loses its unit axes."""
+def _to_our_layout(path: str, array: np.ndarray) -> np.ndarray:
+    """Kernels with the input and output axes last, in that order; and our signs."""
     leaf = path.rsplit("/", 1)[-1]
-    if leaf == "kernel":
+    if leaf == "kernel" and array.ndim >= 2:
         array = np.moveaxis(array, (0, 1), (-1, -2))
-    squeezed = tuple(side for side in array.shape if side != 1)
-    if squeezed != tuple(side for side in shape if side != 1):
-        raise UserError(
-            f"the weights do not fit the network: {path} has shape {array.shape} in the file, but "
-            f"{shape} in the network; check its scale, features and blocks"
-        )
-    return (-array if leaf in _NEGATED else array).reshape(shape).astype(np.float32)
+    return (-array if leaf in _NEGATED else array).astype(np.float32)
+
+
+def _without_units(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """PyTorch has shapes such as [1, C, 1, 1] where ours are [C]."""
+    return tuple(side for side in shape if side != 1)
 
 
 def _require_div2k_mean(name: str, array: np.ndarray) -> None:
     """EDSR-PyTorch keeps the mean's subtraction as a frozen 1x1 convolution; ours is a constant."""
-    layer, kind = name.split(".")
+    layer, _, kind = name.partition(".")
     mean = 255 * np.asarray(DIV2K_MEAN) * (-1 if layer == "sub_mean" else 1)
     expected = np.eye(3) if kind == "weight" else mean
     if array.size != expected.size or not np.allclose(array.ravel(), expected.ravel(), atol=1e-3):
@@ -158,4 +162,4 @@ def _require_div2k_mean(name: str, array: np.ndarray) -> None:
 def _listed(names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more if names else "nothing"
+    return ", ".join(names[:8]) + more

@@ -1,0 +1,122 @@
+"""The networks of the papers' public code: our config for the weights of each."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from binsr_jax.config import Config, default
+from binsr_jax.errors import UserError
+
+State = Mapping[str, np.ndarray]  # a PyTorch state_dict
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of the papers' code.
+
+    Attributes:
+        fields: of ``config.model``, but for its size.
+        amplification: k, by the number of features.
+        task: a key of ``binsr_jax.tasks.TASKS``.
+    """
+
+    fields: dict[str, Any]
+    amplification: Callable[[int], float]
+    task: str = "sr"
+
+
+def _rule(features: int) -> float:
+    """k of BBCU's README: 130 for 64 features, in proportion."""
+    return 130.0 * features / 64
+
+
+_SRRESNET = {
+    "name": "srresnet",
+    "unit": "residual",
+    "upsampler": "float",
+    "hr_conv": "float",
+    "image_skip": "bilinear",
+}
+_EDSR = {
+    "name": "edsr",
+    "unit": "residual",
+    "head_activation": "none",
+    "body_end": "conv",
+    "upsampler": "float",
+}
+_DNCNN = {"name": "dncnn", "unit": "float", "head_activation": "relu"}
+_BINARY_DNCNN = {**_DNCNN, "unit": "bbcu"}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bbcu_l": Architecture({**_SRRESNET, "unit": "bbcu"}, _rule),
+    "bbcu_m": Architecture(
+        {**_SRRESNET, "unit": "bbcu", "upsampler": "binary", "hr_conv": "binary"}, _rule
+    ),
+    "srresnet": Architecture(_SRRESNET, lambda n: 1.0),
+    "edsr": Architecture(_EDSR, lambda n: 255.0),
+    "binedsr": Architecture({"name": "edsr", "unit": "attention"}, lambda n: 130.0),
+    "dncnn": Architecture(_DNCNN, lambda n: 1.0, "denoise"),
+    "dncnn3": Architecture(_DNCNN, lambda n: 1.0, "jpeg"),
+    "dncnn_bin": Architecture({**_BINARY_DNCNN, "bias": "none"}, _rule, "denoise"),
+    "dncnn3_bin": Architecture({**_BINARY_DNCNN, "bias": "all"}, _rule, "jpeg"),
+}
+
+
+def official_config(name: str, scale: int, state: State) -> Config:
+    """The config of a network of the papers' code, of the size that its weights have.
+
+    k is BBCU's ``130 n / 64`` for its networks of n features, 130 for the attention paper's binary
+    EDSR, 255 for the float EDSR, which works in 0..255, and 1 for the other float networks. The
+    residual scale of the float EDSR is 0.1 from 256 features on, and else 1. No file says either.
+
+    Args:
+        name: a key of ``ARCHITECTURES``.
+        scale: of super-resolution.
+        state: its weights under their PyTorch names.
+
+    Raises:
+        UserError: the weights have no first convolution, or no body.
+    """
+    architecture = ARCHITECTURES[name]
+    heads = [n for n in state if n in ("conv_first.weight", "head.0.weight", "model.0.weight")]
+    part = re.compile(r"(body\.\d+\.(?:body|conv1)|model\.\d+)\.")
+    parts = {match[1] for n in state if (match := part.match(n))}
+    blocks = len(parts) - (2 if "model.0.weight" in state else 0)  # DnCNN's ends are parts too
+    if not heads or blocks < 1:
+        shown = ", ".join(sorted(state)[:3]) or "nothing"
+        raise UserError(
+            f"these are not the weights of {name}: it has a first convolution conv_first, head.0 "
+            f"or model.0 and a body after it, and this is {shown} and so on"
+        )
+    features = len(state[heads[0]])
+    config = default()
+    config.task = architecture.task
+    config.scale = scale if architecture.task == "sr" else 1
+    config.model.update(
+        {
+            **architecture.fields,
+            "features": features,
+            "blocks": blocks,
+            "amplification": architecture.amplification(features),
+        }
+    )
+    if name == "edsr" and features >= 256:
+        config.model.residual_scale = 0.1
+    if name == "binedsr":
+        config.model.update(_attentions(state))
+    return config
+
+
+def _attentions(state: State) -> dict[str, Any]:
+    """The attentions of a binary EDSR, which are parts of its first unit."""
+    fields: dict[str, Any] = {}
+    for branch, torch_name in (("residual", "resid_attn"), ("binary", "bin_attn")):
+        place = f"body.0.body.0.{torch_name}"
+        if (reduce := state.get(f"{place}.fc1.weight")) is not None:
+            fields |= {f"{branch}_attention": "se", "attention_hidden": len(reduce)}
+        elif (kernel := state.get(f"{place}.conv.weight")) is not None:
+            fields[f"{branch}_attention"] = "spatial" if len(kernel) == 1 else "pixel"
+    return fields
