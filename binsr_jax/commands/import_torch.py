@@ -12,8 +12,6 @@ import argparse
 import hashlib
 import importlib
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from binsr_jax import models
 from binsr_jax.config import Config, config_to_json
@@ -85,7 +82,9 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     readers = {".safetensors": safetensors.numpy.load_file, ".npz": _read_npz}
     try:
         content: Any = readers.get(path.suffix, _read_torch)(path)
-    except _UNREADABLE as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a damaged file the unpickler makes any kind
         raise UserError(
             f"{path} cannot be read as weights alone ({type(error).__name__}): it is damaged, or "
             "holds Python objects, which are not run; save its state_dict with torch.save."
@@ -102,12 +101,6 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{path} holds {name!r}, which is no array of finite numbers.")
         state[name.removeprefix(_PARALLEL)] = np.asarray(array, np.float32)
     return state
-
-
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError),
-)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -138,7 +138,7 @@ def test_weights_that_do_not_fit_are_one_sentence(state, tmp_path, capsys, arch,
         ("missing.npz", None, "There is no file"),
         ("net.npz", b"PK\x03\x04 broken", "cannot be read as weights alone"),
         ("net.safetensors", b"\xff" * 40, "cannot be read as weights alone"),
-        ("net.pth", b"broken", "PyTorch|cannot be read as weights alone"),
+        ("net.pth", b"broken", "PyTorch, which reads|cannot be read as weights alone"),
     ],
 )
 def test_broken_files_are_one_sentence(tmp_path, capsys, name, content, words):
