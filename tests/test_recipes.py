@@ -1,6 +1,8 @@
 """Recipe files: their rows and variants, and what becomes of a mistake in one."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ def get_config(variant=""):
     fields = variant_fields(variant, **VARIANTS)
     config = default()
     config.scale = int(fields["scale"])
+    config.model.blocks = 1
     config.model.features = {"small": 4, "large": 9}[fields["size"]]
     return config
 """
@@ -103,6 +106,13 @@ def test_binsr_configs_lists_costs_and_scores(recipe, tmp_path, capsys):
     assert row == f"| {' | '.join(cells)} | Set5 31.50, CBSD68 33.00 / 30.10 |"
     assert main(["configs", str(tmp_path), "--no-cost"]) == 0
     assert f"| Large |  | {cells[-1]} |" in capsys.readouterr().out
+
+
+def test_a_table_may_be_read_in_part(tmp_path):
+    (tmp_path / "mine.py").write_text(RECIPE)
+    command = f"'{sys.executable}' -m binsr_jax configs --no-cost '{tmp_path}' | true"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert run.stderr == ""
 
 
 def test_binsr_cost_of_all_recipes(recipe, tmp_path, capsys):

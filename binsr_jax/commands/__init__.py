@@ -13,6 +13,7 @@ for is imported, so that ``binsr --help`` does not wait for JAX.
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
     except KeyboardInterrupt:
         print("error: Interrupted.", file=sys.stderr)
+    except BrokenPipeError:  # who reads a long table, such as head, has seen enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         log.setLevel(level)
     return 1
