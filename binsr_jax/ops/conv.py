@@ -10,6 +10,10 @@ from jax import lax
 # small enough to stay in the second-level cache.
 _STRIP_BYTES = 5 << 20
 
+# Up to so many channels on either side the gradient has a form of its own on CPU. At 64 channels on
+# the other side it takes a sixth of the time for 3, a third for 8, and the same for 16.
+_FEW_CHANNELS = 8
+
 
 def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Cross-correlates images with a kernel: stride 1, zero padding, same size.
@@ -104,6 +108,59 @@ def _gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array):
 
 
 def _gradient_by_hand(x: jax.Array, kernel: jax.Array, dy: jax.Array):
+    few = min(kernel.shape[2:]) <= _FEW_CHANNELS
+    return (_gradient_of_few if few else _gradient_of_many)(x, kernel, dy)
+
+
+def _gradient_of_few(x: jax.Array, kernel: jax.Array, dy: jax.Array):
+    """The input's gradient as a convolution, the kernel's from windows of the few channels.
+
+        dx = conv2d(dy, kernel, flipped),    dkernel[t] = sum_p x[p + t]^T dy[p]
+
+    for pixels p and taps t, counted from the middle of the kernel. The sum is the same, flipped and
+    transposed, with the roles of x and dy exchanged.
+    """
+    dx = _convolve(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    x, dy = _factors(x, dy)
+    sides = kernel.shape[:2]
+    if x.shape[3] <= dy.shape[3]:
+        return dx, _correlate(x, dy, *sides)
+    return dx, jnp.flip(_correlate(dy, x, *sides), (0, 1)).swapaxes(2, 3)
+
+
+def _correlate(a: jax.Array, b: jax.Array, kh: int, kw: int) -> jax.Array:
+    """``sum_p a[p + t]^T b[p]`` for every tap t: ``[B, H, W, I], [B, H, W, O] -> [kh, kw, I, O]``.
+
+    The windows (im2col) of a have channels before pixels, so that whole rows are copied. They are
+    made for a strip of rows at a time, as in ``_gradient_of_many``.
+    """
+    batch, height, width, inputs = a.shape
+    taps = kh * kw * inputs
+    # Strips of about equal height.
+    rows = -(-height // -(-4 * batch * height * width * taps // _STRIP_BYTES))
+    strips = -(-height // rows)
+    # Rows of zeros below the image fill the last strip.
+    below = strips * rows - height
+    margins = ((kh // 2, kh // 2 + below), (kw // 2, kw // 2))
+    a = jnp.pad(a.transpose(3, 0, 1, 2), ((0, 0), (0, 0), *margins))
+    b = jnp.pad(b, ((0, 0), (0, below), (0, 0), (0, 0)))
+
+    def add_strip(total: jax.Array, top: jax.Array):
+        a_strip = lax.dynamic_slice_in_dim(a, top, rows + kh - 1, axis=2)
+        b_strip = lax.dynamic_slice_in_dim(b, top, rows, axis=1)
+        windows = jnp.concatenate(
+            [a_strip[:, :, i : i + rows, j : j + width] for i in range(kh) for j in range(kw)]
+        )
+        axes = ((1, 2, 3), (0, 1, 2))
+        product = jnp.tensordot(windows, b_strip, axes, preferred_element_type=jnp.float32)
+        return total + product, None
+
+    start = jnp.zeros((taps, b.shape[3]), jnp.float32)
+    total, _ = lax.scan(add_strip, start, jnp.arange(strips) * rows)
+    return total.reshape(kh, kw, inputs, -1)
+
+
+def _gradient_of_many(x: jax.Array, kernel: jax.Array, dy: jax.Array):
     """Both gradients as matrix products with the same windows of dy.
 
         dx[p] = sum_t dy[p - t] kernel[t]^T,    dkernel[t] = sum_p x[p]^T dy[p - t]
