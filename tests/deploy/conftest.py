@@ -18,11 +18,11 @@ from binsr_jax.tasks import task_of
 
 @pytest.fixture(scope="session")
 def make_config() -> Callable[..., Config]:
-    """The config of a small network: ``make_config(scale, **fields of config.model)``."""
+    """The config of a small network: ``make_config(scale, task, **fields of config.model)``."""
 
-    def make(scale: int = 2, **fields) -> Config:
+    def make(scale: int = 2, task: str = "sr", **fields) -> Config:
         config = default()
-        config.scale = scale
+        config.task, config.scale = task, scale
         config.model.update({"features": 5, "blocks": 1, "amplification": 10.0, **fields})
         return config.lock()
 
@@ -52,7 +52,7 @@ def make_variables() -> Callable[[Config], Any]:
 
 @pytest.fixture(scope="session")
 def make_model(make_config, make_variables) -> Callable[..., PackedModel]:
-    """A packed model: ``make_model(floats, scale, **fields of config.model)``."""
+    """A packed model: ``make_model(floats, scale, task=..., **fields of config.model)``."""
 
     def make(floats: str = "float32", scale: int = 2, **fields) -> PackedModel:
         config = make_config(scale, **fields)

@@ -16,6 +16,8 @@ from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import save_model
 from binsr_jax.deploy.upscaler import Upscaler
 
+SRRESNET = {"name": "srresnet", "unit": "bbcu", "image_skip": "bilinear"}
+DNCNN = {"name": "dncnn", "unit": "bbcu", "head_activation": "relu", "scale": 1}
 NETWORKS = {
     "bbcu": {"unit": "bbcu", "image_skip": "bilinear"},
     "attention": {"unit": "attention", "blocks": 2},
@@ -25,26 +27,34 @@ NETWORKS = {
     "se": {"residual_attention": "se", "binary_attention": "se"},
     "x4": {"scale": 4, "image_skip": "bilinear", "features": 32},
     "float": {"unit": "residual", "body_end": "conv", "upsampler": "float"},
+    "binary ends": {"unit": "bbcu", "head": "binary", "tail": "binary", "body_end": "conv"},
+    "bbcu-l": {**SRRESNET, "upsampler": "float", "hr_conv": "float", "scale": 4},
+    "bbcu-m": {**SRRESNET, "hr_conv": "binary", "scale": 3, "features": 16},
+    "denoiser": {**DNCNN, "blocks": 3, "bias": "none", "task": "denoise"},
+    "float denoiser": {**DNCNN, "unit": "float", "task": "denoise"},
+    "deblocker": {**DNCNN, "blocks": 3, "bias": "all", "task": "jpeg"},
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tiled_equals_untiled(make_model, name):
-    upscaler = Upscaler(Engine(make_model(**NETWORKS[name])))
+    upscaler = Upscaler(engine := Engine(make_model(**NETWORKS[name])))
     photo = read_rgb(SAMPLES / "valid" / "sign.png")[:101, :94].astype(np.float32) / 255
+    photo = photo[..., : engine.channels]
     whole = upscaler.upscale(photo)
     for tile in (41, 64):
         assert len(upscaler.plan(101, 94, tile=tile).tiles) > 1
         np.testing.assert_array_equal(upscaler.upscale(photo, tile=tile), whole)
 
 
-def test_what_lies_beyond_the_radius_is_not_seen(make_model):
-    engine = Engine(make_model(**NETWORKS["x4"]))
-    image = np.random.default_rng(0).random((40, 44, 3)).astype(np.float32)
+@pytest.mark.parametrize("name", ["x4", "bbcu-l", "deblocker"])
+def test_what_lies_beyond_the_radius_is_not_seen(make_model, name):
+    engine = Engine(make_model(**NETWORKS[name]))
+    image = np.random.default_rng(0).random((40, 44, engine.channels)).astype(np.float32)
     changed = image.copy()
     changed[:, 22:] = 1 - changed[:, 22:]
     differs = (engine.run(image) != engine.run(changed)).any(axis=(0, 2))
-    first = int(np.argmax(differs)) // 4
+    first = int(np.argmax(differs)) // engine.scale
     assert 22 - engine.radius <= first < 22
 
 
