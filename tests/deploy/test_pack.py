@@ -17,6 +17,9 @@ NETWORKS = [
     {"unit": "bbcu", "scale": 3, "image_skip": "bilinear"},
     {"scale": 4, "residual_attention": "spatial", "binary_attention": "se"},
     {"unit": "residual", "body_end": "conv", "upsampler": "float"},
+    {"unit": "bbcu", "head": "binary", "tail": "binary", "image_skip": "bilinear"},
+    {"name": "srresnet", "unit": "bbcu", "hr_conv": "binary", "image_skip": "bilinear"},
+    {"name": "dncnn", "unit": "bbcu", "blocks": 2, "bias": "all", "scale": 1, "task": "jpeg"},
 ]
 
 
@@ -36,7 +39,7 @@ def test_a_packed_network_is_the_float_one(make_config, make_variables, network)
     threshold of a sign, the outputs around that pixel differ by more: it must be very rare.
     """
     config = make_config(**network)
-    x = jax.random.uniform(jax.random.key(1), (1, 24, 21, 3))
+    x = jax.random.uniform(jax.random.key(1), (1, 24, 21, task_of(config).channels))
     expected, y = (
         np.asarray(jax.jit(network.apply)(variables, x))
         for network, variables in both(config, make_variables(config))

@@ -63,7 +63,9 @@ def test_steps_equal_the_reference(reference_dir, reference, kind):
             config.train.beta2 = beta2
             losses, final = steps(config, params, batch)
             np.testing.assert_allclose(losses, arrays[f"{betas}/losses"], rtol=2e-6)
-            expected = flatten_dict(from_torch(named(arrays, f"{betas}/final/"), template))
+            expected: dict[Any, Any] = flatten_dict(
+                from_torch(named(arrays, f"{betas}/final/"), template)
+            )
             ours: dict[Any, Any] = flatten_dict(final)
             rounding = float(arrays[f"{betas}/max_param_diff_to_float64"])  # the reference's own
             for path, value in expected.items():
