@@ -52,11 +52,33 @@ def test_bicubic_prints_a_table_and_writes_rows_and_pictures(tmp_path: Path) -> 
     for line, total in zip(table, totals, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         numbers = (str(total["images"]), f"{total['psnr']:.2f}", f"{total['ssim']:.4f}")
-        assert cells == [total["set"], *numbers, "SR x3: Y, border 3, bicubic LR"]
+        assert cells == [total["set"], "bicubic", *numbers, "SR x3: Y, border 3, bicubic LR"]
         assert total["method"] == "bicubic"
     restored = np.asarray(Image.open(tmp_path / "pictures/Mine/a.png"))
     assert restored.shape == (30, 39, 3)
     assert (tmp_path / "pictures/Mine/b_comparison.png").is_file()
+
+
+@pytest.mark.parametrize("task", ["denoise", "jpeg"])
+def test_degraded_input_is_scored_at_the_levels_asked_for(tmp_path: Path, task: str) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "data/Classic5").mkdir(parents=True)
+    image = np.clip(128 + 40 * np.sin(np.arange(40 * 36) / 90) + rng.normal(0, 9, 1440), 0, 255)
+    Image.fromarray(image.reshape(36, 40).astype(np.uint8)).save(tmp_path / "data/Classic5/a.png")
+    arguments = ("--sets=Classic5", "--data_dir=data", "--levels=30,12", "--save_images=pictures")
+    done = _evaluate(tmp_path, "--degraded", f"--task={task}", *arguments)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    totals = [row for row in rows if "images" in row]
+    assert [row["set"] for row in totals] == ["Classic5-30", "Classic5-12"]
+    assert {row["method"] for row in rows} == {"noisy input" if task == "denoise" else "JPEG input"}
+    lines = done.stdout.splitlines()
+    for line, total in zip(lines[2:4], totals, strict=True):
+        assert f"| {total['psnr']:.2f} |" in line
+        assert total["protocol"] in line
+        assert ("psnrb" in total) == (task == "jpeg")
+    assert ("BBCU repository" in done.stdout) == (task == "jpeg")
+    assert (tmp_path / "pictures/Classic5-12/a_comparison.png").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +105,17 @@ def test_work_dir_is_scored_beside_bicubic(
     arguments = (f"--workdir={workdir}", f"--which={which}")
     done = _evaluate(tmp_path, *arguments, "--save_images=pictures")
     assert done.returncode == 0, done.stderr
-    assert "Bicubic PSNR" in done.stdout
-    assert "SR x3: Y, border 3, bicubic LR" in done.stdout
+    _, _, before, ours = done.stdout.splitlines()
+    assert re.match(r"\| samples \| bicubic +\|.* SR x3: Y, border 3, bicubic LR \|", before)
+    assert re.match(r"\| samples \| edsr +\|.* SR x3: Y, border 3, bicubic LR \|", ours)
     rows = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
     assert (rows[-1]["set"], rows[-1]["step"], rows[-1]["method"]) == ("samples", step, "edsr")
     count = len(list((SAMPLES / "valid").glob("*.png")))
     assert rows[-1]["images"] == count
+    before = rows[-2 - count]  # the input's own row comes first
+    assert (before["method"], before["set"], before["images"]) == ("bicubic", "samples", count)
+    assert (before["psnr"], before["ssim"]) == (rows[-1]["bicubic_psnr"], rows[-1]["bicubic_ssim"])
+    assert "step" not in before
     for row in rows[-1 - count : -1]:
         name = row["image"]
         original = np.asarray(Image.open(SAMPLES / "valid" / f"{name}.png").convert("RGB"))
@@ -122,12 +149,17 @@ def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), r"--workdir=DIR .* --bicubic"),
-        (("--model=m", "--workdir=x"), r"--workdir=DIR .* --bicubic"),
+        ((), r"--workdir=DIR.* --bicubic"),
+        (("--model=m", "--workdir=x"), r"--workdir=DIR.* --bicubic"),
+        (("--bicubic", "--degraded"), r"--workdir=DIR.* --degraded and --bicubic"),
+        (("--degraded", "--task=denoising"), r"task=denoising"),
+        (("--degraded", "--task=jpeg", "--levels=10,x"), r"eval.levels .*whole numbers in 1..100"),
+        (("--degraded", "--task=jpeg", "--scale=2"), r"jpeg does not enlarge"),
+        (("--bicubic", "--levels=10"), r"no levels"),
         (("--bicubic", "--engine=float"), r"--engine goes with --model"),
         (("--model=m", "--engine=int4"), r"engine=int4"),
         (("--model=absent.binsr",), r"absent.binsr.*binsr pack"),
-        (("--bicubic", "--workdir=x"), r"--workdir=DIR .* --bicubic"),
+        (("--bicubic", "--workdir=x"), r"--workdir=DIR.* --bicubic"),
         (("--bicubic", "--scael=2"), r"scael.*scale"),
         (("--bicubic", "--scale=7"), r"scale=7"),
         (("--bicubic", "--sets=Set5"), r"Set5.*BINSR_DATA"),

@@ -153,12 +153,14 @@ class Degradation:
         training: From a config to what degrades training patches; None where pairs of whole images
             are made, or given, beforehand.
         benchmark: ``(hq, scale, level) -> (lq, hq)`` of a benchmark's image, uint8 ``[H, W, C]``.
-        level: In words, what a level is: ``"sigma {}"``.
+        protocol: In words, what that is at a level: ``"noise of sigma {}"``.
+        title: What tables call the input itself, as a method: "noisy input".
     """
 
     training: Callable[[Config], RandomDegradation] | None
     benchmark: Callable[[np.ndarray, int, int], Pair]
-    level: str
+    protocol: str
+    title: str
 
 
 def _random_noise(config: Config) -> RandomNoise:
@@ -183,12 +185,41 @@ def _range(config: Config, field: str, kinds: tuple[type, ...], most: int) -> tu
     return ends
 
 
+def _bicubic_benchmark(hq: np.ndarray, scale: int, level: int) -> Pair:
+    del level
+    return bicubic_pair(hq, scale)
+
+
+def _noise_benchmark(hq: np.ndarray, scale: int, level: int) -> Pair:
+    del scale
+    return add_noise(hq, level), hq
+
+
+def _jpeg_benchmark(hq: np.ndarray, scale: int, level: int) -> Pair:
+    del scale
+    return compress_jpeg(hq, level), hq
+
+
 DEGRADATIONS: dict[str, Degradation] = {
-    "bicubic": Degradation(None, lambda hq, scale, _: bicubic_pair(hq, scale), ""),
-    "noise": Degradation(
-        _random_noise, lambda hq, _, sigma: (add_noise(hq, sigma), hq), "sigma {}"
-    ),
-    "jpeg": Degradation(
-        _random_jpeg, lambda hq, _, quality: (compress_jpeg(hq, quality), hq), "quality {}"
-    ),
+    "bicubic": Degradation(None, _bicubic_benchmark, "bicubic LR", "bicubic"),
+    "noise": Degradation(_random_noise, _noise_benchmark, "noise of sigma {}", "noisy input"),
+    "jpeg": Degradation(_random_jpeg, _jpeg_benchmark, "JPEG quality {}", "JPEG input"),
 }
+
+
+def as_image(lq: np.ndarray, scale: int) -> np.ndarray:
+    """The input as the result of a method that does nothing: what a network must beat.
+
+    It is enlarged by bicubic interpolation if there is a scale, and floats are clipped to 0..1 and
+    rounded to 8 bits as a network's output is.
+
+    Args:
+        lq: uint8, or float32 in about 0..1, ``[h, w, C]``.
+        scale: How many times larger the result is.
+
+    Returns:
+        uint8 ``[scale h, scale w, C]``.
+    """
+    if lq.dtype != np.uint8:
+        lq = np.rint(np.clip(lq, 0, 1) * 255).astype(np.uint8)
+    return imresize_uint8(lq, scale) if scale > 1 else lq

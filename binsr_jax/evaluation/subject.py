@@ -1,14 +1,18 @@
-"""What is scored: the network of a work dir, one of a model file, or bicubic enlargement."""
+"""What is scored: the network of a work dir, one of a model file, or the input as it is."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from binsr_jax.config import Config, default
+from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.deploy.engine import Arithmetic, Engine
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import Restore, restorer
+from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_model
 
 
@@ -18,7 +22,7 @@ class Subject:
 
     Attributes:
       config: says the task and the benchmark sets.
-      restore: what restores an image; None is bicubic enlargement.
+      restore: what restores an image; None scores the input itself.
       about: what to write beside every score.
     """
 
@@ -47,14 +51,28 @@ def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subje
     model = load_model_file(file)
     _check_scale(model.config, scale, file)
     about = {"method": model.config.model.name, "engine": arithmetic}
-    return Subject(model.config, Upscaler(Engine(model, arithmetic)).upscale, about)
+    upscaler = Upscaler(Engine(model, arithmetic))
+
+    def restore(lq: np.ndarray) -> np.ndarray:
+        return as_image(upscaler.upscale(lq), 1)
+
+    return Subject(model.config, restore, about)
 
 
-def bicubic(scale: int) -> Subject:
-    """Bicubic enlargement."""
+def degraded(task: str, scale: int | None = None) -> Subject:
+    """The input as it is; for super-resolution, enlarged by bicubic interpolation.
+
+    Args:
+      task: a key of ``tasks.TASKS``.
+      scale: of super-resolution; 2 by default.
+
+    Raises:
+      UserError: the task has no such scale.
+    """
     config = default()
-    config.scale = scale
-    return Subject(config, None, {"method": "bicubic"})
+    config.task = task
+    config.scale = scale or (2 if task == "sr" else 1)
+    return Subject(config, None, {"method": DEGRADATIONS[task_of(config).degradation].title})
 
 
 def _check_scale(config: Config, scale: int | None, where: str) -> None:

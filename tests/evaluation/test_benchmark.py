@@ -1,5 +1,6 @@
 """Benchmark sets of every layout, their scores, and what happens to files that cannot be scored."""
 
+import dataclasses
 from pathlib import Path
 
 import flax.linen as nn
@@ -12,10 +13,17 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from binsr_jax import config as config_lib
 from binsr_jax import models
+from binsr_jax.data.degradations import as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
-from binsr_jax.evaluation.benchmark import load_set, restorer, score_set, validator
-from binsr_jax.ops.image import imresize_uint8, rgb_to_y, upsample_nearest
+from binsr_jax.evaluation.benchmark import (
+    load_set,
+    load_sets,
+    restorer,
+    score_set,
+    validator,
+)
+from binsr_jax.ops.image import imresize_uint8, luma_uint8, rgb_to_y, upsample_nearest
 from binsr_jax.tasks import Task, task_of
 
 
@@ -279,3 +287,154 @@ def test_validator_refuses_missing_sets_at_once(
     config.eval.sets, config.eval.data_dir = sets, str(tmp_path)
     with pytest.raises(UserError, match=sentence):
         validator(config)
+
+
+# Denoising and JPEG artifact reduction
+
+
+def _config(task: str, *levels: int) -> config_lib.Config:
+    config = config_lib.default()
+    config.task, config.scale, config.eval.levels = task, 1, levels
+    return config
+
+
+def test_noisy_images_have_the_scores_of_their_noise(data_dir: Path) -> None:
+    if not (data_dir / "CBSD68").is_dir():
+        pytest.skip(f"{data_dir / 'CBSD68'} does not exist")
+    for images in load_sets(["CBSD68"], data_dir, task_of(_config("denoise", 15, 50))):
+        few = dataclasses.replace(images, files=images.files[::12])
+        for row in score_set(few):
+            above = row["psnr"] - 20 * np.log10(255 / images.level)
+            # Clipping takes some of the noise where an image is nearly black or white.
+            assert -0.05 < above < (1.5 if images.level == 15 else 3)
+
+
+def test_jpeg_images_have_the_published_scores(data_dir: Path) -> None:
+    """PSNR and PSNR-B of JPEG in Dong et al. 2015 (ARCNN)."""
+    if not (data_dir / "Classic5").is_dir():
+        pytest.skip(f"{data_dir / 'Classic5'} does not exist")
+    expected = {10: (27.82, 25.21), 20: (30.12, 27.50), 40: (32.43, 29.92)}
+    for images in load_sets(["Classic5"], data_dir, task_of(_config("jpeg", *expected))):
+        row = score_set(images)[-1]
+        assert (round(row["psnr"], 2), round(row["psnrb"], 2)) == expected[images.level]
+
+
+@pytest.mark.parametrize(("task", "channels"), [("denoise", 3), ("jpeg", 1)])
+def test_samples_are_scored_at_every_level(task: str, channels: int) -> None:
+    whole = task_of(_config(task))
+    sets = load_sets(["samples", "samples"], "", whole)
+    assert [images.name for images in sets] == [f"samples-{level}" for level in whole.levels]
+    firsts = [next(iter(images)) for images in sets]
+    errors = []
+    for images, example in zip(sets, firsts, strict=True):
+        assert example.hq.shape == example.lq.shape
+        assert example.hq.shape[-1] == channels
+        assert str(images.level) in images.protocol
+        lq = example.lq if example.lq.dtype == np.uint8 else example.lq * 255
+        errors.append(np.square(lq - example.hq.astype(np.float64)).mean())
+    assert errors == sorted(errors, reverse=task == "jpeg")
+    if task == "denoise":
+        sigmas = np.sqrt(errors)
+        np.testing.assert_allclose(sigmas, whole.levels, rtol=0.02)
+    assert load_set("samples", "", whole).level == whole.levels[0]
+
+
+def test_grey_and_colour_images_in_sets_of_the_other_kind(tmp_path: Path) -> None:
+    colour = _picture(40, 48)
+    _save(tmp_path / "Set/colour.png", colour)
+    Image.fromarray(colour[..., 0]).save(tmp_path / "Set/grey.png")
+    both = load_set("Set", tmp_path, task_of(_config("denoise", 25)))
+    in_colour, grey = (example.hq for example in both)
+    np.testing.assert_array_equal(in_colour, colour)
+    np.testing.assert_array_equal(grey, colour[..., :1].repeat(3, -1))
+    both = load_set("Set", tmp_path, task_of(_config("jpeg", 30)))
+    luma, grey = (example.hq for example in both)
+    np.testing.assert_array_equal(luma, luma_uint8(colour)[..., None])
+    np.testing.assert_array_equal(grey, colour[..., :1])  # as it is, not through RGB
+    for row in score_set(both):
+        assert row["psnr"] > row["psnrb"] > 20
+
+
+def test_centres_of_images(tmp_path: Path) -> None:
+    image = _picture(41, 52)
+    _save(tmp_path / "Set/a.png", image)
+    for config in (_config("denoise"), config_lib.default()):
+        images = load_set("Set@20", tmp_path, task_of(config))
+        assert images.name.startswith("Set@20")
+        assert images.protocol.endswith("centre 20x20")
+        (example,) = images
+        np.testing.assert_array_equal(example.hq, image[10:30, 16:36])
+    with pytest.raises(UserError, match=r"a.png is 52x41 .* centre of 42x42.*@42"):
+        list(load_set("Set@42", tmp_path, _task()))
+    for name in ("Set@", "Set@x", "Set@0", "Set@-5"):
+        with pytest.raises(UserError, match=r"as in Kodak24@500"):
+            load_set(name, tmp_path, _task())
+
+
+def test_kodak_centres_are_the_published_ones(data_dir: Path) -> None:
+    if not (data_dir / "Kodak24").is_dir():
+        pytest.skip(f"{data_dir / 'Kodak24'} does not exist")
+    images = load_set("Kodak24@500", data_dir, task_of(_config("denoise", 25)))
+    assert images.name == "Kodak24@500-25"
+    example = next(iter(images))
+    whole = np.asarray(Image.open(images.files[0]).convert("RGB"))
+    top, left = (whole.shape[0] - 500) // 2, (whole.shape[1] - 500) // 2
+    np.testing.assert_array_equal(example.hq, whole[top : top + 500, left : left + 500])
+
+
+def test_missing_sets_of_scale_1_have_no_lr_layout(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"CBSD68 in .*: it would be a folder of images CBSD68/\*"):
+        load_set("CBSD68", tmp_path, task_of(_config("denoise")))
+
+
+def test_a_restoration_is_held_against_its_input(tmp_path: Path) -> None:
+    _save(tmp_path / "Set/a.png", _picture(40, 48))
+    for task, field in (("denoise", "noise"), ("jpeg", "jpeg")):
+        images = load_set("Set", tmp_path, task_of(_config(task)))
+        seen = []
+
+        def perfect(lq: np.ndarray, images=images, seen=seen) -> np.ndarray:
+            seen.append(lq)
+            (example,) = images
+            return example.hq
+
+        image_row, total = score_set(images, perfect, tmp_path / task)
+        (example,) = images
+        np.testing.assert_array_equal(seen[0], example.lq)
+        before = score_set(images)[-1]
+        for score in images.task.scores:
+            assert total[f"{field}_{score}"] == image_row[f"{field}_{score}"] == before[score]
+        assert total["psnr"] == float("inf")
+        written = np.asarray(Image.open(tmp_path / task / images.name / "a.png"))
+        np.testing.assert_array_equal(written.reshape(example.hq.shape), example.hq)
+        row = report.input_row(total)
+        assert row is not None
+        assert {name: row[name] for name in images.task.scores} == {
+            name: before[name] for name in images.task.scores
+        }
+
+
+def test_restorer_takes_noise_beyond_white_and_black() -> None:
+    class Same(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, train: bool, progress: jax.Array) -> jax.Array:
+            return x * self.param("gain", nn.initializers.ones, ())
+
+    restore = restorer(Same(), {"params": {"gain": jnp.float32(0.5)}})
+    lq = np.array([[[-0.4, 0.2, 1.6], [3.0, 1.0, 0.0]]], np.float32)
+    expected = np.rint(np.clip(lq / 2, 0, 1) * 255)
+    np.testing.assert_array_equal(restore(lq), expected)
+
+
+@pytest.mark.parametrize(("task", "levels"), [("denoise", (15, 25, 50)), ("jpeg", (10, 20))])
+def test_validator_scores_every_level(tmp_path: Path, task: str, levels: tuple[int, ...]) -> None:
+    _save(tmp_path / "One/0.png", _picture(33, 40))
+    config = _config(task, *levels)
+    config.eval.sets, config.eval.data_dir = ("One",), str(tmp_path)
+    scores, pictures = validator(config)(lambda lq: as_image(lq, 1), 1000)
+    names = task_of(config).scored_sets("One")
+    wanted = task_of(config).scores
+    assert list(scores) == [f"{name}/{score}" for name in names for score in wanted]
+    for images in load_sets(["One"], tmp_path, task_of(config)):
+        assert scores[f"{images.name}/psnr"] == score_set(images)[-1]["psnr"]
+    assert list(pictures) == [f"{name}/0" for name in names]

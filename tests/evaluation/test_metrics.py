@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from binsr_jax.evaluation.metrics import psnr, ssim
-from binsr_jax.ops.image import rgb_to_y
+from binsr_jax.evaluation.metrics import psnr, psnrb, ssim
+from binsr_jax.ops.image import luma_uint8, rgb_to_y
 
 Reference = Callable[[str], dict[str, np.ndarray]]
 
@@ -106,7 +106,71 @@ def test_ssim_of_a_small_image_is_one_window() -> None:
     assert ssim(a, b, 0, luma=False) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("score", [psnr, ssim])
+def test_psnrb_equals_the_reference(reference: Reference) -> None:
+    arrays = reference("6_metrics")
+    for pair, expected in enumerate(arrays["kair_psnrb_y"]):
+        restored, original = (
+            luma_uint8(arrays[f"pair{pair}_{which}"])[..., None] for which in "ab"
+        )
+        assert psnrb(restored, original, 0, luma=False) == pytest.approx(expected, abs=1e-9)
+
+
+def test_grey_scores_equal_a_second_reference(reference: Reference) -> None:
+    arrays = reference("6_metrics")
+    for pair, border, _, _, expected_psnr, expected_ssim in arrays["kair_psnr_ssim_rgb_then_y"]:
+        a, b = (luma_uint8(arrays[f"pair{int(pair)}_{which}"])[..., None] for which in "ab")
+        assert psnr(a, b, int(border), luma=False) == pytest.approx(expected_psnr, abs=1e-10)
+        assert ssim(a, b, int(border), luma=False) == pytest.approx(expected_ssim, abs=1e-12)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (31, 20), (24, 16), (9, 40)])
+def test_psnrb_by_hand(height: int, width: int) -> None:
+    """Pixel by pixel, on an image with steps between blocks."""
+    rng = np.random.default_rng(0)
+    original = rng.integers(60, 200, (height, width, 1)).astype(np.uint8)
+    y, x = np.mgrid[:height, :width]
+    restored = (10 * (y // 8) + 7 * (x // 8) + rng.integers(80, 84, (height, width)))[..., None]
+    between, others, z = 0.0, 0.0, restored[..., 0].astype(float)
+    for i in range(height):
+        for j in range(width):
+            if i + 1 < height:
+                step = (z[i + 1, j] - z[i, j]) ** 2
+                between, others = (
+                    (between + step, others) if i % 8 == 7 else (between, others + step)
+                )
+            if j + 1 < width:
+                step = (z[i, j + 1] - z[i, j]) ** 2
+                between, others = (
+                    (between + step, others) if j % 8 == 7 else (between, others + step)
+                )
+    boundaries = height * (width // 8 - 1) + width * (height // 8 - 1)
+    pairs = height * (width - 1) + width * (height - 1)
+    effect = between / boundaries - others / (pairs - boundaries)
+    effect *= 3 / np.log2(min(height, width))
+    error = np.mean((z - original[..., 0]) ** 2)
+    expected = 10 * np.log10(255**2 / (error + effect))
+    restored = restored.astype(np.uint8)
+    assert psnrb(restored, original, 0, luma=False) == pytest.approx(expected, abs=1e-10)
+    assert psnrb(restored, original, 0, luma=False) < psnr(restored, original, 0, luma=False) - 0.01
+
+
+def test_blocks_of_the_original_do_not_count() -> None:
+    y, x = np.mgrid[:24, :32]
+    blocks = (60 + 20 * (y // 8) + 9 * (x // 8)).astype(np.uint8)[..., None]
+    flat = np.full_like(blocks, 100)
+    assert psnrb(flat, blocks, 0, luma=False) == psnr(flat, blocks, 0, luma=False)
+    assert psnrb(blocks, flat, 0, luma=False) < psnr(blocks, flat, 0, luma=False) - 0.1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 1), (7, 7, 1), (8, 8, 3), (15, 9, 1)])
+def test_psnrb_of_small_images(shape: tuple[int, ...]) -> None:
+    a, b = _pair(*shape)
+    assert psnrb(a, a, 0, luma=False) == float("inf")
+    mean = np.mean([psnr(a[..., i : i + 1], b[..., i : i + 1], 0, False) for i in range(shape[2])])
+    assert psnrb(a, b, 0, luma=False) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("score", [psnr, ssim, psnrb])
 def test_wrong_images_are_refused(score: Callable[..., float]) -> None:
     a = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(TypeError, match="float32"):

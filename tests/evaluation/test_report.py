@@ -34,13 +34,53 @@ def test_table_of_bicubic() -> None:
     ]
 
 
-def test_table_of_a_network_has_bicubic_beside_it() -> None:
+def test_table_of_a_network_has_its_input_above_it() -> None:
     row = {**ROW, "bicubic_psnr": 30.0, "bicubic_ssim": 0.5, "protocol": "Y, border 2"}
-    assert report.table([row]).splitlines() == [
-        "| Set  | Images |  PSNR |   SSIM | Bicubic PSNR | Bicubic SSIM | Protocol           |",
-        "| ---- | -----: | ----: | -----: | -----------: | -----------: | ------------------ |",
-        "| Set5 |      5 | 33.67 | 0.9303 |        30.00 |       0.5000 | SR x2: Y, border 2 |",
+    assert report.table([{**row, "method": "edsr"}]).splitlines() == [
+        "| Set  | Method  | Images |  PSNR |   SSIM | Protocol           |",
+        "| ---- | ------- | -----: | ----: | -----: | ------------------ |",
+        "| Set5 | bicubic |      5 | 30.00 | 0.5000 | SR x2: Y, border 2 |",
+        "| Set5 | edsr    |      5 | 33.67 | 0.9303 | SR x2: Y, border 2 |",
     ]
+
+
+def test_table_of_scores_that_not_all_rows_have() -> None:
+    jpeg = {"psnr": 28.0, "ssim": 0.8, "psnrb": 27.5, "method": "dncnn", "task": "JPEG"}
+    jpeg |= {"jpeg_psnr": 27.77, "jpeg_ssim": 0.773, "jpeg_psnrb": 25.33}
+    rows = [{**ROW, "protocol": "P"}, {**ROW, **jpeg, "set": "LIVE1-10", "protocol": "P"}]
+    assert report.table(rows).splitlines()[2:] == [
+        "| Set5     |            |      5 | 33.67 | 0.9303 |        | SR x2: P |",
+        "| LIVE1-10 | JPEG input |      5 | 27.77 | 0.7730 |  25.33 | JPEG: P  |",
+        "| LIVE1-10 | dncnn      |      5 | 28.00 | 0.8000 |  27.50 | JPEG: P  |",
+    ]
+
+
+def test_row_of_the_input() -> None:
+    row = {**ROW, "protocol": "P", "method": "dncnn", "step": 5, "time": "now"}
+    assert report.input_row(row) is None
+    about = {"set": "Set5", "images": 5, "task": "SR x2", "protocol": "P"}
+    for field, method in (("noise", "noisy input"), ("bicubic", "bicubic")):
+        scores = {f"{field}_psnr": 20.0, f"{field}_ssim": 0.5}
+        expected = {**about, "method": method, "psnr": 20.0, "ssim": 0.5}
+        assert report.input_row(row | scores) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "words"),
+    [
+        ("SR x2", "Set5", "33.97"),
+        ("SR x4", "Mine", None),
+        ("JPEG artifact reduction", "Classic5-10", "RGB"),
+        ("JPEG artifact reduction", "LIVE1-10", None),
+        ("Colour denoising", "Kodak24-15", "500x500"),
+        ("Colour denoising", "Kodak24@500-50", "500x500"),
+        ("Colour denoising", "Kodak240-50", None),
+    ],
+)
+def test_notes_where_published_protocols_differ(task: str, name: str, words: str | None) -> None:
+    notes = report.notes([{"task": task, "set": name}] * 2)
+    assert len(notes) == (words is not None)
+    assert all(words in note for note in notes if words)
 
 
 def test_rows_are_appended_as_json_lines(tmp_path: Path) -> None:
@@ -93,6 +133,19 @@ def test_comparison_of_any_size(shape: tuple[int, ...], names: tuple[str, ...]) 
     assert sheet.dtype == np.uint8
     assert 100 < sheet.shape[0] < 600
     assert 400 < sheet.shape[1] < 2000
+
+
+def test_comparison_and_png_of_grey_images(tmp_path: Path) -> None:
+    original, restored = _noise(64, 80, 1), _noise(64, 80, 1, seed=1)
+    task = dataclasses.replace(TASK, channels=1, luma=False, border=0)
+    sheet = report.comparison("Grey", original, {"JPEG input": restored}, task)
+    in_colour = [image.repeat(3, -1) for image in (original, restored)]
+    again = report.comparison("Grey", in_colour[0], {"JPEG input": in_colour[1]}, task)
+    np.testing.assert_array_equal(sheet, again)
+    report.save_png(tmp_path / "grey.png", original)
+    read = Image.open(tmp_path / "grey.png")
+    assert read.mode == "L"
+    np.testing.assert_array_equal(read, original[..., 0])
 
 
 def test_comparison_of_perfect_restorations() -> None:
