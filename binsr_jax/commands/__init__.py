@@ -22,6 +22,7 @@ from binsr_jax.errors import UserError
 
 COMMANDS: dict[str, str] = {
     "upscale": "enlarge images with a packed model",
+    "restore": "remove noise or JPEG artifacts from images with a packed model",
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
     "info": "say what a model file is",

@@ -1,15 +1,16 @@
-"""Enlarge images with a packed model.
+"""Enlarge images with a packed model, or restore them with one that does not enlarge.
 
-Outputs are called like their images with a suffix, such as photo_x2.png, and lie beside them or in
-the folder given with -o. Outputs that are there are left alone, so a run that was interrupted goes
-on where it was. An image that cannot be read does not stop the others: it is named at the end, and
-the exit status is 1.
+Outputs are called like their images with a suffix, such as photo_x2.png or photo_restored.png, and
+lie beside them or in the folder given with -o. Outputs that are there are left alone, so a run that
+was interrupted goes on where it was. An image that cannot be read does not stop the others: it is
+named at the end, and the exit status is 1.
 
 Large images are worked in tiles that overlap by as far as the network looks, with the same result
 as in one piece. Memory: about 8 + 6 scale^2 bytes for each pixel of an image, and --memory.
 
     binsr upscale -m model.binsr -i photo.jpg
     binsr upscale -m model.binsr -i photos/ 'scans/**/*.tif' -o large/ -f png
+    binsr restore -m denoise.binsr -i photo.png
 """
 
 import argparse
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-t", "--tile", type=_whole(1), default=0, help="side of tiles (default: by the memory)")
     formats = [ending[1:] for ending in FORMATS]
     add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
-    add("--suffix", help="between an output's name and its ending (default: _x and the scale)")
+    add("--suffix", help="of an output's name (default: _x and the scale, or _restored)")
     add("--overwrite", action="store_true", help="make outputs again that are there")
     add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
     add(
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
             f"The model {args.model} enlarges {upscaler.scale} times, not {args.scale}: leave out "
             "-s, or take another model."
         )
-    suffix = f"_x{upscaler.scale}" if args.suffix is None else args.suffix
+    enlarges = upscaler.scale > 1
+    usual = f"_x{upscaler.scale}" if enlarges else "_restored"
+    suffix = usual if args.suffix is None else args.suffix
     jobs = plan_jobs(files, args.output, suffix, args.format)
     options = Options(
         tile=args.tile,
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         outcome = run_jobs(upscaler, jobs, options)
     finally:
         signal.signal(signal.SIGTERM, ends)
-    counts = [f"{outcome.done} enlarged"]
+    counts = [f"{outcome.done} {'enlarged' if enlarges else 'restored'}"]
     if outcome.skipped:
         counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
     if outcome.failed:

@@ -1,4 +1,4 @@
-"""Enlarging image files: which ones, into which, one after the other, whatever one of them does."""
+"""Enlarging or restoring image files: which ones, into which, and whatever one of them does."""
 
 import contextlib
 import glob

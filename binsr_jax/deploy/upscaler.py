@@ -23,8 +23,12 @@ from binsr_jax.errors import UserError
 DEFAULT_MEMORY = 2**30
 
 _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65_535, np.dtype(np.float32): 1}
-# Grey of what a colour network makes of a grey image (ITU-R BT.601, as Pillow's "L").
+# Luma, and grey of what a colour network makes of a grey image (ITU-R BT.601, as Pillow's "L" and
+# as in JPEG files).
 _GREY = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))
+
+
+_NOISY = (-3, 4)  # an image with noise of the largest sigma lies within, one in 0..255 never
 
 
 class TileEngine(Protocol):
@@ -74,7 +78,10 @@ class Piece:
 
 
 class Upscaler:
-    """Enlarges images with one network; ``binsr_jax.load`` makes it from a model file.
+    """Enlarges or restores images with one network; ``binsr_jax.load`` makes it of a model file.
+
+    A network of scale 1 gives images of the same size. One for grey images works a colour image's
+    luma, and leaves its chroma as it is.
 
     Args:
         engine: runs the network.
@@ -106,7 +113,8 @@ class Upscaler:
 
         Args:
             image: a Pillow image; or an array, uint8, uint16 or floats in 0..1, ``[H, W]`` or
-                ``[H, W, C]`` with grey, grey and alpha, RGB or RGBA for C = 1 to 4.
+                ``[H, W, C]`` with grey, grey and alpha, RGB or RGBA for C = 1 to 4. At scale 1
+                floats may go beyond 0..1 as far as noise does, to -3 and 4.
             tile: the side of tiles, in pixels of ``image``; 0 chooses it by the memory.
             ensemble: whether to average over the eight flips and rotations of the image, which
                 takes eight times as long for a slightly better result.
@@ -161,9 +169,11 @@ class Upscaler:
         needed = height * width * (8 + 6 * self.scale**2) + self._memory
         available = available_memory()
         if available is not None and needed > available:
+            work = f"{width}x{height} pixels"
+            work = f"Enlarging {work} {self.scale} times" if self.scale > 1 else f"Restoring {work}"
             raise UserError(
-                f"Enlarging {width}x{height} pixels {self.scale} times takes {_gib(needed)} of "
-                f"memory, but only {_gib(available)} are available; cut the image into parts."
+                f"{work} takes {_gib(needed)} of memory, but only {_gib(available)} are available; "
+                "cut the image into parts."
             )
 
     def run(self, pixels: np.ndarray, work: Work, *, ensemble: bool = False) -> Iterator[Piece]:
@@ -181,19 +191,23 @@ class Upscaler:
             small = self._as_input(_reduced(pixels, work.reduction) / np.float32(white))
             pooled = [self._engine.pooled_of(turn(small)) for turn, _ in symmetries]
         for tile in work.tiles:
-            x = self._as_input(pixels[tile.seen].astype(np.float32) / np.float32(white))
+            seen = pixels[tile.seen].astype(np.float32) / np.float32(white)
+            x = self._as_input(seen)
             results = (
                 turn_back(self._engine.run(turn(x), means))
                 for (turn, turn_back), means in zip(symmetries, pooled, strict=True)
             )
             y = functools.reduce(np.add, results) / np.float32(len(symmetries))
+            if pixels.shape[-1] == 3 and y.shape[-1] == 1:
+                # Added to R, G and B alike it changes luma by as much, and no colour difference.
+                y = seen + (y - x)
             rows, columns = (
                 slice(self.scale * kept.start, self.scale * kept.stop) for kept in tile.kept
             )
             top, left = (self.scale * seen.start for seen in tile.seen)
             y = y[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
             if pixels.shape[-1] == 1 and y.shape[-1] == 3:
-                y = _GREY[0] * y[..., :1] + _GREY[1] * y[..., 1:2] + _GREY[2] * y[..., 2:]
+                y = _luma(y)
             y = np.clip(y, 0, 1) * np.float32(white)
             if pixels.dtype != np.float32:
                 y = np.rint(y)
@@ -209,9 +223,11 @@ class Upscaler:
         """The image with as many channels as the network has."""
         if x.shape[-1] == 1 and self._engine.channels == 3:
             return np.repeat(x, 3, axis=-1)
+        if x.shape[-1] == 3 and self._engine.channels == 1 and self.scale == 1:
+            return _luma(x)
         if x.shape[-1] != self._engine.channels:
             raise UserError(
-                "This model restores grey images only; convert the image to grey, or take a model "
+                "This model enlarges grey images only; convert the image to grey, or take a model "
                 "for colour."
             )
         return x
@@ -225,7 +241,8 @@ class Upscaler:
         channels = image.shape[2] if image.ndim == 3 else 1
         if image.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or not image.size:
             raise ValueError(f"an image is [H, W] or [H, W, 1 to 4], not {list(image.shape)}")
-        if floats and not (image.min() >= 0 and image.max() <= 1):
+        least, most = _NOISY if self.scale == 1 else (0, 1)
+        if floats and not (image.min() >= least and image.max() <= most):
             raise ValueError("a float image is in 0..1: divide one in 0..255 by 255")
         pixels = image.reshape(*image.shape[:2], channels)
         pixels = pixels.astype(np.float32) if floats else pixels
@@ -272,6 +289,11 @@ def _symmetry(quarters: int, flipped: bool) -> tuple[_Turn, _Turn]:
 
 # The eight symmetries of the square; the first changes nothing.
 _SYMMETRIES = [_symmetry(quarters, flipped) for flipped in (False, True) for quarters in range(4)]
+
+
+def _luma(x: np.ndarray) -> np.ndarray:
+    """Luma ``[H, W, 1]`` of RGB in 0..1, in 0..1."""
+    return _GREY[0] * x[..., :1] + _GREY[1] * x[..., 1:2] + _GREY[2] * x[..., 2:]
 
 
 def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:

@@ -77,6 +77,24 @@ def png16(pixels: np.ndarray, colour_type: int) -> bytes:
     )
 
 
+@pytest.mark.parametrize("name", ["restore", "upscale"])
+def test_models_that_do_not_enlarge_restore_at_the_same_size(
+    monkeypatch, folder, capsys, name
+) -> None:
+    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
+    engine = TapsEngine(1, channels=1)
+    monkeypatch.setattr(command, "load", lambda model, memory: Upscaler(engine, memory))
+    for channels in (1, 3, 4):
+        save(folder / f"{channels}.png", photo(13, 9, channels).squeeze())
+    for _ in range(2):  # what is restored is not restored again
+        assert main([name, "-m", "model.binsr", "-i", str(folder)]) == 0
+    assert files_in(folder) == sorted(f"{n}{end}.png" for n in "134" for end in ("", "_restored"))
+    for channels in (1, 3, 4):
+        expected = Upscaler(engine).upscale(as_array(folder / f"{channels}.png"))
+        np.testing.assert_array_equal(as_array(folder / f"{channels}_restored.png"), expected)
+    assert "3 restored." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("ending", ["png", "tiff", "tif"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_lossless_files_hold_what_the_upscaler_gives(run, folder, ending, channels):

@@ -134,6 +134,57 @@ def test_grey_models_refuse_colour():
         upscaler.upscale(photo(4, 4, 3))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_restoring_keeps_size_type_and_alpha(dtype, channels):
+    upscaler = Upscaler(TapsEngine(1))
+    image = photo(19, 26, channels, dtype)
+    result = upscaler.upscale(image)
+    assert result.dtype == dtype
+    assert result.shape == image.shape
+    np.testing.assert_array_equal(upscaler.upscale(image, tile=7), result)
+    if channels in (2, 4):
+        np.testing.assert_array_equal(result[..., -1], image[..., -1])
+        np.testing.assert_array_equal(result[..., :-1], upscaler.upscale(image[..., :-1]))
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("pooling", [False, True])
+def test_grey_models_of_scale_1_work_the_luma_of_colour(ensemble, pooling):
+    engine = TapsEngine(1, channels=1, global_pooling=pooling)
+    image = 100 + photo(30, 41) // 8
+    x = image.astype(np.float32) / 255
+    luma = (x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    gain = Upscaler(engine).upscale(luma, ensemble=ensemble)  # no value of it is clipped
+    assert gain.min() > 0
+    assert gain.max() < 1
+    expected = np.clip(x + (gain - luma), 0, 1) * 255
+    result = Upscaler(engine).upscale(image, ensemble=ensemble)
+    assert np.abs(result - expected).max() < 0.51
+    tiled = Upscaler(engine).upscale(image, ensemble=ensemble, tile=8)
+    np.testing.assert_array_equal(tiled, result)
+
+
+def test_grey_models_treat_grey_alike_in_one_channel_and_in_three():
+    upscaler = Upscaler(TapsEngine(1, channels=1))
+    grey = photo(20, 20, 1)
+    in_colour = upscaler.upscale(grey.repeat(3, -1))
+    off = np.abs(in_colour.astype(int) - upscaler.upscale(grey))
+    assert off.max() <= 1  # the weights of luma add up to 1 but for rounding
+    assert (off > 0).mean() < 0.01
+
+
+def test_noise_beyond_black_and_white_is_input_of_scale_1_only():
+    noisy = photo(12, 12, 3, np.float32) * 3 - 1
+    upscaler, engine = Upscaler(TapsEngine(1)), TapsEngine(1)
+    expected = np.clip(engine.run(noisy), 0, 1)
+    np.testing.assert_allclose(upscaler.upscale(noisy), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="divide"):
+        Upscaler(TapsEngine()).upscale(noisy)
+    with pytest.raises(ValueError, match="divide"):
+        upscaler.upscale(noisy * 255)
+
+
 def test_memory_too_small_or_an_output_too_large_is_refused(monkeypatch):
     with pytest.raises(UserError, match="--memory"):
         Upscaler(TapsEngine(), memory=1000).upscale(photo(90, 120))
