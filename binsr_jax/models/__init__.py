@@ -162,7 +162,7 @@ def _tail(config: Config, conv: Factory, channels: int, start: str) -> Factory:
     return partial(
         _with_options(BinaryProjection, config, conv),
         features=channels,
-        scale_start=0.0 if start == "zero" else 1.0,
+        scale_start=1.0 if config.image_skip == "none" else 0.0,
     )
 
 
