@@ -40,7 +40,8 @@ def figure(points: Sequence[dict[str, Any]]) -> Figure:
     Args:
         points: rows ``{"features", "k", "scores"}``.
     """
-    names = [n for n in dict.fromkeys(n for p in points for n in p["scores"]) if "/psnr" in n]
+    scores = dict.fromkeys(name for point in points for name in point["scores"])
+    names = [name for name in scores if name.endswith("/psnr")]
     numbers = sorted({point["features"] for point in points})
     shown = Figure(figsize=(5.5 * max(1, len(names)), 4.2), layout="constrained")
     grid = shown.subplots(1, max(1, len(names)), squeeze=False)[0]

@@ -14,6 +14,7 @@ import jax
 
 from binsr_jax import models
 from binsr_jax.config import Config, config_from_json
+from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import restorer, validator
 from binsr_jax.studies.rows import Row
@@ -67,12 +68,13 @@ def check(rows: Sequence[Row]) -> None:
     """Finds a mistake in any row before the first one is trained.
 
     Raises:
-        UserError: A row describes no network or training, or its benchmark sets are missing.
+        UserError: A row describes no network or training, or its images are missing.
     """
     for row in rows:
         check_settings(row.config)
         models.build(row.config.model, row.config.scale, task_of(row.config).channels)
         validator(row.config)
+        open_mixture(row.config)
 
 
 def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
