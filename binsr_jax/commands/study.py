@@ -23,19 +23,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from binsr_jax import cli, cost
 from binsr_jax.commands import plot
 from binsr_jax.config import Config
+from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
-from binsr_jax.ops.image import imresize_uint8
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StoppedError, check, train_rows
-from binsr_jax.tasks import Task, task_of
+from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_model
 from binsr_jax.training.workdir import replace_text, writing_to
 
@@ -221,20 +220,11 @@ def _inputs(rows: Sequence[Row]) -> list[table.Row]:
     found: dict[str, table.Row] = {}
     for row in rows:
         task = task_of(row.config)
-        title = f"Input ({task.name})"
+        title = f"{DEGRADATIONS[task.degradation].title} ({task.name})"
         if title not in found:
-            scores, _ = validator(row.config)(partial(_unrestored, task), 0)
+            scores, _ = validator(row.config)(partial(as_image, scale=task.scale), 0)
             found[title] = {"title": title, "scores": scores}
     return list(found.values())
-
-
-def _unrestored(task: Task, image: np.ndarray) -> np.ndarray:
-    """The input as a restored image: enlarged, clipped and rounded."""
-    if task.scale > 1:
-        return imresize_uint8(image, task.scale)
-    if image.dtype == np.uint8:
-        return image
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def _json_row(result: Result) -> table.Row:
