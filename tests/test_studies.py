@@ -148,7 +148,7 @@ def test_a_table_that_was_stopped_goes_on_to_the_same_table(
     # The input's own score, the two rows, and what is printed of them.
     about, given, first, second = found[0]
     assert "3 steps of batch 2, HQ patches of 8 pixels from samples" in about["about"]
-    assert given["title"] == "Input (SR x2)"
+    assert given["title"] == "bicubic (SR x2)"
     assert given["scores"]["Tiny/psnr"] > first["scores"]["Tiny/psnr"] > 20
     assert first["scores"] != second["scores"]
     assert [row["published"]["scores"]["Tiny"] for row in (first, second)] == [40.0, 30.0]
