@@ -26,7 +26,7 @@ def default() -> Config:
     config.model.unit = "attention"  # of the body: a key of binsr_jax.nn.units.UNITS
     config.model.features = 64  # channels of the body
     config.model.blocks = 16  # of two convolutions each; of dncnn: convolutions of the body
-    config.model.residual_attention = "none"  # none, se, spatial, pixel; for unit "attention"
+    config.model.residual_attention = "none"  # none, se, spatial, pixel or global
     config.model.binary_attention = "none"  # the same, on the binary branch
     config.model.attention_hidden = 4  # hidden features of squeeze-and-excitation
     config.model.surrogate = "parabola"  # gradient of the activations' sign: parabola, clip or tanh

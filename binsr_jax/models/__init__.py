@@ -21,7 +21,9 @@ from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.nn.projection import BinaryProjection
-from binsr_jax.nn.units import BBCU, PROGRESSIVE, UNITS, BinaryUpsampler, ConvUnit, Upsampler
+from binsr_jax.nn.unit import PROGRESSIVE
+from binsr_jax.nn.units import BBCU, UNITS, ConvUnit
+from binsr_jax.nn.upsamplers import BinaryUpsampler, Upsampler
 from binsr_jax.ops.binarize import SURROGATES
 
 
@@ -85,13 +87,11 @@ def binary_kernels(config: Config, scale: int, channels: int = 3) -> frozenset[t
 def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
     # Beside a skip of the image the tail starts at zero: training starts at the enlarged image.
     start = "uniform" if config.image_skip == "none" else "zero"
-    unit = _with_options(UNITS[config.unit], config, conv)
     return EDSR(
-        **_frame(config, scale, convolutions=2 * config.blocks),
-        unit=unit,
+        **_frame(config, scale, conv, convolutions=2 * config.blocks),
         # The mean of an RGB image is taken off before the head.
         head=_head(config, conv, centre=0.0 if channels == 3 else config.amplification / 2),
-        body_end=unit if config.body_end == "unit" else _with_options(ConvUnit, config, conv),
+        body_end=_with_options(_BODY_ENDS[config.body_end] or UNITS[config.unit], config, conv),
         upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv),
         tail=_tail(config, conv, channels, start),
         image_skip=config.image_skip,
@@ -104,8 +104,7 @@ def _srresnet(config: Config, scale: int, channels: int, conv: Factory) -> nn.Mo
     start = "kaiming"
     hr_conv = _HR_CONVS[config.hr_conv]
     return SRResNet(
-        **_frame(config, scale, convolutions=2 * config.blocks),
-        unit=_with_options(UNITS[config.unit], config, conv),
+        **_frame(config, scale, conv, convolutions=2 * config.blocks),
         head=_head(config, conv, config.amplification / 2, start),
         upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv, start),
         upsampler_activation="leaky_relu" if config.upsampler == "float" else "none",
@@ -117,22 +116,25 @@ def _srresnet(config: Config, scale: int, channels: int, conv: Factory) -> nn.Mo
 
 def _dncnn(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
     return DnCNN(
-        **_frame(config, scale, convolutions=config.blocks),
-        unit=_with_options(UNITS[config.unit], config, conv),
+        **_frame(config, scale, conv, convolutions=config.blocks),
         head=_head(config, conv, config.amplification / 2),
         tail=_tail(config, conv, channels, "uniform"),
     )
 
 
-def _frame(config: Config, scale: int, convolutions: int) -> dict[str, Any]:
-    """The attributes of a ``Backbone`` that are no modules."""
+def _frame(config: Config, scale: int, conv: Factory, convolutions: int) -> dict[str, Any]:
+    """The attributes of a ``Backbone`` but for head and tail; ``convolutions``: of its body."""
+    unit = _with_options(UNITS[config.unit], config, conv)
     per_unit = UNITS[config.unit].convolutions
+    if not per_unit:
+        unit, per_unit = partial(unit, length=convolutions), convolutions
     if convolutions % per_unit:
         raise UserError(
             f"config.model.blocks is {config.blocks}, but {config.name} has as many convolutions "
             f"in its body and unit {config.unit} has {per_unit}: choose a multiple of {per_unit}"
         )
     return {
+        "unit": unit,
         "units": convolutions // per_unit,
         "scale": scale,
         "amplification": config.amplification,
@@ -190,6 +192,7 @@ MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {
 }
 _UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
 _HR_CONVS = {"none": None, "float": ConvUnit, "binary": BBCU}
+_BODY_ENDS = {"unit": None, "conv": ConvUnit}
 _PRECISIONS = ("float", "binary")
 _CHOICES = {
     "name": MODELS,
@@ -201,7 +204,7 @@ _CHOICES = {
     "progressive": PROGRESSIVE,
     "head": _PRECISIONS,
     "head_activation": ACTIVATIONS,
-    "body_end": ("unit", "conv"),
+    "body_end": _BODY_ENDS,
     "upsampler": _UPSAMPLERS,
     "hr_conv": _HR_CONVS,
     "tail": _PRECISIONS,

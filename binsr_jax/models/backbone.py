@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 
 from binsr_jax.nn.fence import chain
-from binsr_jax.nn.units import Progress, unit_progress
+from binsr_jax.nn.unit import unit_progress
+from binsr_jax.ops.binarize import Progress
 
 Factory = Callable[..., nn.Module]
 

@@ -3,7 +3,7 @@
 import jax
 
 from binsr_jax.models.backbone import Backbone
-from binsr_jax.nn.units import Progress
+from binsr_jax.ops.binarize import Progress
 
 
 class DnCNN(Backbone):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.models.backbone import UPSAMPLING_STEPS, Backbone, Factory
-from binsr_jax.nn.units import Progress
+from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import upsample_bilinear
 
 # Of the DIV2K training images, for RGB in 0..1; a network of another number of channels uses no

@@ -4,7 +4,7 @@ import jax
 
 from binsr_jax.models.backbone import ACTIVATIONS, UPSAMPLING_STEPS, Backbone, Factory
 from binsr_jax.nn.fence import fence
-from binsr_jax.nn.units import Progress
+from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import upsample_bilinear
 
 

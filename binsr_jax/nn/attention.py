@@ -1,8 +1,9 @@
 """Attention: ``map(x) * x`` with a map in 0..1 per channel, per pixel, or per element.
 
 The last layer of every map starts at zero, so that the map starts at sigmoid(0) = 1/2 everywhere
-and a unit can undo it exactly with a branch scale of 2. Called as a unit is (see
-``binsr_jax.nn.units``), with whether it is trained and how far, of which none makes use.
+and a unit can undo it exactly with a branch scale of 2. With ``bare`` each gives the map alone, of
+a shape that broadcasts to that of x. Called as a unit is (see ``binsr_jax.nn.units``), with whether
+it is trained and how far, of which none makes use.
 """
 
 from collections.abc import Callable
@@ -21,40 +22,67 @@ class SqueezeExcitation(nn.Module):
     ``[B, H, W, C] -> [B, H, W, C]``; Hu et al., "Squeeze-and-Excitation Networks". The papers'
     networks of 64 channels use 4 hidden features.
 
-    The mean, ``[B, 1, 1, C]``, is the variable "mean" of the collection ``POOLED``: written where
-    that collection is mutable, and read instead of computed where it is given. So the pieces of an
-    image are worked with the means of the whole of it.
     """
 
     hidden: int = 4
+    bare: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        if self.has_variable(POOLED, "mean"):
-            mean = self.get_variable(POOLED, "mean")
-        else:
-            mean = x.mean(axis=(1, 2), keepdims=True)
-            if self.is_mutable_collection(POOLED) and not self.is_initializing():
-                self.put_variable(POOLED, "mean", mean)
-        y = nn.relu(nn.Dense(self.hidden, name="reduce")(mean))
+        y = nn.relu(nn.Dense(self.hidden, name="reduce")(_mean(self, x)))
         y = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="expand")(y)
-        return nn.sigmoid(y) * x
+        return nn.sigmoid(y) if self.bare else nn.sigmoid(y) * x
+
+
+class GlobalAttention(nn.Module):
+    """``sigmoid(conv1x1(mean_hw(x))) * x``: a factor a channel, ``[B, H, W, C] -> [B, H, W, C]``.
+
+    Of the later forms of the attention paper: average pooling, then a convolution from all channels
+    to all.
+    """
+
+    bare: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        y = nn.sigmoid(_pointwise(x.shape[-1])(_mean(self, x)))
+        return y if self.bare else y * x
 
 
 class SpatialAttention(nn.Module):
     """``sigmoid(conv1x1(x)) * x``, one map for all channels: ``[B, H, W, C] -> [B, H, W, C]``."""
 
+    bare: bool = False
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return nn.sigmoid(_pointwise(1)(x)) * x
+        y = nn.sigmoid(_pointwise(1)(x))
+        return y if self.bare else y * x
 
 
 class PixelAttention(nn.Module):
     """``sigmoid(conv1x1(x)) * x``, a map a channel (PAN): ``[B, H, W, C] -> [B, H, W, C]``."""
 
+    bare: bool = False
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return nn.sigmoid(_pointwise(x.shape[-1])(x)) * x
+        y = nn.sigmoid(_pointwise(x.shape[-1])(x))
+        return y if self.bare else y * x
+
+
+def _mean(module: nn.Module, x: jax.Array) -> jax.Array:
+    """The mean over an image, ``[B, 1, 1, C]``: variable "mean" of the collection ``POOLED``.
+
+    It is written where that collection is mutable, and read instead of computed where it is given.
+    So the pieces of an image are worked with the means of the whole of it.
+    """
+    if module.has_variable(POOLED, "mean"):
+        return module.get_variable(POOLED, "mean")
+    mean = x.mean(axis=(1, 2), keepdims=True)
+    if module.is_mutable_collection(POOLED) and not module.is_initializing():
+        module.put_variable(POOLED, "mean", mean)
+    return mean
 
 
 def _pointwise(features: int) -> nn.Module:
@@ -65,4 +93,5 @@ ATTENTION: dict[str, Callable[..., nn.Module]] = {
     "se": SqueezeExcitation,
     "spatial": SpatialAttention,
     "pixel": PixelAttention,
+    "global": GlobalAttention,
 }

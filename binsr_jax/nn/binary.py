@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.nn.conv import uniform_fan_in
-from binsr_jax.ops.activation import rprelu
+from binsr_jax.ops.activation import prelu, rprelu
 from binsr_jax.ops.binarize import (
     Progress,
     binarize_learnable,
@@ -45,6 +45,14 @@ class RSign(nn.Module):
             return signs
         p = jnp.asarray(progress, x.dtype)
         return (1 - p) * jnp.clip(x - threshold, -1, 1) + p * signs
+
+
+class PReLU(nn.Module):
+    """PReLU with a slope per channel: ``[..., C] -> [..., C]``."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return prelu(x, self.param("slope", nn.initializers.constant(0.25), x.shape[-1:]))
 
 
 class RPReLU(nn.Module):

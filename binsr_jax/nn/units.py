@@ -1,52 +1,30 @@
 """The units that a backbone is built from.
 
-A new unit is a class here with the contract of ``Unit``, and a line in ``UNITS``.
+A new unit is a class with the contract of ``binsr_jax.nn.unit.Unit``, and a line in ``UNITS``.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, ClassVar
+import math
+from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
-from binsr_jax.nn.binary import FOLDED, BinaryConv, RPReLU, RSign
+from binsr_jax.nn.attention_units import (
+    AttentionUnit,
+    Base,
+    Both,
+    Dual,
+    RescalePost,
+    RescalePre,
+    Single,
+)
+from binsr_jax.nn.binary import PReLU, RPReLU
 from binsr_jax.nn.conv import Conv
-from binsr_jax.nn.fence import call_apart, fence
+from binsr_jax.nn.fence import fence
+from binsr_jax.nn.unit import BinaryUnit, Unit
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import depth_to_space, pixel_shuffle, upsample_nearest
-
-
-class Unit(nn.Module):
-    """The contract of all units: ``unit(x, train, progress) -> y``, x and y ``[B, H, W, C]``.
-
-    ``train`` is a bool; ``progress`` is a float32 scalar in 0..1, how much of the training is done,
-    for schedules inside a unit (or of the unit's own part of it: see ``unit_progress``). The
-    attributes of a unit are its options: each is set from the config's ``model`` field of its name.
-    """
-
-    # How many convolutions in a row the unit stands for; a block of a backbone is two.
-    convolutions: ClassVar[int] = 1
-
-
-def unit_progress(
-    progress: Progress, progressive: str, until: float, index: int, count: int
-) -> Progress:
-    """How far unit ``index`` of ``count`` is on its way to signs, in 0..1.
-
-    Progressive binarisation takes the part ``until`` of the training. "together", all units are
-    ``p = min(1, progress / until)`` on their way; "in_turn", each starts when the one before has
-    arrived: ``clip(p count - index, 0, 1)``. With "none" it is the training's progress.
-    """
-    if progressive == "none":
-        return progress
-    done = progress / until
-    return jnp.clip(done * count - index if progressive == "in_turn" else done, 0.0, 1.0)
-
-
-PROGRESSIVE = ("none", "together", "in_turn")
 
 
 class ResidualBlock(Unit):
@@ -75,91 +53,6 @@ class FloatUnit(Unit):
         return nn.relu(self.float_conv(x.shape[-1], name="conv")(x))
 
 
-class BinaryUnit(Unit):
-    """What units with one binary convolution share."""
-
-    surrogate: str = "parabola"
-    conv: Callable[..., nn.Module] = BinaryConv
-    progressive: str = "none"
-
-    def _bconv(
-        self,
-        x: jax.Array,
-        train: bool,
-        progress: Progress,
-        learnable: bool = True,
-        **options: Any,
-    ) -> jax.Array:
-        """``bconv(RSign(x))``, or with the plain sign, with submodules "rsign" and "conv".
-
-        Progressive binarisation is of training alone: what is validated and packed has signs
-        always.
-
-        Args:
-            x: ``[B, H, W, C]``.
-            train: as of the unit.
-            progress: as of the unit.
-            learnable: whether the sign has thresholds.
-            options: of ``BinaryConv``.
-        """
-        blend = train and self.progressive != "none"
-        signs = RSign(self.surrogate, learnable, name="rsign")(x, progress, blend)
-        conv = self.conv(x.shape[-1], **options, name="conv")
-        return conv(signs, signs=not blend, train=train, progress=progress)
-
-
-class BBCU(BinaryUnit):
-    """The basic binary convolution unit, final form V4: ``y = RPReLU(bconv(RSign(x))) + x``.
-
-    Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network", figure 1
-    and section 3: no batch normalisation, the activation before the sum, the residual at full
-    precision.
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return RPReLU(name="rprelu")(self._bconv(x, train, progress)) + x
-
-
-class AttentionUnit(BinaryUnit):
-    """The binary unit with attention on either branch and learnable branch scales.
-
-        y = a_b A_b(RPReLU(bconv(RSign(x)))) + a_r A_r(x)
-
-    "Efficient Image Super Resolution Using Attention In Binary Neural Networks". A is the identity
-    ("none") or ``map(x) * x`` with a squeeze-and-excitation, spatial or pixel map. A branch scale
-    starts at 1, or at 2 where there is an attention, whose map starts at 1/2: either way the branch
-    starts with gain exactly 1, or a chain of such units would fade the image away.
-    """
-
-    residual_attention: str = "none"
-    binary_attention: str = "none"
-    attention_hidden: int = 4
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        y = RPReLU(name="rprelu")(self._bconv(x, train, progress))
-        return self._branch("binary", self.binary_attention, y) + self._branch(
-            "residual", self.residual_attention, x
-        )
-
-    def _branch(self, branch: str, kind: str, x: jax.Array) -> jax.Array:
-        """``a A(x)`` for one of the two branches."""
-        if kind == "none":
-            return self._scale(branch, 1.0) * x
-        if kind not in ATTENTION:
-            raise ValueError(f"no attention {kind!r}: choose none, {', '.join(ATTENTION)}")
-        options = {"hidden": self.attention_hidden} if ATTENTION[kind] is SqueezeExcitation else {}
-        attention = ATTENTION[kind](**options, name=f"{branch}_attention")
-        # Without a fence XLA convolves twice on CPU, for the map and for the product, and rounds
-        # the sum of the branches differently from one size of image to another.
-        y = fence(attention)(x)
-        return self._scale(branch, 2.0) * y
-
-    def _scale(self, branch: str, start: float) -> jax.Array:
-        return self.param(f"{branch}_scale", nn.initializers.constant(start), ())
-
-
 class ConvUnit(Unit):
     """A plain float convolution in the form of a unit: ``y = conv(x)``."""
 
@@ -170,71 +63,174 @@ class ConvUnit(Unit):
         return self.float_conv(x.shape[-1], name="conv")(x)
 
 
+class BNN(BinaryUnit):
+    """The plain binary unit, with nothing that carries the signal past the sign.
+
+        y = norm(bconv(sign x))
+
+    Hubara et al., "Binarized Neural Networks": batch normalisation, and a hard tanh before the
+    sign, whose gradient is the surrogate "clip", whatever the config's. Their weights have no
+    scale; before batch normalisation a scale makes no difference.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return self._bconv(x, train, progress, learnable=False, surrogate="clip", norm=True)
+
+
+class BiReal(BinaryUnit):
+    """The unit of Bi-Real Net: ``y = norm(bconv(sign x)) + x``, without an activation.
+
+    Liu et al., "Bi-Real Net: Enhancing the Performance of 1-bit CNNs With Improved Representational
+    Capability and Advanced Training Algorithm".
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return self._bconv(x, train, progress, learnable=False, norm=True) + x
+
+
+class ReActNet(BinaryUnit):
+    """The unit of ReActNet, BBCU's V1: ``y = RPReLU(norm(bconv(RSign(x))) + x)``.
+
+    Liu et al., "ReActNet: Towards Precise Binary Neural Network with Generalized Activation
+    Functions".
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return RPReLU(name="rprelu")(self._bconv(x, train, progress, norm=True) + x)
+
+
+class BBCUV2(BinaryUnit):
+    """BBCU's V2, without batch normalisation: ``y = RPReLU(bconv(RSign(x)) + x)``.
+
+    With the amplification k of the network above 1 it is V3.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return RPReLU(name="rprelu")(self._bconv(x, train, progress) + x)
+
+
+class BBCU(BinaryUnit):
+    """The basic binary convolution unit, final form V4: ``y = RPReLU(bconv(RSign(x))) + x``.
+
+    Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network", figure 1
+    and section 3: no batch normalisation, the activation before the sum, the residual at full
+    precision. The ablation's V1 is ``ReActNet``, V2 and (with an amplification) V3 ``BBCUV2``.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        return RPReLU(name="rprelu")(self._bconv(x, train, progress)) + x
+
+
+class IRNet(BinaryUnit):
+    """The unit of IR-Net: ``y = clip(norm(bconv(sign x)) + x, -1, 1)``.
+
+    Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks":
+    balanced weights (``binarize_libra``), and for weights and activations a surrogate that goes
+    from the identity to the sign as the training does (``tanh_schedule``), whatever the config's.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        own = {"learnable": False, "surrogate": "tanh", "weight_scale": "libra", "norm": True}
+        y = self._bconv(x, train, progress, **own)
+        return jnp.clip(y + x, -1.0, 1.0)
+
+
+class BTM(BinaryUnit):
+    """The unit of the binary training mechanism: ``y = PReLU(bconv(sign x)) + x``.
+
+    Jiang et al., "Training Binary Neural Network without Batch Normalization for Image
+    Super-Resolution". Found, in descriptions of the paper by others: no batch normalisation,
+    weights that start by Xavier's uniform rule, images with mean and deviation taken off, PReLU,
+    XNOR-Net's scales, Bi-Real Net's surrogate. Not found: where the skip joins (here each
+    convolution has its own, as in the other units), and the surrogate of the weights, "of higher
+    order" (here that of all units). Its blocks of several receptive fields and its distillation are
+    of a network of its own, not of SRResNet's row.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        # Xavier: uniform in +-sqrt(6 / (fan in + fan out)), where the two are equal.
+        y = self._bconv(x, train, progress, learnable=False, start=math.sqrt(3.0))
+        return PReLU(name="prelu")(y) + x
+
+
+class BAM(BinaryUnit):
+    """A whole body with the bit accumulation mechanism: ``length`` binary convolutions.
+
+        s_n = sum_{i<n} beta_ni a_i,    k_n = sum_{i<n} gamma_ni mean_c |a_i|,
+        a_n = k_n bconv(RSign(s_n)) + a_{n-1},    a_0 = x,    y = a_length
+
+    Xin et al., "Binarized Neural Network for Single Image Super Resolution". Found, in descriptions
+    of the paper by others: the activations of all layers before are added up with learnable
+    weights, normalised and binarised; a learnable two-dimensional array scales the result, since
+    one number a channel is too little for super-resolution; mean |w| scales the weights. Inferred,
+    from the operations and parameters that BBCU's table has beyond those of the other units (34,203
+    to 34,352 a pixel, and 864 to 1,404): that the array is the mean over the channels, accumulated
+    in the same way. The sums of n maps of 64 + 1 channels, n = 1 to 32, are 34,320 products, with
+    1,056 weights. Not found, and left out: the accumulation of the weights themselves, whose
+    factors are solved for, not learnt. The skip over each convolution is inferred too, and the
+    threshold of RSign stands for the normalisation before the sign, which at inference is that.
+    """
+
+    length: int = 1
+
+    convolutions: ClassVar[int] = 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        history = (x,)
+        for n in range(self.length):
+            layer = _Accumulating(self.surrogate, self.conv, self.progressive, name=f"layer_{n}")
+            history += (fence(layer)(history, train, progress),)
+        return history[-1]
+
+
+class _Accumulating(BinaryUnit):
+    """One convolution of ``BAM``, called with what came before: n arrays ``[B, H, W, C]``."""
+
+    @nn.compact
+    def __call__(
+        self, history: tuple[jax.Array, ...], train: bool = False, progress: Progress = 0.0
+    ) -> jax.Array:
+        features = jnp.stack(history, -1)
+        sizes = jnp.abs(features).mean(-2, keepdims=True)
+        y = self._bconv(_Accumulate(name="activations")(features), train, progress)
+        return _Accumulate(name="scales")(sizes) * y + history[-1]
+
+
+class _Accumulate(nn.Module):
+    """A weighted sum over the last axis, which starts as the last of it: ``[..., n] -> [...]``."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def last(_, shape: tuple[int]) -> jax.Array:
+            return jnp.zeros(shape, x.dtype).at[-1].set(1.0)
+
+        return x @ self.param("kernel", last, x.shape[-1:])
+
+
 UNITS: dict[str, type[Unit]] = {
     "residual": ResidualBlock,
     "float": FloatUnit,
+    "bnn": BNN,
+    "bireal": BiReal,
+    "reactnet": ReActNet,
+    "bbcu_v2": BBCUV2,
     "bbcu": BBCU,
+    "irnet": IRNet,
+    "btm": BTM,
+    "bam": BAM,
     "attention": AttentionUnit,
+    "base": Base,
+    "rescale_pre": RescalePre,
+    "rescale_post": RescalePost,
+    "single": Single,
+    "dual": Dual,
+    "both": Both,
 }
-
-
-class Upsampler(nn.Module):
-    """The float upsampler: a convolution to ``C r^2`` channels, then pixel shuffle.
-
-    ``[B, H, W, C] -> [B, rH, rW, C]``.
-    """
-
-    scale: int
-    float_conv: Callable[..., nn.Module] = Conv
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.float_conv(x.shape[-1] * self.scale**2, name="conv")(x)
-        return pixel_shuffle(y, self.scale)
-
-
-class BinaryUpsampler(nn.Module):
-    """The binary upsampler of BBCU: ``y = shuffle(RPReLU(bconv(RSign(x)))) + nearest(x)``.
-
-    ``[B, H, W, C] -> [B, rH, rW, C]``; RPReLU acts on the ``C r^2`` channels, before the shuffle.
-    """
-
-    scale: int
-    surrogate: str = "parabola"
-    conv: Callable[..., nn.Module] = BinaryConv
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if self.is_mutable_collection(FOLDED) and not self.is_initializing():
-            return pixel_shuffle(self._branch(x), self.scale) + upsample_nearest(x, self.scale)
-        # The parameters are in the order of channels of ``pixel_shuffle``, but are used in that of
-        # ``depth_to_space``, which moves whole runs of channels: on CPU several times faster.
-        branch = nn.map_variables(
-            BinaryUpsampler._branch,
-            "params",
-            partial(self._reordered, split=(-1, self.scale**2)),
-            partial(self._reordered, split=(self.scale**2, -1)),
-            init=self.is_initializing(),
-        )
-        return depth_to_space(branch(self, x), self.scale) + upsample_nearest(x, self.scale)
-
-    def _branch(self, x: jax.Array) -> jax.Array:
-        y = RSign(self.surrogate, name="rsign")(x)
-        y = self.conv(x.shape[-1] * self.scale**2, name="conv")(y)
-        return RPReLU(name="rprelu")(y)
-
-    def _reordered(self, variables: Mapping[str, Any], split: tuple[int, int]) -> dict[str, Any]:
-        """The variables with their ``C r^2`` output channels, as a matrix, transposed."""
-        params = variables.get("params", {})
-        outputs = {name: params[name] for name in ("conv", "rprelu") if name in params}
-        # Apart, since XLA would look each one up where it is used, in the innermost loop.
-        outputs = call_apart(partial(_transpose_channels, split=split), outputs)
-        return {**variables, "params": {**params, **outputs}}
-
-
-@partial(jax.jit, static_argnames="split")
-def _transpose_channels(params: Any, split: tuple[int, int]) -> Any:
-    def transpose(p: jax.Array) -> jax.Array:
-        return p.reshape(*p.shape[:-1], *split).swapaxes(-1, -2).reshape(p.shape)
-
-    return jax.tree.map(transpose, params)

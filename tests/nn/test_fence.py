@@ -1,6 +1,7 @@
 """A fenced unit is the unit: same parameters, values, gradients and updates."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -44,11 +45,14 @@ class Chain(nn.Module):
         return x
 
 
+NAMED: dict[str, Any] = dict(UNITS)
 ALL_UNITS = {
-    **UNITS,
+    **NAMED,
     "attention everywhere": partial(
         AttentionUnit, residual_attention="se", binary_attention="pixel"
     ),
+    "rescaled": partial(NAMED["dual"], residual_attention="global", binary_attention="spatial"),
+    "bam of two": partial(NAMED["bam"], length=2),
     "scaled": Scaled,
 }
 

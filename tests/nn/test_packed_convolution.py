@@ -19,7 +19,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import FOLDED, WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.packed import PackedConv, SignConv
-from binsr_jax.nn.units import UNITS, BinaryUpsampler
+from binsr_jax.nn.units import UNITS
+from binsr_jax.nn.upsamplers import BinaryUpsampler
 from binsr_jax.ops.packed import pack_weights, packed_conv_reference
 
 EPSILON = float(np.finfo(np.float32).eps)
@@ -107,7 +108,7 @@ def test_both_forms_are_the_same_integers(form):
 CASES = [
     (name, attention)
     for name in UNITS
-    for attention in (["none", *ATTENTION] if name == "attention" else ["none"])
+    for attention in (["none", *ATTENTION] if name == "attention" else ["global"])
 ]
 
 

@@ -1,6 +1,6 @@
 """Units against the reference arrays, and the contract that every unit keeps."""
 
-import itertools
+import dataclasses
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -15,8 +15,12 @@ from flax.traverse_util import flatten_dict
 from binsr_jax.models.torch_weights import from_torch
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign
-from binsr_jax.nn.units import BBCU, UNITS, AttentionUnit, BinaryUpsampler
+from binsr_jax.nn.units import BBCU, UNITS, AttentionUnit
+from binsr_jax.nn.upsamplers import BinaryUpsampler
+from binsr_jax.ops.binarize import binarize_libra, binarize_mean, binary_conv
+from binsr_jax.ops.conv import conv2d
 
+KINDS_IN_TURN = ("se", "pixel", "global", "spatial")
 KINDS = {"se": "se", "spat": "spatial", "pix": "pixel", "pixel": "pixel", "spatial": "spatial"}
 
 
@@ -142,55 +146,218 @@ def test_attention_units_equal_the_reference(reference):
         check_against_reference(module, arrays, prefix, part)
 
 
-ALL_UNITS = [pytest.param(unit(), id=name) for name, unit in UNITS.items()] + [
-    pytest.param(attention_unit(residual, binary), id=f"attention-{residual}-{binary}")
-    for residual, binary in itertools.product(("none", *ATTENTION), repeat=2)
+NAMED: dict[str, Any] = dict(UNITS)
+
+
+def has_attention(unit) -> bool:
+    return "binary_attention" in {field.name for field in dataclasses.fields(unit)}
+
+
+ALL_UNITS = [
+    *(pytest.param(unit, id=name) for name, unit in NAMED.items()),
+    pytest.param(partial(NAMED["bam"], length=3), id="bam of three"),
+    *(
+        pytest.param(
+            partial(unit, residual_attention=one, binary_attention=other), id=f"{name}-{one}"
+        )
+        for i, (name, unit) in enumerate(NAMED.items())
+        if has_attention(unit) and name != "base"
+        for one, other in [(KINDS_IN_TURN[i % 4], KINDS_IN_TURN[(i + 1) % 4])]
+    ),
 ]
 
 
 @pytest.mark.parametrize("unit", ALL_UNITS)
 def test_every_unit_keeps_the_contract(unit):
-    check_contract(unit, (2, 5, 4, 6))
-
-
-@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
-def test_every_unit_takes_one_pixel_of_one_channel(unit):
-    check_contract(unit(), (1, 1, 1, 1))
-
-
-def check_contract(unit, shape):
-    """Same shape and type; gradients are finite and, with several channels, reach everything."""
-    x = jax.random.normal(jax.random.key(0), shape)
-    variables = jax.jit(unit.init)(jax.random.key(1), x)
+    """Same shape and type; gradients are finite and reach everything; statistics move."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
+    variables = dict(jax.jit(unit().init)(jax.random.key(1), x))
     # Moved off their start, where some gradients are zero by design.
     params = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), variables["params"]
+        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
+        variables.pop("params"),
     )
 
     def loss(params, x):
-        y = unit.apply({"params": params}, x, True, jnp.float32(0.5))
+        inputs = {"params": params, **variables}
+        y, updated = unit().apply(inputs, x, True, jnp.float32(0.5), mutable=list(variables))
         assert y.shape == x.shape
         assert y.dtype == x.dtype
-        return jnp.sum(y**2)
+        return jnp.sum(y**2), updated
 
-    dparams, dx = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves((dparams, dx)))
-    if shape[-1] > 1:
-        gradients: dict[str, Any] = flatten_dict(dparams, sep="/")
-        untouched = [name for name, gradient in gradients.items() if not np.any(gradient)]
-        assert not untouched
+    (dparams, dx), updated = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves((dparams, dx, updated)))
+    gradients: dict[str, Any] = flatten_dict(dparams, sep="/")
+    # Batch normalisation takes off what a bias or a mean of its input's adds.
+    assert not [name for name, gradient in gradients.items() if not np.any(gradient)]
+    for old, new in zip(jax.tree.leaves(variables), jax.tree.leaves(updated), strict=True):
+        assert not np.array_equal(old, new)
 
 
-@pytest.mark.parametrize("unit", [u for u in ALL_UNITS if isinstance(u.values[0], AttentionUnit)])
-def test_attention_starts_without_effect(unit):
-    """At the start every branch has gain 1: the unit with attention is the unit without."""
-    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
+@pytest.mark.parametrize("unit", NAMED.values(), ids=NAMED)
+def test_every_unit_takes_one_pixel_of_one_channel(unit):
+    x = jnp.full((1, 1, 1, 1), 0.7)
+    y, variables = unit().init_with_output(jax.random.key(0), x)
+    assert y.shape == x.shape
+    assert np.isfinite(y).all()
+    y, _ = unit().apply(variables, x, True, jnp.float32(1), mutable=list(variables))
+    assert np.isfinite(y).all()
+
+
+def init_and_apply(unit, x):
     variables = jax.jit(unit.init)(jax.random.key(1), x)
+    return variables, jax.jit(unit.apply)(variables, x)
+
+
+X = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
+
+
+@pytest.mark.parametrize("binary", ["none", *ATTENTION])
+@pytest.mark.parametrize("residual", ["none", *ATTENTION])
+def test_attention_starts_without_effect(residual, binary):
+    """At the start every branch has gain 1: the unit with attention is the unit without."""
+    variables, y = init_and_apply(attention_unit(residual, binary), X)
     plain = {"params": {k: variables["params"][k] for k in ("rsign", "conv", "rprelu")}}
-    expected = jax.jit(BBCU().apply)(plain, x)
-    np.testing.assert_allclose(jax.jit(unit.apply)(variables, x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, jax.jit(BBCU().apply)(plain, X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["rescale_pre", "rescale_post", "single", "dual", "both"])
+def test_the_later_forms_start_as_their_base(form):
+    variables, base = init_and_apply(NAMED["base"](), X)
+    for residual, binary in (("none", "none"), ("global", "spatial"), ("pixel", "se")):
+        options = {"residual_attention": residual, "binary_attention": binary}
+        started, y = init_and_apply(NAMED[form](**options), X)
+        params = {name: started["params"][name] for name in variables["params"]}
+        jax.tree.map(np.testing.assert_array_equal, params, variables["params"])
+        np.testing.assert_allclose(y, base, rtol=1e-5, atol=1e-6)
+
+
+def by_hand(name, z, x, m, n):
+    """The later forms: z of the convolution, scaled and shifted; m and n maps of x and branch."""
+
+    def activate(z):
+        return np.where(z > 0.1, z - 0.1, 0.3 * (z - 0.1)) + 0.2
+
+    if name == "rescale_pre":
+        return activate(2 * n(x) * z) + x
+    if name == "rescale_post":
+        return 2 * n(x) * activate(z) + x
+    branch = activate(z)
+    if name == "both":
+        return 2 * n(branch) * branch + 2 * m(x) * x
+    return {"single": 1, "dual": 2 * m(x)}[name] * 2 * n(branch) * branch + x
+
+
+@pytest.mark.parametrize("name", ["rescale_pre", "rescale_post", "single", "dual", "both"])
+def test_the_later_forms_by_hand(name):
+    unit = NAMED[name](residual_attention="global", binary_attention="spatial")
+    variables = unit.init(jax.random.key(0), X)
+    rng = np.random.default_rng(0)
+    params: Any = jax.tree.map(
+        lambda p: np.float32(p + rng.normal(size=p.shape)), variables["params"]
+    )
+    params["rprelu"] = {
+        name: np.full(6, value, np.float32)
+        for name, value in (("shift_in", 0.1), ("slope", 0.3), ("shift_out", 0.2))
+    }
+
+    def attention(branch, pooled):
+        def of(x):
+            layer = params[f"{branch}_attention"]["map"]
+            x = x.mean((1, 2), keepdims=True) if pooled else x
+            return 1 / (1 + np.exp(-(x @ layer["kernel"] + layer["bias"])))
+
+        return of
+
+    conv = binary_conv(jnp.where(X > 0, 1.0, -1.0), binarize_mean(params["conv"]["kernel"]))
+    z = params["scale"] * np.asarray(conv) + params["shift"]
+    maps = (
+        attention("residual", True) if name in ("dual", "both") else None,
+        attention("binary", False),
+    )
+    expected = by_hand(name, z, np.asarray(X), *maps)
+    np.testing.assert_allclose(
+        jax.jit(unit.apply)({"params": params}, X), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def normalised(y):
+    """Batch normalisation at its start."""
+    return (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5)
+
+
+def rprelu_at_start(y):
+    return np.where(y > 0, y, 0.25 * y)
+
+
+FORMULAS = {
+    "bnn": lambda conv, x: normalised(conv),
+    "bireal": lambda conv, x: normalised(conv) + x,
+    "reactnet": lambda conv, x: rprelu_at_start(normalised(conv) + x),
+    "bbcu_v2": lambda conv, x: rprelu_at_start(conv + x),
+    "bbcu": lambda conv, x: rprelu_at_start(conv) + x,
+    "irnet": lambda conv, x: np.clip(normalised(conv) + x, -1, 1),
+    "btm": lambda conv, x: rprelu_at_start(conv) + x,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_units_by_their_formulas(name):
+    unit = NAMED[name]()
+    variables: Any = unit.init(jax.random.key(0), X)
+    binarize = binarize_libra if name == "irnet" else binarize_mean
+    signs = jnp.where(X > 0, 1.0, -1.0)
+    conv = np.asarray(conv2d(signs, binarize(variables["params"]["conv"]["kernel"])))
+    y, updated = jax.jit(partial(unit.apply, train=True, mutable=["batch_stats"]))(variables, X)
+    np.testing.assert_allclose(y, FORMULAS[name](conv, np.asarray(X)), rtol=1e-4, atol=1e-5)
+    if updated:
+        norm = updated["batch_stats"]["conv"]["norm"]
+        np.testing.assert_allclose(norm["mean"], 0.1 * conv.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(norm["var"], 0.9 + 0.1 * conv.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_xavier_starts_btm():
+    kernel = NAMED["btm"]().init(jax.random.key(0), X)["params"]["conv"]["kernel"]
+    bound = np.sqrt(6 / (2 * 9 * 6))
+    assert 0.95 * bound < np.abs(kernel).max() <= bound
+
+
+def test_bam_accumulates_what_came_before():
+    unit = NAMED["bam"](length=3)
+    params: Any = unit.init(jax.random.key(0), X)["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: np.float32(p + 0.3 * rng.normal(size=p.shape)), params)
+    history = [np.asarray(X)]
+    for n in range(3):
+        layer = params[f"layer_{n}"]
+        s = sum(b * a for b, a in zip(layer["activations"]["kernel"], history, strict=True))
+        k = sum(
+            g * np.abs(a).mean(-1, keepdims=True)
+            for g, a in zip(layer["scales"]["kernel"], history, strict=True)
+        )
+        signs = jnp.where(s > layer["rsign"]["threshold"], jnp.float32(1), jnp.float32(-1))
+        conv = np.asarray(conv2d(signs, binarize_mean(layer["conv"]["kernel"])))
+        history.append(k * conv + history[-1])
+    y = jax.jit(unit.apply)({"params": params}, X)
+    np.testing.assert_allclose(y, history[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_irnets_surrogate_follows_the_training():
+    unit = NAMED["irnet"]()
+    variables = unit.init(jax.random.key(0), X)
+
+    @jax.jit
+    def gradient(progress):
+        def loss(x):
+            y, _ = unit.apply(variables, x, True, progress, mutable=["batch_stats"])
+            return jnp.sum(jnp.square(y))
+
+        return jax.grad(loss)(0.01 * X)
+
+    early, late = gradient(0.0), gradient(1.0)
+    assert np.abs(late - early).max() > 1e-3
 
 
 def test_a_unit_of_unknown_attention_names_the_known():
-    with pytest.raises(ValueError, match=r"sigmoidal.*none, se, spatial, pixel"):
+    with pytest.raises(ValueError, match=r"sigmoidal.*none, se, spatial, pixel, global"):
         attention_unit("sigmoidal").init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))

@@ -1,0 +1,77 @@
+"""The contract of the units that a backbone is built from, and what the binary ones share."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from binsr_jax.nn.binary import BinaryConv, RSign
+from binsr_jax.ops.binarize import Progress
+
+
+class Unit(nn.Module):
+    """The contract of all units: ``unit(x, train, progress) -> y``, x and y ``[B, H, W, C]``.
+
+    ``train`` is a bool; ``progress`` is a float32 scalar in 0..1, how much of the training is done,
+    for schedules inside a unit (or of the unit's own part of it: see ``unit_progress``). The
+    attributes of a unit are its options: each is set from the config's ``model`` field of its name.
+    """
+
+    # How many convolutions in a row the unit stands for; a block of a backbone is two. 0: for those
+    # of a whole body, however many; their number is then set as the attribute ``length``.
+    convolutions: ClassVar[int] = 1
+
+
+def unit_progress(
+    progress: Progress, progressive: str, until: float, index: int, count: int
+) -> Progress:
+    """How far unit ``index`` of ``count`` is on its way to signs, in 0..1.
+
+    Progressive binarisation takes the part ``until`` of the training. "together", all units are
+    ``p = min(1, progress / until)`` on their way; "in_turn", each starts when the one before has
+    arrived: ``clip(p count - index, 0, 1)``. With "none" it is the training's progress.
+    """
+    if progressive == "none":
+        return progress
+    done = progress / until
+    return jnp.clip(done * count - index if progressive == "in_turn" else done, 0.0, 1.0)
+
+
+PROGRESSIVE = ("none", "together", "in_turn")
+
+
+class BinaryUnit(Unit):
+    """What units with one binary convolution share."""
+
+    surrogate: str = "parabola"
+    conv: Callable[..., nn.Module] = BinaryConv
+    progressive: str = "none"
+
+    def _bconv(
+        self,
+        x: jax.Array,
+        train: bool,
+        progress: Progress,
+        learnable: bool = True,
+        surrogate: str | None = None,
+        **options: Any,
+    ) -> jax.Array:
+        """``bconv(RSign(x))``, or with the plain sign, with submodules "rsign" and "conv".
+
+        Progressive binarisation is of training alone: what is validated and packed has signs
+        always.
+
+        Args:
+            x: ``[B, H, W, C]``.
+            train: as of the unit.
+            progress: as of the unit.
+            learnable: whether the sign has thresholds.
+            surrogate: of the sign's gradient, where the unit has its own.
+            options: of ``BinaryConv``.
+        """
+        blend = train and self.progressive != "none"
+        signs = RSign(surrogate or self.surrogate, learnable, name="rsign")(x, progress, blend)
+        conv = self.conv(x.shape[-1], **options, name="conv")
+        return conv(signs, signs=not blend, train=train, progress=progress)
