@@ -212,7 +212,8 @@ class _Accumulate(nn.Module):
         def last(_, shape: tuple[int]) -> jax.Array:
             return jnp.zeros(shape, x.dtype).at[-1].set(1.0)
 
-        return x @ self.param("kernel", last, x.shape[-1:])
+        kernel = self.param("kernel", last, x.shape[-1:])
+        return (x @ kernel[:, None])[..., 0]
 
 
 UNITS: dict[str, type[Unit]] = {

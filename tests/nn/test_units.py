@@ -245,7 +245,8 @@ def by_hand(name, z, x, m, n):
     branch = activate(z)
     if name == "both":
         return 2 * n(branch) * branch + 2 * m(x) * x
-    return {"single": 1, "dual": 2 * m(x)}[name] * 2 * n(branch) * branch + x
+    gain = 2 * m(x) if name == "dual" else 1
+    return gain * 2 * n(branch) * branch + x
 
 
 @pytest.mark.parametrize("name", ["rescale_pre", "rescale_post", "single", "dual", "both"])
