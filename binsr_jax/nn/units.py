@@ -200,15 +200,17 @@ class _Accumulating(BinaryUnit):
     ) -> jax.Array:
         features = jnp.stack(history, -1)
         sizes = jnp.abs(features).mean(-2, keepdims=True)
-        y = self._bconv(_Accumulate(name="activations")(features), train, progress)
-        return _Accumulate(name="scales")(sizes) * y + history[-1]
+        # Without a fence XLA rounds the sums differently from one size of image to another.
+        sums = fence(_Accumulate(name="activations"))(features)
+        scale = fence(_Accumulate(name="scales"))(sizes)
+        return scale * self._bconv(sums, train, progress) + history[-1]
 
 
 class _Accumulate(nn.Module):
     """A weighted sum over the last axis, which starts as the last of it: ``[..., n] -> [...]``."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         def last(_, shape: tuple[int]) -> jax.Array:
             return jnp.zeros(shape, x.dtype).at[-1].set(1.0)
 
