@@ -17,6 +17,8 @@ NETWORKS = [
     {"unit": "bbcu", "scale": 3, "image_skip": "bilinear"},
     {"scale": 4, "residual_attention": "spatial", "binary_attention": "se"},
     {"unit": "residual", "body_end": "conv", "upsampler": "float"},
+    {"unit": "irnet"},
+    {"unit": "reactnet", "bias": "all", "amplification": 1.0},
     {"unit": "bbcu", "head": "binary", "tail": "binary", "image_skip": "bilinear"},
     {"name": "srresnet", "unit": "bbcu", "hr_conv": "binary", "image_skip": "bilinear"},
     {"name": "dncnn", "unit": "bbcu", "blocks": 2, "bias": "all", "scale": 1, "task": "jpeg"},
