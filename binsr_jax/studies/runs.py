@@ -112,7 +112,11 @@ def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
             result = Result(row, scores, seconds)
             spent.append(time.monotonic() - started)
             left = sum(spent) / len(spent) * (len(rows) - number) / 60
-            listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            listed = ", ".join(
+                f"{name.removesuffix('/psnr')} {value:.2f} dB"
+                for name, value in scores.items()
+                if name.endswith("/psnr")
+            )
             _say(f"Row {number} of {len(rows)}: {listed}; about {left:.0f} minutes left.")
         # Nothing of a network is of use to the next one: its programs would pile up.
         jax.clear_caches()
