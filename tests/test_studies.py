@@ -306,16 +306,31 @@ def test_k_trains_every_number_of_channels_with_every_k(recipe, tmp_path, monkey
         assert min(picture.size) > 500
 
 
-def test_activations_are_those_of_the_network(recipe, tmp_path, compiled, monkeypatch):
+def test_activations_are_those_of_the_network(recipe, tmp_path, compiled):
+    settings = ["data.source=samples", "data.patch=8", f"data.cache_dir={tmp_path / 'cache'}"]
     config = reduced(
         open_recipe(f"{recipe}:unit=bbcu").config,
-        Budget(steps=2, batch=2),
+        Budget(steps=1, batch=2),
         features=4,
         blocks=1,
-        settings=["data.source=samples", "data.patch=8", f"data.cache_dir={tmp_path}"],
+        settings=settings,
     )
     variables = activations.initial_variables(config)
-    rows = activations.describe("V4", config, variables)
+    rows = activations.describe("small:unit=bbcu", config, variables)
+
+    # So does the command, before any training.
+    words = [
+        "study",
+        "activations",
+        "--configs",
+        f"{recipe}:unit=bbcu",
+        *arguments(tmp_path, "out"),
+    ]
+    words[words.index("--budget") + 1] = "0"
+    assert main(words) == 0
+    _, *written = map(json.loads, (tmp_path / "out" / "activations.jsonl").read_text().splitlines())
+    assert written == [{**row, "title": written[0]["title"]} for row in rows]
+    assert (tmp_path / "out" / "activations.png").exists()
     assert [(row["unit"], row["part"]) for row in rows] == [
         (unit, part) for unit in (0, 1) for part in ("residual", "convolution")
     ]

@@ -114,7 +114,7 @@ def _psnr(row: dict[str, Any]) -> dict[str, float]:
 def shortest_names(workdirs: Sequence[Path]) -> dict[Path, str]:
     """The last parts of the paths, as many as tell them apart."""
     paths = {workdir: workdir.absolute().parts for workdir in workdirs}
-    longest = max(map(len, paths.values()))
+    longest = max(map(len, paths.values()), default=0)
     for count in range(1, longest + 1):
         names = {workdir: "/".join(parts[-count:]) for workdir, parts in paths.items()}
         if len(set(names.values())) == len(names):
