@@ -91,6 +91,8 @@ def test_cost_of_a_recipe_and_its_variant(capsys):
         (["cost", "--config", "missing.py"], "no config file 'missing.py'"),
         (["cost", "--config", f"{RECIPES}/bin_edsr.py:scale=9"], "no variant 'scale=9'"),
         (["cost", "--config", __file__], "fails"),
+        (["cost", "--all", "missing"], "no recipes in 'missing'"),
+        (["configs", "missing"], "no recipes in 'missing'"),
     ],
 )
 def test_a_mistake_is_one_sentence(argv, words, capsys):

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr cost``."""
-    lines = _rows(args) if args.all else _one(args)
+    lines = _one(args) if args.all is None else _rows(args)
     for line in lines:  # counting takes a moment for each
         print(line, flush=True)
 
@@ -76,11 +76,12 @@ def _one(args: argparse.Namespace) -> Iterator[str]:
 
 def _rows(args: argparse.Namespace) -> Iterator[str]:
     """The table of all recipes, line by line."""
+    recipes = list_recipes(args.all)
     columns = ["recipe", "convention", "OPs, G", "true OPs, G", "params, K", "published"]
     columns += ["float MACs, G", "binary MACs, G", "elementwise, G", "packed, KB", "maps, MB"]
     yield f"| {' | '.join(columns)} |"
     yield "|---|---|" + "---:|" * (len(columns) - 2)
-    for recipe in list_recipes(args.all):
+    for recipe in recipes:
         name = args.convention or recipe.published.convention
         convention = CONVENTIONS[name]
         counted = cost.count(recipe.config, args.size or convention.size)
