@@ -85,11 +85,17 @@ def list_recipes(folder: str | Path = "configs") -> list[Recipe]:
     files = sorted(file for file in Path(folder).glob("*.py") if not file.name.startswith("_"))
     if not files:
         raise UserError(f"There are no recipes in {str(folder)!r}: name a folder such as configs.")
-    recipes = []
-    for file in map(str, files):
-        module = _load(file)
-        recipes += [_recipe(file, module, variant) for variant in module.get("ROWS", [""])]
-    return recipes
+    return [recipe for file in files for recipe in list_rows(str(file))]
+
+
+def list_rows(file: str) -> list[Recipe]:
+    """All rows of a recipe file; a file without rows is one recipe.
+
+    Raises:
+        UserError: there is no such file, or it fails.
+    """
+    module = _load(file)
+    return [_recipe(file, module, variant) for variant in module.get("ROWS", [""])]
 
 
 def _load(file: str) -> dict[str, Any]:

@@ -198,6 +198,8 @@ def test_choose_takes_patterns_in_their_order(recipe):
         choose([f"{recipe}:x*"])
     with pytest.raises(UserError, match="There is no config file"):
         choose([f"{recipe.parent}/none.py:*"])
+    (recipe.parent / "broken.py").write_text("import")
+    assert len(choose([f"{recipe}:*"])) == 2, "files beside it are not read"
 
 
 def test_a_recipe_is_cut_down_in_proportion():
@@ -376,6 +378,7 @@ def test_a_figure_is_the_same_from_the_same_numbers(tmp_path):
     ("argv", "words"),
     [
         (["table", "--configs", "none.py", "--budget", "2", "-o", "out"], "no config file"),
+        (["k", "--config", "none.py", "--budget", "2", "-o", "out"], "no config file"),
         (["activations", "-o", "out"], "Name work dirs, or recipes"),
         (["activations", "nowhere", "-o", "out"], "holds no checkpoint"),
         (["curves", "nowhere", "-o", "out.png"], "has no log.jsonl"),

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
-from binsr_jax.recipes import Published, Recipe, list_recipes, open_recipe
+from binsr_jax.recipes import Published, Recipe, list_rows, open_recipe
 
 # What the papers' networks have; a row of fewer (SRResNet-Lite: 12) stays as much narrower.
 _PAPER_FEATURES = 64
@@ -94,13 +94,7 @@ def choose(patterns: Iterable[str]) -> list[Recipe]:
     for pattern in patterns:
         file, _, variant = pattern.partition(":")
         if re.search(r"[*?[]", variant):
-            if not Path(file).is_file():
-                raise UserError(f"There is no config file {file!r}: name one of configs/.")
-            rows = [
-                recipe
-                for recipe in list_recipes(Path(file).parent)
-                if Path(recipe.file).resolve() == Path(file).resolve()
-            ]
+            rows = list_rows(file)
             fitting = [row for row in rows if fnmatch.fnmatchcase(row.variant, variant)]
             if not fitting:
                 raise UserError(
