@@ -13,7 +13,6 @@ same command: rows that are finished are not trained again. "binsr runs" lists i
 
 import argparse
 import contextlib
-import json
 import signal
 import sys
 import threading
@@ -31,6 +30,8 @@ from binsr_jax.config import Config
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
+from binsr_jax.evaluation.report import json_line
+from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StoppedError, check, train_rows
@@ -144,7 +145,7 @@ def _table(args: argparse.Namespace) -> int:
 
 
 def _amplification(args: argparse.Namespace) -> int:
-    (recipe,) = choose([args.config])[:1]
+    recipe = open_recipe(args.config)
     config = _reduced(recipe.config, args, features=None)
     rows = amplification.rows(row_of(recipe, config), args.features, args.k)
     check(rows)
@@ -292,8 +293,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """JSON lines; JSON has no infinity, so that of identical images is written as ``"inf"``."""
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    _write(path, "".join(map(json_line, rows)))
 
 
 def _status(results: Sequence[Result]) -> int:
@@ -345,7 +345,10 @@ def _texts(text: str) -> tuple[str, ...]:
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(_positive(part) for part in _texts(text))
+    numbers = tuple(_positive(part) for part in _texts(text))
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, such as 16,32")
+    return numbers
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -110,25 +110,31 @@ def notes(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def json_line(row: Row) -> str:
+    """A row as a line of JSON, which has no infinity: PSNR of identical images is ``"inf"``."""
+    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value, with the infinities in it as strings."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
 def append_rows(path: Path, rows: Sequence[Row]) -> None:
     """Appends rows to a file of JSON lines, all in one write, so that no line is ever cut in two.
-
-    JSON has no infinity: the PSNR of identical images is written as the string ``"inf"``.
 
     Raises:
       UserError: the file or its folder cannot be written.
     """
-    lines = []
-    for row in rows:
-        finite = {
-            key: str(value) if isinstance(value, float) and math.isinf(value) else value
-            for key, value in row.items()
-        }
-        lines.append(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
+    lines = "".join(map(json_line, rows))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as file:
-            file.write("".join(lines).encode())
+            file.write(lines.encode())
     except OSError as error:
         raise UserError(
             f"Cannot write the results to {path} ({error.strerror}); name another folder."

@@ -96,6 +96,15 @@ def test_rows_are_appended_as_json_lines(tmp_path: Path) -> None:
     assert float(json.loads(lines[1])["psnr"]) == float("inf")
 
 
+def test_infinities_inside_a_row_are_strings() -> None:
+    row = {"scores": {"a/psnr": float("inf"), "b/psnr": 1.5}, "about": [{"x": float("-inf")}]}
+    line = report.json_line(row)
+    assert json.loads(line) == {
+        "scores": {"a/psnr": "inf", "b/psnr": 1.5},
+        "about": [{"x": "-inf"}],
+    }
+
+
 def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/results.jsonl"):
