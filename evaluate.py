@@ -27,7 +27,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Score the network trained in thi
 MODEL = flags.DEFINE_string("model", None, "Score the network in this file of binsr pack.")
 ENGINE = flags.DEFINE_enum("engine", None, ["packed", "float"], "How --model is worked.")
 DEGRADED = flags.DEFINE_bool("degraded", False, "Score the degraded input of --task itself.")
-TASK = flags.DEFINE_enum("task", "sr", list(TASKS), "Task of --degraded.")
+TASK = flags.DEFINE_enum("task", None, list(TASKS), "Task of --degraded; default sr.")
 BICUBIC = flags.DEFINE_bool("bicubic", False, "Score bicubic enlargement: --degraded --task sr.")
 WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "Which checkpoint of the work dir.")
 SETS = flags.DEFINE_list("sets", None, "Benchmark sets; default: eval.sets of the config.")
@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if [bool(WORKDIR.value), bool(MODEL.value), BICUBIC.value, DEGRADED.value].count(True) != 1:
         raise UserError("Give one of --workdir=DIR, --model=FILE, --degraded and --bicubic.")
+    if TASK.value and not DEGRADED.value:
+        raise UserError("--task goes with --degraded: a network has its own task.")
     if ENGINE.value and not MODEL.value:
         raise UserError("--engine goes with --model=FILE, which binsr pack makes of a work dir.")
     if WORKDIR.value:
@@ -61,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         engine = "float" if ENGINE.value == "float" else "packed"
         scored = subject.packed(MODEL.value, engine, SCALE.value)
     else:
-        scored = subject.degraded("sr" if BICUBIC.value else TASK.value, SCALE.value)
+        scored = subject.degraded(TASK.value or "sr", SCALE.value)
     config = scored.config
     if LEVELS.value:
         config.eval.levels = tuple(int(n) if n.isdecimal() else n for n in LEVELS.value)

@@ -155,6 +155,7 @@ def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -
         (("--degraded", "--task=denoising"), r"task=denoising"),
         (("--degraded", "--task=jpeg", "--levels=10,x"), r"eval.levels .*whole numbers in 1..100"),
         (("--degraded", "--task=jpeg", "--scale=2"), r"jpeg does not enlarge"),
+        (("--bicubic", "--task=denoise"), r"--task goes with --degraded"),
         (("--bicubic", "--levels=10"), r"no levels"),
         (("--bicubic", "--engine=float"), r"--engine goes with --model"),
         (("--model=m", "--engine=int4"), r"engine=int4"),
