@@ -28,8 +28,8 @@ class Architecture:
     task: str = "sr"
 
 
-def _rule(features: int) -> float:
-    """k of BBCU's README: 130 for 64 features, in proportion."""
+def best_amplification(features: int) -> float:
+    """k by the rule of BBCU's README, for images in 0..1: 130 for 64 features, in proportion."""
     return 130.0 * features / 64
 
 
@@ -51,17 +51,18 @@ _DNCNN = {"name": "dncnn", "unit": "float", "head_activation": "relu"}
 _BINARY_DNCNN = {**_DNCNN, "unit": "bbcu"}
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bbcu_l": Architecture({**_SRRESNET, "unit": "bbcu"}, _rule),
+    "bbcu_l": Architecture({**_SRRESNET, "unit": "bbcu"}, best_amplification),
     "bbcu_m": Architecture(
-        {**_SRRESNET, "unit": "bbcu", "upsampler": "binary", "hr_conv": "binary"}, _rule
+        {**_SRRESNET, "unit": "bbcu", "upsampler": "binary", "hr_conv": "binary"},
+        best_amplification,
     ),
     "srresnet": Architecture(_SRRESNET, lambda n: 1.0),
     "edsr": Architecture(_EDSR, lambda n: 255.0),
     "binedsr": Architecture({"name": "edsr", "unit": "attention"}, lambda n: 130.0),
     "dncnn": Architecture(_DNCNN, lambda n: 1.0, "denoise"),
     "dncnn3": Architecture(_DNCNN, lambda n: 1.0, "jpeg"),
-    "dncnn_bin": Architecture({**_BINARY_DNCNN, "bias": "none"}, _rule, "denoise"),
-    "dncnn3_bin": Architecture({**_BINARY_DNCNN, "bias": "all"}, _rule, "jpeg"),
+    "dncnn_bin": Architecture({**_BINARY_DNCNN, "bias": "none"}, best_amplification, "denoise"),
+    "dncnn3_bin": Architecture({**_BINARY_DNCNN, "bias": "all"}, best_amplification, "jpeg"),
 }
 
 

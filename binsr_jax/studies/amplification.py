@@ -7,12 +7,10 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from binsr_jax.config import Config
+from binsr_jax.models.official import best_amplification
 from binsr_jax.recipes import Published
 from binsr_jax.studies.figures import colours, legend
 from binsr_jax.studies.rows import Row
-
-# The paper's rule for images in 0..1: the best k of n channels is 130 n / 64.
-BEST_PER_CHANNEL = 130 / 64
 
 
 def rows(base: Row, features: Sequence[int], factors: Sequence[float]) -> list[Row]:
@@ -54,7 +52,8 @@ def figure(points: Sequence[dict[str, Any]]) -> Figure:
             )
             k, psnr = zip(*own, strict=True) if own else ((), ())
             axes.plot(k, psnr, marker=".", color=colour, label=f"n = {channels}")
-            axes.axvline(BEST_PER_CHANNEL * channels, color=colour, linestyle=":", linewidth=1)
+            best = best_amplification(channels)
+            axes.axvline(best, color=colour, linestyle=":", linewidth=1)
         axes.set(xscale="log", xlabel="amplification k", ylabel="PSNR (dB)")
         axes.set_title(f"{name.removesuffix('/psnr')} (dotted: k = 130 n / 64)", fontsize="medium")
         axes.grid(alpha=0.3)
