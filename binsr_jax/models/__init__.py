@@ -1,6 +1,7 @@
 """Networks, built from a config."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -50,7 +51,7 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
                 + ", ".join(choices)
             )
     for field in ("features", "blocks", "attention_hidden", "amplification"):
-        if config[field] <= 0:
+        if not 0 < config[field] < math.inf:
             raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
     if not 0 < config.progressive_until <= 1:
         raise UserError(
