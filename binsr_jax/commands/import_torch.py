@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=int, choices=(2, 3, 4), default=2, help="of super-resolution (default: 2)")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the work dir to make")
     add("--amplification", type=float, metavar="K", help="k, where it is not the usual one")
-    add("--residual_scale", type=float, metavar="S", help="of EDSR, where it is not the usual one")
+    add("--residual-scale", type=float, metavar="S", help="of EDSR, where it is not the usual one")
 
 
 def run(args: argparse.Namespace) -> None:
