@@ -50,10 +50,7 @@ def default() -> Config:
     config.data.sources = ()  # several instead: ("folder:DIR=3", "samples=1"), mixed by weight
     config.data.skip_broken = False  # leave out images that cannot be read, instead of refusing
     config.data.patch = 64  # side of an HR training patch, a multiple of the scale
-    config.data.sigma = (
-        0.0,
-        75.0,
-    )  # denoise: range of the noise's standard deviation, of 255
+    config.data.sigma = (0.0, 75.0)  # denoise: range of the noise's deviation, in units of 0..255
     config.data.quality = (0, 50)  # jpeg: range of the compression's quality, ends included
     config.data.flip = True  # random horizontal flips
     config.data.rotate = True  # random rotations by 90 degrees
