@@ -149,17 +149,28 @@ def _fill(target: Config, values: dict[str, Any], prefix: str) -> None:
         known = target[key]
         if isinstance(known, ConfigDict) and isinstance(value, dict):
             _fill(known, value, f"{prefix}{key}.")
-        elif isinstance(known, tuple) and isinstance(value, list):
-            kinds = _ELEMENTS.get(prefix + key, (str,))
-            if not all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
-                raise _unknown_field(prefix + key, value)
-            target[key] = tuple(kinds[0](element) for element in value)
-        elif type(value) is type(known):
-            target[key] = value
-        elif type(known) is float and type(value) is int and abs(value) < 2**53:
-            target[key] = float(value)
+        elif (fitting := field_value(prefix + key, known, value)) is not None:
+            target[key] = fitting
         else:
             raise _unknown_field(prefix + key, value)
+
+
+def field_value(name: str, known: Any, value: Any) -> Any:
+    """A value as the type that a field has, or None if it cannot have it.
+
+    Args:
+        name: of the field, such as ``"eval.levels"``.
+        known: what it is now.
+        value: what it is to be; a list becomes a tuple, and a whole number a float.
+    """
+    if isinstance(known, tuple) and isinstance(value, list | tuple):
+        kinds = _ELEMENTS.get(name, (str,))
+        if all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
+            return tuple(kinds[0](element) for element in value)
+        return None
+    if type(known) is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    return value if type(value) is type(known) else None
 
 
 def _unknown_field(name: str, value: Any) -> UserError:

@@ -234,7 +234,16 @@ def test_settings_come_last_and_have_their_fields_type():
 
 @pytest.mark.parametrize(
     "setting",
-    ["config.train.step=3", "config.train=3", "config.seed", "config.seed=x", "a.b=1", "seed=1.5"],
+    [
+        "config.train.step=3",
+        "config.train=3",
+        "config.seed",
+        "config.seed=x",
+        "a.b=1",
+        "seed=1.5",
+        "config.eval.sets=(3,)",
+        "config.train.milestones=('a',)",
+    ],
 )
 def test_a_wrong_setting_is_one_sentence(setting):
     with pytest.raises(UserError, match=setting.split("=")[0]):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from binsr_jax.config import Config
+from binsr_jax.config import Config, field_value
 from binsr_jax.errors import UserError
 from binsr_jax.recipes import Published, Recipe, list_rows, open_recipe
 
@@ -169,14 +169,10 @@ def assign(config: Config, setting: str) -> None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = None
-        if isinstance(known, float) and type(value) is int:
-            value = float(value)
-        if isinstance(value, list):
-            value = tuple(value)
-    if type(value) is not type(known):
-        raise UserError(
-            f"config.{'.'.join([*folders, field])} cannot be {text!r}: it is {known!r}."
-        )
+    path = ".".join([*folders, field])
+    value = field_value(path, known, value)
+    if value is None:
+        raise UserError(f"config.{path} cannot be {text!r}: it is {known!r}.")
     config[field] = value
 
 
