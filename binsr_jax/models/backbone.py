@@ -30,10 +30,10 @@ class Backbone(nn.Module, kw_only=True):
     runs: the second, whose intermediates may be far larger than its input, in strips of rows.
 
     Attributes:
-        head: makes the first convolution, to the body's number of features.
+        head: makes the first convolution, to the body's number of features: ``head(x, progress)``.
         unit: makes one unit of the body (see ``binsr_jax.nn.units``).
         units: how many there are.
-        tail: makes the last convolution, back to an image.
+        tail: makes the last convolution, back to an image: ``tail(x, progress)``.
         scale: s.
         amplification: k of BBCU's equation 10: one factor at the input, undone at the output.
         head_activation: a key of ``ACTIVATIONS``.
@@ -58,19 +58,23 @@ class Backbone(nn.Module, kw_only=True):
         self._tail = self.tail(name="tail")
 
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return self.reconstruct(self.extract(x, train, progress), x)
+        return self.reconstruct(self.extract(x, train, progress), x, progress)
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         """The features of an image: ``[B, h, w, C] -> [B, h, w, features]``."""
         raise NotImplementedError
 
-    def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
-        """The output for an image and its features; looks at a few pixels around each alone."""
+    def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
+        """The output for an image and its features; looks at a few pixels around each alone.
+
+        Its binary parts have signs from the start, also where the body's come progressively; what
+        ``progress`` changes is the gradient of balanced weights.
+        """
         raise NotImplementedError
 
-    def _embed(self, x: jax.Array) -> jax.Array:
+    def _embed(self, x: jax.Array, progress: Progress) -> jax.Array:
         """``act(head(x))``."""
-        return ACTIVATIONS[self.head_activation](self._head(x))
+        return ACTIVATIONS[self.head_activation](self._head(x, progress))
 
     def _through(
         self, units: Sequence[nn.Module], x: jax.Array, train: bool, progress: Progress

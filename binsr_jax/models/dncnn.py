@@ -20,7 +20,8 @@ class DnCNN(Backbone):
     """
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return self._through(self._body, self._embed(self.amplification * x), train, progress)
+        features = self._embed(self.amplification * x, progress)
+        return self._through(self._body, features, train, progress)
 
-    def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
-        return x - self._tail(features) / self.amplification
+    def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
+        return x - self._tail(features, progress) / self.amplification

@@ -43,14 +43,14 @@ class EDSR(Backbone, kw_only=True):
         ]
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        features = self._embed(self.amplification * (x - _mean(x)))
+        features = self._embed(self.amplification * (x - _mean(x)), progress)
         return self._through([*self._body, self._body_end], features, train, progress) + features
 
-    def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
+    def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         y = features
         for upsampler in self._upsamplers:
-            y = upsampler(y)
-        y = self._tail(y)
+            y = upsampler(y, progress)
+        y = self._tail(y, progress)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(self.amplification * (x - _mean(x)), self.scale)
         return y / self.amplification + _mean(x)

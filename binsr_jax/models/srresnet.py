@@ -42,15 +42,16 @@ class SRResNet(Backbone, kw_only=True):
         self._hr_conv = None if self.hr_conv is None else self.hr_conv(name="hr_conv")
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return self._through(self._body, self._embed(self.amplification * x), train, progress)
+        features = self._embed(self.amplification * x, progress)
+        return self._through(self._body, features, train, progress)
 
-    def reconstruct(self, features: jax.Array, x: jax.Array) -> jax.Array:
+    def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         y = features
         for upsampler in self._upsamplers:
-            y = ACTIVATIONS[self.upsampler_activation](upsampler(y))
+            y = ACTIVATIONS[self.upsampler_activation](upsampler(y, progress))
         if self._hr_conv is not None:
-            y = ACTIVATIONS["leaky_relu"](fence(self._hr_conv)(y))
-        y = self._tail(y)
+            y = ACTIVATIONS["leaky_relu"](fence(self._hr_conv)(y, progress=progress))
+        y = self._tail(y, progress)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(self.amplification * x, self.scale)
         return y / self.amplification

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.conv import conv2d
 
 
@@ -24,7 +25,8 @@ class Conv(nn.Module):
 
     ``start``: ``"uniform"``, kernel and bias in ``+-1/sqrt(fan_in)``;
     ``"kaiming"``, the kernel normal with a tenth of He's deviation, ``0.1 sqrt(2 / fan_in)``, and
-    the bias zero, as outside of the body of BBCU's networks; ``"zero"``, both zero.
+    the bias zero, as outside of the body of BBCU's networks; ``"zero"``, both zero. ``progress`` is
+    given to the first and last convolution of a network, and is for their binary forms.
     """
 
     features: int
@@ -33,7 +35,7 @@ class Conv(nn.Module):
     start: str = "uniform"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         fan_in = math.prod(shape[:3])
         starts: dict[str, nn.initializers.Initializer] = {

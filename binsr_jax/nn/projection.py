@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from binsr_jax.nn.binary import BinaryConv, RSign
+from binsr_jax.ops.binarize import Progress
 
 
 class BinaryProjection(nn.Module):
@@ -32,8 +33,8 @@ class BinaryProjection(nn.Module):
     conv: Callable[..., nn.Module] = BinaryConv
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         signs = RSign(self.surrogate, name="rsign")(x - self.centre)
-        y = self.conv(self.features, name="conv")(signs)
+        y = self.conv(self.features, name="conv")(signs, progress=progress)
         start = nn.initializers.constant(self.scale_start)
         return self.param("scale", start, (self.features,)) * y

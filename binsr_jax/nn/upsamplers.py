@@ -10,6 +10,7 @@ import jax
 from binsr_jax.nn.binary import FOLDED, BinaryConv, RPReLU, RSign
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.fence import call_apart
+from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import depth_to_space, pixel_shuffle, upsample_nearest
 
 
@@ -23,7 +24,7 @@ class Upsampler(nn.Module):
     float_conv: Callable[..., nn.Module] = Conv
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         y = self.float_conv(x.shape[-1] * self.scale**2, name="conv")(x)
         return pixel_shuffle(y, self.scale)
 
@@ -39,10 +40,11 @@ class BinaryUpsampler(nn.Module):
     conv: Callable[..., nn.Module] = BinaryConv
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         if self.is_mutable_collection(FOLDED) and not self.is_initializing():
             # What is folded keeps the order of the parameters.
-            return pixel_shuffle(self._branch(x), self.scale) + upsample_nearest(x, self.scale)
+            y = pixel_shuffle(self._branch(x, progress), self.scale)
+            return y + upsample_nearest(x, self.scale)
         # The parameters are in the order of channels of ``pixel_shuffle``, but are used in that of
         # ``depth_to_space``, which moves whole runs of channels: on CPU several times faster.
         branch = nn.map_variables(
@@ -52,11 +54,12 @@ class BinaryUpsampler(nn.Module):
             partial(self._reordered, split=(self.scale**2, -1)),
             init=self.is_initializing(),
         )
-        return depth_to_space(branch(self, x), self.scale) + upsample_nearest(x, self.scale)
+        y = depth_to_space(branch(self, x, progress), self.scale)
+        return y + upsample_nearest(x, self.scale)
 
-    def _branch(self, x: jax.Array) -> jax.Array:
+    def _branch(self, x: jax.Array, progress: Progress) -> jax.Array:
         y = RSign(self.surrogate, name="rsign")(x)
-        y = self.conv(x.shape[-1] * self.scale**2, name="conv")(y)
+        y = self.conv(x.shape[-1] * self.scale**2, name="conv")(y, progress=progress)
         return RPReLU(name="rprelu")(y)
 
     def _reordered(self, variables: Mapping[str, Any], split: tuple[int, int]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Every unit in every network: built, trained and packed alike."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -50,3 +51,32 @@ def test_each_part_is_binary_on_its_own(name, part):
 
     assert binary_parts() == set()
     assert binary_parts(**{part: "binary"}) == {part}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("edsr", {"head", "upsampler", "tail"}),
+        ("srresnet", {"head", "upsampler", "hr_conv", "tail"}),
+        ("dncnn", {"head", "tail"}),
+    ],
+)
+def test_all_binary_parts_are_told_the_progress(name, parts):
+    # Or the gradient of balanced weights would stay what it is at the start of training.
+    fields = {"unit": "residual", "body_end": "conv", "weight_scale": "libra"}
+    config = model_config(
+        **fields, name=name, features=4, blocks=2, **dict.fromkeys(parts, "binary")
+    )
+    told = {}
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, BinaryConv) and context.method_name == "__call__":
+            told[context.module.path[0].split("_0")[0]] = kwargs["progress"]
+        return call(*args, **kwargs)
+
+    def initial(x):
+        return build(config, 1 if name == "dncnn" else 2).init(jax.random.key(0), x, True, 0.25)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(initial, jax.ShapeDtypeStruct((1, 3, 3, 3), jnp.float32))
+    assert told == dict.fromkeys(parts, 0.25)
