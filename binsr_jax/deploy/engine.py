@@ -31,10 +31,6 @@ _CONVOLUTIONS = {"packed": PackedConv, "float": FloatConv}
 # enough that its intermediates stay in the cache.
 _STRIP_ROWS = 64
 
-# What a tile takes while it is worked, in feature maps, by XLA's own account of its programs: 3
-# without attention, 4 with SE, 5 with spatial and 6 with pixel attention on both branches.
-_FEATURE_MAPS = 6
-
 
 class Engine:
     """A network that is compiled once for each shape of tile.
@@ -68,7 +64,8 @@ class Engine:
             partial(network.init, method="reconstruct"), jax.random.key(0), features, image
         )
         pixels = self.channels * (1 + self.scale**2)
-        self.bytes_per_pixel: int = 4 * (_FEATURE_MAPS * features.shape[-1] + pixels)
+        maps = network.unit().feature_maps
+        self.bytes_per_pixel: int = 4 * (maps * features.shape[-1] + pixels)
 
         on_cpu = jax.default_backend() == "cpu"
         # Vectors of 512 bits, where the CPU has them: XLA takes 256 on its own.

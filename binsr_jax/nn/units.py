@@ -182,6 +182,11 @@ class BAM(BinaryUnit):
 
     convolutions: ClassVar[int] = 0
 
+    @property
+    def feature_maps(self) -> int:
+        """The last convolution has what came before, each map, and all of them stacked."""
+        return max(super().feature_maps, 2 * self.length + 2)
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         history = (x,)

@@ -149,6 +149,18 @@ def test_a_shape_is_compiled_once(make_model, monkeypatch):
     assert len(traced) == 2
 
 
+@pytest.mark.parametrize(("unit", "maps"), [("bbcu", 6), ("bam", 2 * 8 + 2)])
+def test_the_memory_of_a_tile_is_that_of_the_program(make_model, unit, maps):
+    # A body of eight convolutions, all of whose feature maps the unit bam keeps.
+    network = Engine(make_model(unit=unit, blocks=4, features=16))
+    assert network.bytes_per_pixel == 4 * (16 * maps + 3 * (1 + 2**2))
+    x = jnp.zeros((1, 64, 64, 3))
+    used = network._extract.lower(network._params, None, x).compile().memory_analysis()
+    assert used is not None
+    taken = (used.temp_size_in_bytes + used.output_size_in_bytes) / x[0, ..., 0].size
+    assert network.bytes_per_pixel / 4 < taken < network.bytes_per_pixel
+
+
 @pytest.mark.parametrize(
     ("image", "error"),
     [
