@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from binsr_jax import cost
+from binsr_jax.config import Config
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
 
 
@@ -28,10 +29,12 @@ def describe(model: PackedModel, path: Path) -> str:
     costs = cost.count(model.config, size=(1, 1))
     tensors = costs.half_file_bytes if model.floats == "float16" else costs.file_bytes
     scores = ", ".join(f"{name} {score:.4g}" for name, score in made.get("scores", {}).items())
+    parts = [part for part in ("head", "upsampler", "hr_conv", "tail") if _has(model.config, part)]
     lines = {
         "task": model.task.name,
         "network": f"{network.name}, {network.blocks} blocks of {network.features} channels",
-        "unit": f"{network.unit}, upsampler {network.upsampler}",
+        "unit": network.unit,
+        "parts": ", ".join(f"{network[part]} {part}" for part in parts),
         "attention": attention or "none",
         "parameters": f"{costs.binary_parameters:,} binary, {costs.float_parameters:,} float",
         "floats": model.floats,
@@ -42,3 +45,10 @@ def describe(model: PackedModel, path: Path) -> str:
         "size": f"{path.expanduser().stat().st_size:,} bytes, of which tensors {tensors:,}",
     }
     return "\n".join(f"{name + ':':12}{value}" for name, value in lines.items())
+
+
+def _has(config: Config, part: str) -> bool:
+    """Whether the network has the part, which the config may say something of all the same."""
+    if part == "upsampler":
+        return config.scale > 1
+    return part != "hr_conv" or (config.model.name == "srresnet" and config.model.hr_conv != "none")
