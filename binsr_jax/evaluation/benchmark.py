@@ -252,8 +252,11 @@ def validator(
     Raises:
       UserError: a set is missing (at once, not at the first validation), or there are none.
     """
-    if not config.eval.sets:
-        raise UserError("config.eval.sets names no benchmark set; name one, such as samples.")
+    if not config.eval.sets or not all(isinstance(name, str) for name in config.eval.sets):
+        raise UserError(
+            f"config.eval.sets is {tuple(config.eval.sets)}, which names no benchmark set; name "
+            "one, such as ('samples',)."
+        )
     task = task_of(config)
     sets = load_sets(config.eval.sets, config.eval.data_dir, task)
 

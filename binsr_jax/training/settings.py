@@ -72,7 +72,8 @@ def check_settings(config: Config) -> None:
         )
     if train.schedule == "multistep":
         steps = (train.warmup, *train.milestones)
-        if any(late <= early for early, late in itertools.pairwise(steps)):
+        whole = all(type(step) is int for step in steps)
+        if not whole or any(late <= early for early, late in itertools.pairwise(steps)):
             raise UserError(
                 f"config.train.milestones is {tuple(train.milestones)}, but must be growing steps "
                 f"after the warm-up, which ends at step {train.warmup}."

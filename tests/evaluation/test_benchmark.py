@@ -278,7 +278,8 @@ def test_validator_scores_every_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sets", "sentence"), [((), "config.eval.sets"), (("samples", "Absent"), "Absent")]
+    ("sets", "sentence"),
+    [((), "config.eval.sets"), ((3,), "config.eval.sets is"), (("samples", "Absent"), "Absent")],
 )
 def test_validator_refuses_missing_sets_at_once(
     tmp_path: Path, sets: tuple[str, ...], sentence: str

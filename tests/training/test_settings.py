@@ -34,6 +34,10 @@ def test_the_defaults_pass(tiny):
             {"train.schedule": "multistep", "train.milestones": (3, 3)},
             "config.train.milestones is (3, 3), but must be growing steps",
         ),
+        (
+            {"train.schedule": "multistep", "train.milestones": ("late",)},
+            "config.train.milestones is ('late',), but must be growing steps",
+        ),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(tiny, fields, sentence):
