@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(file: str | Path, *, memory: int | None = None) -> "Upscaler":
-    """Loads a packed model: ``binsr_jax.load("model.binsr").upscale(image)``.
+def load(file: str | Path | None = None, *, memory: int | None = None) -> "Upscaler":
+    """Loads a packed model: ``binsr_jax.load().upscale(image)``.
 
     Args:
-        file: what ``binsr pack`` made.
+        file: what ``binsr pack`` made; by default the network that comes with the package, which
+            enlarges twice.
         memory: bytes of working memory; see ``binsr_jax.deploy.upscaler.load``.
 
     Raises:
@@ -21,4 +22,4 @@ def load(file: str | Path, *, memory: int | None = None) -> "Upscaler":
     """
     from binsr_jax.deploy import upscaler  # here, so that the package itself is imported quickly
 
-    return upscaler.load(file, memory=memory)
+    return upscaler.load(upscaler.PRETRAINED if file is None else file, memory=memory)

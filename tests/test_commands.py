@@ -112,7 +112,6 @@ def test_an_output_that_cannot_be_written_is_one_sentence(workdir, tmp_path, cap
     [
         [],
         ["paint"],
-        ["info"],
         ["info", "--colour", "x"],
         ["cost"],
         ["cost", "--config", "x", "--model", "y"],

@@ -6,11 +6,19 @@ from pathlib import Path
 from binsr_jax import cost
 from binsr_jax.config import Config
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
+from binsr_jax.deploy.upscaler import PRETRAINED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr info``."""
-    parser.add_argument("model", type=Path, metavar="FILE", help="a model file of binsr pack")
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs="?",
+        default=PRETRAINED,
+        metavar="FILE",
+        help="a model file of binsr pack (default: the one that comes with the package)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

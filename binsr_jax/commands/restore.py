@@ -1,13 +1,27 @@
-"""Remove noise or JPEG artifacts from images with a packed model; the same as binsr upscale.
+"""Remove noise or JPEG artifacts from images with a packed model.
 
 Outputs have the size of their images and are called like them with a suffix, photo_restored.png,
 beside them or in the folder given with -o. A model for JPEG works an image's luma and leaves its
-chroma as it is.
+chroma as it is. All else is as in binsr upscale.
 
-    binsr restore -m denoise.binsr -i photo.png
-    binsr restore -m jpeg.binsr -i 'album/**/*.jpg' -o clean/ -f png
+    binsr restore photo.png -m denoise.binsr
+    binsr restore 'album/**/*.jpg' -o clean/ -f png -m jpeg.binsr
 """
 
-from binsr_jax.commands.upscale import add_arguments, run
+import argparse
 
-__all__ = ["add_arguments", "run"]
+from binsr_jax.commands import upscale
+from binsr_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags of ``binsr restore``: those of ``binsr upscale``."""
+    upscale.add_arguments(parser)
+    parser.set_defaults(model=None)  # the packaged model enlarges
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs ``binsr restore``."""
+    if args.model is None:
+        raise UserError("No model is named: give a model file of binsr pack with -m.")
+    return upscale.run(args)

@@ -1,4 +1,4 @@
-"""Enlarge images with a packed model, or restore them with one that does not enlarge.
+"""Enlarge images: twice with the network that comes with the package, or as a model file says.
 
 Outputs are called like their images with a suffix, such as photo_x2.png or photo_restored.png, and
 lie beside them or in the folder given with -o. Outputs that are there are left alone, so a run that
@@ -8,9 +8,8 @@ named at the end, and the exit status is 1.
 Large images are worked in tiles that overlap by as far as the network looks, with the same result
 as in one piece. Memory: about 8 + 6 scale^2 bytes for each pixel of an image, and --memory.
 
-    binsr upscale -m model.binsr -i photo.jpg
-    binsr upscale -m model.binsr -i photos/ 'scans/**/*.tif' -o large/ -f png
-    binsr restore -m denoise.binsr -i photo.png
+    binsr upscale photo.jpg
+    binsr upscale photos/ 'scans/**/*.tif' -o large/ -f png -m model.binsr
 """
 
 import argparse
@@ -21,7 +20,7 @@ from collections.abc import Callable
 
 from binsr_jax.cli import keep_compiled_programs
 from binsr_jax.deploy.upscale import FORMATS, Options, find_images, plan_jobs, run_jobs
-from binsr_jax.deploy.upscaler import load
+from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.errors import UserError
 
 
@@ -29,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr upscale``."""
     defaults = Options()
     add = parser.add_argument
-    add("-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders, patterns")
+    add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
+    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="the same")
     add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
-    add("-m", "--model", required=True, metavar="FILE", help="the packed model")
+    add("-m", "--model", metavar="FILE", default=PRETRAINED, help="a model file of binsr pack")
     add("-s", "--scale", type=int, help="checked against the model's")
     add("-t", "--tile", type=_whole(1), default=0, help="side of tiles (default: by the memory)")
     formats = [ending[1:] for ending in FORMATS]
@@ -58,13 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs ``binsr upscale``."""
     memory = round(args.memory * 2**30) if args.memory else None
-    files = find_images(args.input)
+    inputs = [*args.images, *args.input]
+    if not inputs:
+        raise UserError("No image is named: binsr upscale PATH takes files, folders and patterns.")
+    files = find_images(inputs)
     keep_compiled_programs()
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
         raise UserError(
             f"The model {args.model} enlarges {upscaler.scale} times, not {args.scale}: leave out "
-            "-s, or take another model."
+            "-s, or take another model with -m."
         )
     enlarges = upscaler.scale > 1
     usual = f"_x{upscaler.scale}" if enlarges else "_restored"

@@ -18,6 +18,9 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
 from binsr_jax.errors import UserError
 
+# The network that comes with the package; docs/models.md says what it is.
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "sr_x2.binsr"
+
 # The working memory of a tile unless another is asked for; or a quarter of what is available, if
 # that is less.
 DEFAULT_MEMORY = 2**30
@@ -257,11 +260,11 @@ class Upscaler:
         return output.reshape(height, width, *image.shape[2:])
 
 
-def load(file: str | Path, *, memory: int | None = None) -> Upscaler:
+def load(file: str | Path = PRETRAINED, *, memory: int | None = None) -> Upscaler:
     """Loads a packed model (``binsr pack`` makes one) to enlarge images with it.
 
     Args:
-        file: a model file.
+        file: a model file; by default the one that comes with the package, which enlarges twice.
         memory: bytes of working memory for a tile; 1 GiB by default, or a quarter of what is
             available if that is less. Images and their outputs come on top.
 

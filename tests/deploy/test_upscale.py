@@ -417,6 +417,18 @@ def test_mistakes_are_one_sentence(run, folder, capsys, mistake):
     assert files_in(folder) == before
 
 
+def test_without_an_image_it_says_what_is_missing(run, capsys):
+    assert run() == 1
+    assert "No image is named" in capsys.readouterr().err
+
+
+def test_images_are_named_with_and_without_the_flag(run, folder):
+    for name in "ab":
+        save(folder / f"{name}.png", photo(4, 4))
+    assert run(folder / "a.png", "-i", folder / "b.png") == 0
+    assert files_in(folder) == ["a.png", "a_x2.png", "b.png", "b_x2.png"]
+
+
 @pytest.mark.parametrize(
     "arguments", [["-t", "-1"], ["-f", "gif"], ["--quality", "101"], ["--memory", "0"], ["-t", "x"]]
 )
