@@ -12,7 +12,8 @@ from binsr_jax.deploy.upscaler import PRETRAINED
 from binsr_jax.evaluation.metrics import psnr
 from binsr_jax.ops.image import imresize_uint8
 
-HELD_OUT = sorted((SAMPLES / "valid").glob("*.png"))
+# Not held out from this network, which was trained on other crops of them too: see docs/models.md.
+PHOTOGRAPHS = sorted((SAMPLES / "valid").glob("*.png"))
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,9 @@ def test_is_small():
     assert PRETRAINED.stat().st_size < 1_000_000
 
 
-def test_beats_bicubic_on_photographs_that_it_has_not_seen(upscaler):
+def test_beats_bicubic(upscaler):
     gains = []
-    for file in HELD_OUT:
+    for file in PHOTOGRAPHS:
         hq = read_rgb(file)
         hq = hq[: hq.shape[0] // 2 * 2, : hq.shape[1] // 2 * 2]
         lq = imresize_uint8(hq, 1 / 2)
