@@ -417,6 +417,12 @@ def test_mistakes_are_one_sentence(run, folder, capsys, mistake):
     assert files_in(folder) == before
 
 
+def test_restoring_asks_for_a_model(folder, capsys):
+    save(folder / "a.png", photo(4, 4))
+    assert main(["restore", str(folder / "a.png")]) == 1
+    assert "with -m" in capsys.readouterr().err
+
+
 def test_without_an_image_it_says_what_is_missing(run, capsys):
     assert run() == 1
     assert "No image is named" in capsys.readouterr().err
