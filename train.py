@@ -5,16 +5,15 @@ as in ``--config.train.steps=5000``; ``binsr_jax/config.py`` lists them.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
 from binsr_jax import cli, models
-from binsr_jax.evaluation.benchmark import restorer, validator
+from binsr_jax.evaluation.benchmark import network_validator
 from binsr_jax.tasks import task_of
-from binsr_jax.training.loop import Pictures, Scores, train
+from binsr_jax.training.loop import train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe: configs/NAME.py[:variant].")
 WORKDIR = flags.DEFINE_string(
@@ -32,12 +31,7 @@ def main(argv: Sequence[str]) -> int:
         jax.distributed.initialize()
     config, workdir = CONFIG.value, str(WORKDIR.value)
     model = models.build(config.model, config.scale, task_of(config).channels)
-    score = validator(config)
-
-    def validate(variables: dict[str, Any], step: int) -> tuple[Scores, Pictures]:
-        return score(restorer(model, variables), step)
-
-    return train(config, workdir, validate)
+    return train(config, workdir, network_validator(config, model))
 
 
 if __name__ == "__main__":

@@ -282,6 +282,18 @@ def validator(
     return validate
 
 
+def network_validator(
+    config: Config, model: nn.Module
+) -> Callable[[Mapping[str, Any], int], tuple[dict[str, float], dict[str, np.ndarray]]]:
+    """The `validator` of a network, as a function of its variables and the step.
+
+    Raises:
+      UserError: as `validator`.
+    """
+    validate = validator(config)
+    return lambda variables, step: validate(restorer(model, variables), step)
+
+
 def _scores(restored: np.ndarray, hq: np.ndarray, task: Task) -> dict[str, float]:
     return {name: SCORES[name](restored, hq, task.border, task.luma) for name in task.scores}
 

@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from binsr_jax import models
 from binsr_jax.config import Config, config_from_json
 from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
-from binsr_jax.evaluation.benchmark import restorer, validator
+from binsr_jax.evaluation.benchmark import network_validator, validator
 from binsr_jax.studies.rows import Row
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import differences, load_model
 from binsr_jax.training.journal import read_log
-from binsr_jax.training.loop import Pictures, Scores, train
+from binsr_jax.training.loop import train
 from binsr_jax.training.settings import check_settings
 from binsr_jax.training.workdir import replace_text, writing_to
 
@@ -124,21 +124,6 @@ def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
         yield result
 
 
-def validation(config: Config) -> Callable[[dict[str, Any], int], tuple[Scores, Pictures]]:
-    """The validation of a config's network, as ``training.loop.train`` wants it.
-
-    Raises:
-        UserError: A benchmark set is missing.
-    """
-    model = models.build(config.model, config.scale, task_of(config).channels)
-    score = validator(config)
-
-    def validate(variables: dict[str, Any], step: int) -> tuple[Scores, Pictures]:
-        return score(restorer(model, variables), step)
-
-    return validate
-
-
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -158,7 +143,8 @@ def _check_settings_of(workdir: Path, config: Config) -> None:
 
 def _train(config: Config, workdir: Path) -> tuple[dict[str, float], float | None]:
     """Trains a row to its end, if that was not done, scores it and notes what came of it."""
-    validate = validation(config)
+    model = models.build(config.model, config.scale, task_of(config).channels)
+    validate = network_validator(config, model)
     saved = (workdir / "checkpoints" / str(config.train.steps)).is_dir()
     if not saved or _last_scores(workdir, config) is None:
         status = train(config, str(workdir), validate)
