@@ -187,7 +187,7 @@ DESCRIPTIONS = {
     r"not within": lambda d: d["config"]["model"].update(amplification=1e300),
     "unit is 'x'": lambda d: d["config"]["model"].update(unit="x"),
     "scale is 7": lambda d: d["config"].update(scale=7),
-    "task is 'denoise'": lambda d: d["config"].update(task="denoise"),
+    "task is 'paint'": lambda d: d["config"].update(task="paint"),
     "kernels are not those": lambda d: d["kernels"].popitem(),
     "no tensor": lambda d: d["config"]["model"].update(residual_attention="se"),
     "its kernels|is not F32": lambda d: d["config"]["model"].update(features=6),
