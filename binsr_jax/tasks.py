@@ -7,6 +7,11 @@ from binsr_jax.config import Config
 from binsr_jax.errors import UserError
 
 
+def scored_set(name: str, level: int) -> str:
+    """What a benchmark set is called at a level of degradation: "CBSD68-15"; without one, 0."""
+    return f"{name}-{level}" if level else name
+
+
 @dataclass(frozen=True)
 class Task:
     """A restoration task and the protocol that its papers score it by.
@@ -44,7 +49,7 @@ class Task:
 
     def scored_sets(self, name: str) -> tuple[str, ...]:
         """What a benchmark set is called in scores: one name for each level, "CBSD68-15"."""
-        return tuple(f"{name}-{level}" for level in self.levels) or (name,)
+        return tuple(scored_set(name, level) for level in self.levels or (0,))
 
 
 _SCALES = (2, 3, 4)

@@ -29,8 +29,6 @@ _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65_535, np.dtype(np.floa
 # Luma, and grey of what a colour network makes of a grey image (ITU-R BT.601, as Pillow's "L" and
 # as in JPEG files).
 _GREY = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))
-
-
 _NOISY = (-3, 4)  # an image with noise of the largest sigma lies within, one in 0..255 never
 
 

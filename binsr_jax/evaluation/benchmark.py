@@ -23,7 +23,7 @@ from binsr_jax.data.sources import SAMPLES
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
 from binsr_jax.evaluation.metrics import SCORES
-from binsr_jax.tasks import Task, task_of
+from binsr_jax.tasks import Task, scored_set, task_of
 
 Restore = Callable[[np.ndarray], np.ndarray]
 """From an input ``[h, w, C]``, uint8 or float32 in about 0..1, to uint8 ``[s h, s w, C]``."""
@@ -143,7 +143,7 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
       UserError: the folder is missing or has no images, or an HR image has no LR image.
     """
     level = level or (task.levels[0] if task.levels else 0)
-    title = f"{name}-{level}" if level else name
+    title = scored_set(name, level)
     name, at, side = name.rpartition("@") if "@" in name else (name, "", "0")
     if not side.isdecimal() or (at and not int(side)):
         raise UserError(
