@@ -23,6 +23,8 @@ from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.models.backbone import UPSAMPLING_STEPS
 from binsr_jax.models.edsr import DIV2K_MEAN
+from binsr_jax.nn.packed import PackedConv
+from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import unpack_weights
 
@@ -257,15 +259,14 @@ def packed(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     return lambda x: engine.run(x[0])[None]
 
 
-class _FloatKernelConv(nn.Module):
-    """The convolution with a float kernel that holds the scale: ``[B, H, W, I] -> [.., O]``."""
-
-    features: int
-    weight_scale: str = "mean"
+class _FloatKernelConv(PackedConv):
+    """The same convolution, with a float kernel that holds the scale."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (3, 3, x.shape[-1], self.features)
+    def __call__(
+        self, x: jax.Array, signs: bool = True, train: bool = False, progress: Progress = 0.0
+    ) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         return conv2d(x, self.param("kernel", nn.initializers.zeros, shape))
 
 
