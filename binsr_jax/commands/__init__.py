@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "restore": "remove noise or JPEG artifacts from images with a packed model",
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
+    "unpack": "make a work dir of a model file, to train it further",
     "info": "say what a model file is",
     "cost": "count a network's parameters, operations and bytes",
     "configs": "list recipes with their costs and published scores",

@@ -9,9 +9,7 @@ without running code from it (pip install 'binsr-jax[torch]'). Features and bloc
 """
 
 import argparse
-import hashlib
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,11 @@ import numpy as np
 import safetensors.numpy
 
 from binsr_jax import models
-from binsr_jax.config import Config, config_to_json
 from binsr_jax.errors import UserError
 from binsr_jax.models.official import ARCHITECTURES, official_config
 from binsr_jax.models.torch_weights import from_torch
 from binsr_jax.tasks import task_of
-from binsr_jax.training.checkpoint import Checkpoints
-from binsr_jax.training.state import TrainState, make_optimizer
-from binsr_jax.training.workdir import claim, replace_text, writing_to
+from binsr_jax.training.transfer import digest, start_run
 
 # What training code wraps the weights in; an average of them is what its authors score.
 _WRAPPERS = ("params_ema", "params", "state_dict")
@@ -62,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         params = from_torch(state, shapes)
     except UserError as error:
         raise UserError(f"{args.file} as {args.arch}: {error}.") from error
-    _save(config.lock(), params, args.output, args.file)
+    start_run(args.output, config.lock(), params, f"imported {digest(args.file)}")
     model = config.model
     print(
         f"{args.output}: {task_of(config).name}, {model.name} of {model.blocks} blocks of "
@@ -122,20 +117,3 @@ def _read_torch(path: Path) -> Any:
 
 def _is_dict(content: Any, name: str) -> bool:
     return isinstance(content, Mapping) and isinstance(content.get(name), Mapping)
-
-
-def _save(config: Config, params: Any, workdir: Path, source: Path) -> None:
-    """A work dir whose one checkpoint, of step 0, holds these parameters."""
-    workdir = workdir.expanduser().absolute()
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    params = jax.tree.map(jnp.asarray, params)
-    moments = make_optimizer(config.train).init(params)
-    state = TrainState(jnp.zeros((), jnp.int32), params, {}, moments, None)
-    with claim(workdir), Checkpoints(workdir) as checkpoints:
-        if checkpoints.latest_step() is not None:
-            raise UserError(f"{workdir} holds a trained network already: name another folder.")
-        checkpoints.save(state, config, data=f"imported {digest[:16]}")
-        checkpoints.wait()
-        with writing_to(workdir):
-            replace_text(workdir / "config.json", json.dumps(config_to_json(config), indent=2))

@@ -1,7 +1,10 @@
-"""What a run takes over from another: the parameters that it starts from, or a teacher."""
+"""What a run takes over: the parameters that it starts from, or a teacher."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,17 +14,49 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from binsr_jax import models
-from binsr_jax.config import Config
+from binsr_jax.config import Config, config_to_json
 from binsr_jax.errors import UserError
 from binsr_jax.nn.units import UNITS
 from binsr_jax.ops.binarize import mean_scale
 from binsr_jax.tasks import task_of
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.devices import place_state
-from binsr_jax.training.state import TrainState
+from binsr_jax.training.state import TrainState, make_optimizer
+from binsr_jax.training.workdir import claim, replace_text, writing_to
 
 _Path = tuple[str, ...]
 Teacher = Callable[[jax.Array], jax.Array]
+
+
+def start_run(workdir: Path, config: Config, params: Any, data: str) -> None:
+    """Makes a work dir whose one checkpoint, of step 0, holds these parameters.
+
+    Args:
+        workdir: a new folder, or one without checkpoints.
+        config: a full config of the network.
+        params: its parameters.
+        data: what is to stand where a run has the fingerprint of its training data.
+
+    Raises:
+        UserError: the work dir holds a trained network, is in use, or cannot be written.
+    """
+    workdir = workdir.expanduser().absolute()
+    params = jax.tree.map(jnp.asarray, params)
+    moments = make_optimizer(config.train).init(params)
+    state = TrainState(jnp.zeros((), jnp.int32), params, {}, moments, None)
+    with claim(workdir), Checkpoints(workdir) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            raise UserError(f"{workdir} holds a trained network already: name another folder.")
+        checkpoints.save(state, config, data=data)
+        checkpoints.wait()
+        with writing_to(workdir):
+            replace_text(workdir / "config.json", json.dumps(config_to_json(config), indent=2))
+
+
+def digest(path: Path) -> str:
+    """The first 16 digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def initialised(state: TrainState, config: Config) -> TrainState:

@@ -1,0 +1,51 @@
+"""From a packed network back to one that can be trained: bits become latent weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from binsr_jax import models
+from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.errors import UserError
+from binsr_jax.ops.packed import unpack_weights
+
+
+def unpack_params(model: PackedModel) -> dict[str, Any]:
+    """The parameters of a network that packs to this one.
+
+    A packed kernel has lost its latent weights. They become ``scale * signs``, from which the
+    binary convolution makes the same signs and, up to rounding, the same scale: the network is the
+    same, and what its training forgot is how near each weight was to a change of its sign.
+
+    Args:
+        model: what ``deploy.model_file.load_model_file`` reads.
+
+    Returns:
+        The ``params`` of ``models.build(config.model, config.scale, channels)``.
+
+    Raises:
+        UserError: batch normalisation was folded into its scales, which cannot be undone.
+    """
+    channels = model.task.channels
+    network = models.build(model.config.model, model.config.scale, channels)
+    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    if variables.keys() != {"params"}:
+        raise UserError(
+            f"The batch normalisation of its units ({model.config.model.unit}) is folded into the "
+            "scales, so it cannot be trained on: train from the work dir that it was packed from."
+        )
+    given: dict[tuple[str, ...], Any] = flatten_dict(model.params)
+    params = {}
+    for path, leaf in flatten_dict(variables["params"]).items():
+        words = (*path[:-1], "words")
+        if path[-1] != "kernel" or words not in given:
+            params[path] = given[path]
+            continue
+        # A scale of 0 would lose the signs, which the gradient may yet want.
+        scale = np.maximum(np.abs(given[*path[:-1], "scale"]), np.finfo(np.float32).tiny)
+        params[path] = unpack_weights(jnp.asarray(given[words]), leaf.shape[2]) * scale
+    return unflatten_dict(params)

@@ -1,0 +1,75 @@
+"""A packed network, made into a run that goes on from it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from binsr_jax.commands import main
+from binsr_jax.deploy.model_file import load_model_file, save_model
+from binsr_jax.deploy.pack import from_workdir, pack_params
+from binsr_jax.deploy.unpack import unpack_params
+from binsr_jax.deploy.upscaler import PRETRAINED
+from binsr_jax.errors import UserError
+from binsr_jax.training.checkpoint import load_model
+
+NETWORKS = [
+    {"features": 33},
+    {"features": 33, "weight_scale": "learnable", "binary_attention": "se"},
+    {"unit": "bbcu", "scale": 4, "head": "binary", "tail": "binary", "bias": "all"},
+    {"unit": "residual", "body_end": "conv", "upsampler": "float"},
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_packing_gives_back_what_was_unpacked(make_model, network):
+    model = make_model(**network)
+    packed = pack_params(model.config, {"params": unpack_params(model)})
+    before, after = flatten_dict(model.params), flatten_dict(packed)
+    assert before.keys() == after.keys()
+    for name, leaf in before.items():
+        if name[-1] == "scale":  # a mean of equal numbers, up to the rounding of their sum
+            np.testing.assert_allclose(after[name], leaf, rtol=1e-5)
+        else:
+            np.testing.assert_array_equal(after[name], leaf)
+
+
+def test_a_scale_of_zero_keeps_the_signs(make_model):
+    model = make_model()
+    leaves = flatten_dict(model.params)
+    name = ("body_0", "conv", "scale")
+    leaves[name] = np.zeros_like(leaves[name])
+    params = jax.tree_util.tree_map(lambda leaf: leaf, model.params)
+    params["body_0"]["conv"]["scale"] = leaves[name]
+    packed = pack_params(
+        model.config, {"params": unpack_params(dataclasses.replace(model, params=params))}
+    )
+    words = ("body_0", "conv", "words")
+    np.testing.assert_array_equal(flatten_dict(packed)[words], leaves[words])
+    assert np.abs(flatten_dict(packed)[name]).max() < 1e-30
+
+
+def test_folded_normalisation_is_refused(make_model):
+    with pytest.raises(UserError, match=r"batch normalisation of its units \(reactnet\) is folded"):
+        unpack_params(make_model(unit="reactnet"))
+
+
+def test_the_packaged_model_becomes_a_run(tmp_path, capsys):
+    assert main(["unpack", "-o", str(tmp_path / "box")]) == 0
+    assert "edsr of 16 blocks of 64 channels" in capsys.readouterr().out
+    config, _, variables, step = load_model(tmp_path / "box")
+    box = load_model_file(PRETRAINED)
+    assert (step, config.model) == (0, box.config.model)
+    assert from_workdir(tmp_path / "box").provenance["data"].startswith("unpacked ")
+    words = flatten_dict(pack_params(config, variables))[("body_7", "conv", "words")]
+    np.testing.assert_array_equal(words, flatten_dict(box.params)[("body_7", "conv", "words")])
+    assert main(["unpack", "-o", str(tmp_path / "box")]) == 1
+    assert "holds a trained network already" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_unpacked_is_named(make_model, tmp_path, capsys):
+    save_model(tmp_path / "net.binsr", make_model(unit="bnn"))
+    assert main(["unpack", str(tmp_path / "net.binsr"), "-o", str(tmp_path / "run")]) == 1
+    assert "net.binsr: The batch normalisation" in capsys.readouterr().err
