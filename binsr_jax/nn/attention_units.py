@@ -53,7 +53,7 @@ class AttentionUnit(_Attended):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        y = RPReLU(name="rprelu")(self._bconv(x, train, progress))
+        y = self._branch(x, train, progress)
         return self._scaled("binary", y) + self._scaled("residual", x)
 
     def _scaled(self, branch: str, x: jax.Array) -> jax.Array:

@@ -135,6 +135,36 @@ class BinaryConv(nn.Module):
         )
 
 
+def binary_branch(
+    x: jax.Array,
+    rsign: RSign,
+    conv: nn.Module,
+    rprelu: RPReLU,
+    train: bool = False,
+    progress: Progress = 0.0,
+    blend: bool = False,
+    skip: bool = False,
+) -> jax.Array:
+    """``rprelu(conv(rsign(x)))``, and ``+ x`` with ``skip``: ``[B, H, W, I] -> [B, H, W, O]``.
+
+    A packed convolution works the whole of it as one function of the parameters of the three.
+
+    Args:
+        x: as above.
+        rsign, conv, rprelu: bound to the module that calls this.
+        train, progress: as of a unit.
+        blend: as ``RSign`` takes it.
+        skip: whether x is added.
+    """
+    fused = getattr(conv, "branch", None)
+    if fused is not None and not conv.is_initializing():
+        threshold = rsign.variables.get("params", {}).get("threshold")
+        return fused(x, threshold, rprelu.variables["params"], skip)
+    signs = rsign(x, progress, blend)
+    y = rprelu(conv(signs, signs=not blend, train=train, progress=progress))
+    return y + x if skip else y
+
+
 def _folded(
     weights: jax.Array, bias: jax.Array | None, norm: nn.BatchNorm | None
 ) -> dict[str, jax.Array]:

@@ -6,16 +6,21 @@ its place the parameters are those of a model file, whatever the words of a kern
 ``FloatConv`` the same parameters are worked in floats, to compare with.
 """
 
+from collections.abc import Mapping
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from binsr_jax.ops.binarize import Progress
+from binsr_jax.ops.activation import rprelu
+from binsr_jax.ops.binarize import Progress, rsign
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import (
     int8_conv,
     pack_activations,
+    packed_branch,
     packed_conv,
     unpack_weights,
     word_count,
@@ -50,6 +55,32 @@ class PackedConv(nn.Module):
         words = self.param("words", nn.initializers.zeros, shape, jnp.uint32)
         return self._scaled(self._convolve(x, words))
 
+    def branch(
+        self,
+        x: jax.Array,
+        threshold: jax.Array | None,
+        rprelu: Mapping[str, jax.Array],
+        skip: bool,
+    ) -> jax.Array:
+        """``RPReLU(conv(sign(x - threshold)))``, and ``+ x`` with ``skip``, in one function.
+
+        Args:
+            x: f32 ``[B, H, W, I]``.
+            threshold: f32 ``[I]``, of ``RSign``; none is 0.
+            rprelu: the parameters of ``RPReLU``.
+            skip: whether x is added.
+
+        Returns:
+            f32 ``[B, H, W, features]``.
+        """
+        own = self.variables["params"]
+        threshold = jnp.zeros(x.shape[-1:], x.dtype) if threshold is None else threshold
+        bias = own.get("bias", jnp.zeros_like(own["scale"]))
+        shifts = (rprelu["shift_in"], rprelu["slope"], rprelu["shift_out"])
+        arrays = (x, threshold, own["words"], own["scale"], bias, *shifts)
+        cpu, default = (partial(f, skip=skip) for f in (packed_branch, _branch_by_int8))
+        return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
     def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
         return lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8)
 
@@ -64,12 +95,16 @@ class PackedConv(nn.Module):
 class FloatConv(PackedConv):
     """The same, by the convolution of floats that are +1 and -1."""
 
+    branch = None
+
     def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
         return conv2d(x, unpack_weights(words, x.shape[-1]))
 
 
 class SignConv(PackedConv):
     """The same, but for the layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
+
+    branch = None
 
     @nn.compact
     def __call__(
@@ -94,3 +129,17 @@ def _by_bits(x: jax.Array, words: jax.Array) -> jax.Array:
 
 def _by_int8(x: jax.Array, words: jax.Array) -> jax.Array:
     return int8_conv(x, unpack_weights(words, x.shape[-1]))
+
+
+def _branch_by_int8(
+    x: jax.Array,
+    threshold: jax.Array,
+    words: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *rprelu_parameters: jax.Array,
+    skip: bool,
+) -> jax.Array:
+    y = _by_int8(rsign(x, threshold), words).astype(x.dtype) * scale + bias
+    y = rprelu(y, *rprelu_parameters)
+    return y + x if skip else y

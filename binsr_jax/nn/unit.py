@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from binsr_jax.nn.binary import BinaryConv, RSign
+from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign, binary_branch
 from binsr_jax.ops.binarize import Progress
 
 
@@ -80,7 +80,19 @@ class BinaryUnit(Unit):
             surrogate: of the sign's gradient, where the unit has its own.
             options: of ``BinaryConv``.
         """
-        blend = train and self.progressive != "none"
-        signs = RSign(surrogate or self.surrogate, learnable, name="rsign")(x, progress, blend)
+        signs = RSign(surrogate or self.surrogate, learnable, name="rsign")
         conv = self.conv(x.shape[-1], **options, name="conv")
-        return conv(signs, signs=not blend, train=train, progress=progress)
+        blend = self._blends(train)
+        return conv(signs(x, progress, blend), signs=not blend, train=train, progress=progress)
+
+    def _branch(
+        self, x: jax.Array, train: bool, progress: Progress, skip: bool = False
+    ) -> jax.Array:
+        """``RPReLU(bconv(RSign(x)))``, with "rprelu" too; and ``+ x`` with ``skip``."""
+        rsign = RSign(self.surrogate, name="rsign")
+        conv = self.conv(x.shape[-1], name="conv")
+        rprelu = RPReLU(name="rprelu")
+        return binary_branch(x, rsign, conv, rprelu, train, progress, self._blends(train), skip)
+
+    def _blends(self, train: bool) -> bool:
+        return train and self.progressive != "none"

@@ -123,7 +123,7 @@ class BBCU(BinaryUnit):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return RPReLU(name="rprelu")(self._bconv(x, train, progress)) + x
+        return self._branch(x, train, progress, skip=True)
 
 
 class IRNet(BinaryUnit):

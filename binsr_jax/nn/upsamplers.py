@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from binsr_jax.nn.binary import FOLDED, BinaryConv, RPReLU, RSign
+from binsr_jax.nn.binary import FOLDED, BinaryConv, RPReLU, RSign, binary_branch
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.fence import call_apart
 from binsr_jax.ops.binarize import Progress
@@ -58,9 +58,9 @@ class BinaryUpsampler(nn.Module):
         return y + upsample_nearest(x, self.scale)
 
     def _branch(self, x: jax.Array, progress: Progress) -> jax.Array:
-        y = RSign(self.surrogate, name="rsign")(x)
-        y = self.conv(x.shape[-1] * self.scale**2, name="conv")(y, progress=progress)
-        return RPReLU(name="rprelu")(y)
+        rsign = RSign(self.surrogate, name="rsign")
+        conv = self.conv(x.shape[-1] * self.scale**2, name="conv")
+        return binary_branch(x, rsign, conv, RPReLU(name="rprelu"), progress=progress)
 
     def _reordered(self, variables: Mapping[str, Any], split: tuple[int, int]) -> dict[str, Any]:
         """The variables with their ``C r^2`` output channels, as a matrix, transposed."""

@@ -21,12 +21,16 @@ neighbouring bits would be a reduction over the minor axis, several times slower
 the last channel are 0 in both operands and cancel.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from binsr_jax.ops import native
+from binsr_jax.ops.activation import rprelu
 
 WORD_BITS = 32
 _BYTE_BITS = 8
@@ -101,6 +105,8 @@ def unpack_weights(w_bits: jax.Array, in_channels: int) -> jax.Array:
 def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.Array:
     """Convolves signs with signs by XNOR and population count; stride 1, zero padding.
 
+    On CPU it is native code where there is such (``ops.native``), which gives the same.
+
     Args:
         x_bits: uint32 ``[B, H, W, words]`` of `pack_activations`.
         w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
@@ -114,6 +120,76 @@ def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.A
         TypeError: an operand is not uint32.
     """
     _check_packed(x_bits, w_bits, in_channels)
+    by_xla = partial(_packed_conv, in_channels=in_channels)
+    form = native.form_for(x_bits, w_bits)
+    if form == "xla":
+        return by_xla(x_bits, w_bits)
+
+    def natively(x_bits: jax.Array, w_bits: jax.Array) -> jax.Array:
+        return native.packed_conv(x_bits, w_bits, in_channels, form).astype(jnp.int32)
+
+    return lax.platform_dependent(x_bits, w_bits, cpu=natively, default=by_xla)
+
+
+def packed_branch(
+    x: jax.Array,
+    threshold: jax.Array,
+    w_bits: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    shift_in: jax.Array,
+    slope: jax.Array,
+    shift_out: jax.Array,
+    skip: bool = False,
+) -> jax.Array:
+    """A binary branch (BBCU, figure 1: V4, with the residual) on packed weights.
+
+        y = rprelu(scale * packed_conv(x > threshold, w) + bias)      (+ x with ``skip``)
+
+    On CPU it is one pass over x in native code where there is such (``ops.native``), which saves
+    the memory's time; equal but for the rounding of ``bias - shift_in``.
+
+    Args:
+        x: f32 ``[B, H, W, C]``.
+        threshold: f32 ``[C]``.
+        w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
+        scale, bias: f32 ``[O]``.
+        shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
+        skip: whether x is added; then O is C.
+
+    Returns:
+        f32 ``[B, H, W, O]``.
+
+    Raises:
+        ValueError, TypeError: as `packed_conv`; or with ``skip`` O is not C.
+    """
+    _check_floats("packed_branch", "x", x, "[B, H, W, C]")
+    channels, outputs = x.shape[-1], w_bits.shape[-1]
+    if skip and channels != outputs:
+        raise ValueError(f"packed_branch: no skip from {channels} channels to {outputs}")
+
+    def by_xla(x: jax.Array, *arrays: jax.Array) -> jax.Array:
+        threshold, w_bits, scale, bias, *rprelu_parameters = arrays
+        dot = packed_conv(_pack_last(x > threshold), w_bits, channels).astype(jnp.float32)
+        y = rprelu(dot * scale + bias, *rprelu_parameters)
+        return y + x if skip else y
+
+    arrays = (x, threshold, w_bits, scale, bias, shift_in, slope, shift_out)
+    form = native.form_for(x, w_bits)
+    if form == "xla":
+        return by_xla(*arrays)
+    _check_packed(jax.eval_shape(_pack_last, x > threshold), w_bits, channels)
+
+    def natively(x: jax.Array, *arrays: jax.Array) -> jax.Array:
+        threshold, w_bits, scale, bias, shift_in, slope, shift_out = arrays
+        epilogue = jnp.stack([scale, bias - shift_in, slope, shift_out])
+        return native.packed_branch(x, threshold, w_bits, epilogue, skip, form)
+
+    return lax.platform_dependent(*arrays, cpu=natively, default=by_xla)
+
+
+def _packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.Array:
+    """``packed_conv`` as XLA compiles it."""
     _, H, W, words = x_bits.shape
     kh, kw = w_bits.shape[:2]
     x_bits = jnp.pad(x_bits, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))

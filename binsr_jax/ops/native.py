@@ -1,0 +1,184 @@
+"""The packed convolution in native code, where the machine can make and run it.
+
+XLA's programs for CPUs count bits well where there is an instruction for it, and slowly elsewhere;
+and they write features to memory where one pass would do. ``packed_conv.cc`` has forms for x86-64
+with AVX2 and with AVX-512. It is compiled once for the CPU at hand, by the machine's C++ compiler
+and with the headers that come with jaxlib, into ``~/.cache/binsr-jax``. Without a compiler, and on
+other CPUs, XLA's form is used: the integers are the same.
+
+The environment variable BINSR_KERNEL names a form, or ``xla`` for none of them.
+"""
+
+import ctypes
+import functools
+import hashlib
+import inspect
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+_SOURCE = Path(__file__).with_name("packed_conv.cc")
+_FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared")
+_SECONDS = 120  # for the compiler
+# The forms of packed_conv.cc, the fastest first, and what the compiler defines where the CPU can
+# run them. The last is for tests to compare with.
+_FORMS = {
+    "population": "__AVX512VPOPCNTDQ__",
+    "table": "__AVX2__",
+    "portable": "__x86_64__",
+}
+
+
+def forms() -> tuple[str, ...]:
+    """The native forms that this machine can make and run, the fastest first."""
+    defined = _compiler()[1].split()
+    return tuple(form for form, macro in _FORMS.items() if macro in defined)
+
+
+@functools.cache
+def chosen_form() -> str:
+    """The form that convolutions are traced with: of `forms`, or ``"xla"``.
+
+    Raises:
+        ValueError: BINSR_KERNEL names none that there is.
+    """
+    wanted = os.environ.get("BINSR_KERNEL", "")
+    if wanted and wanted not in (*forms(), "xla"):
+        raise ValueError(f"BINSR_KERNEL is {wanted!r}: choose from {', '.join((*forms(), 'xla'))}")
+    form = wanted or next((form for form in forms() if form != "portable"), "xla")
+    return form if form != "xla" and load(form) else "xla"
+
+
+def form_for(x: jax.Array, w_bits: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` for a convolution whose result 16 bits do not hold."""
+    kh, kw, words, _ = w_bits.shape
+    fits = 0 not in x.shape and 0 not in w_bits.shape and 32 * kh * kw * words < 1 << 15
+    return chosen_form() if fits else "xla"
+
+
+def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> jax.Array:
+    """``ops.packed.packed_conv`` in a native form: int16, of the same values. For CPU alone."""
+    return _conv(x_bits, w_bits, in_channels, form)
+
+
+def packed_branch(
+    x: jax.Array,
+    threshold: jax.Array,
+    w_bits: jax.Array,
+    epilogue: jax.Array,
+    skip: bool,
+    form: str,
+) -> jax.Array:
+    """``ops.packed.packed_branch`` in a native form, equal but for rounding. For CPU alone.
+
+    Args:
+        x, threshold, w_bits, skip: as there.
+        epilogue: f32 ``[4, O]``: the scale, what is added after it, the slope, and what is added
+            after that.
+        form: of `forms`.
+    """
+    return _branch(x, threshold, w_bits, epilogue, skip, form)
+
+
+def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
+    """A decorator of a foreign call: each device works its part of the batch with all the rest.
+
+    Args:
+        rule: the axes of operands and result; the first operand's and the result's first is "b".
+        operands: how many of the function's arguments are arrays; the rest is static.
+    """
+
+    def decorate(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def partition(*arguments: Any):
+            *static, mesh, _, result = arguments
+            batch = NamedSharding(mesh, PartitionSpec(*result.sharding.spec[:1]))
+            rest = (NamedSharding(mesh, PartitionSpec()),) * (operands - 1)
+            return mesh, lambda *arrays: f(*arrays, *static), batch, (batch, *rest)
+
+        count = len(inspect.signature(f).parameters)
+        call = custom_partitioning(f, static_argnums=tuple(range(operands, count)))
+        axes = dict.fromkeys(rule.replace(",", " ").replace("->", " ").split())
+        call.def_partition(
+            partition=partition,
+            sharding_rule=rule,
+            need_replication_factors=tuple(axis for axis in axes if axis != "b"),
+        )
+        return call
+
+    return decorate
+
+
+@_by_batch("b h w c, i j c o -> b h w o", operands=2)
+def _conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> jax.Array:
+    y = jax.ShapeDtypeStruct((*x_bits.shape[:3], w_bits.shape[3]), jnp.int16)
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_conv", y, vmap_method="sequential")
+    return call(x_bits, w_bits, channels=np.int64(in_channels))
+
+
+@_by_batch("b h w c, c, i j k o, e o -> b h w o", operands=4)
+def _branch(
+    x: jax.Array,
+    threshold: jax.Array,
+    w_bits: jax.Array,
+    epilogue: jax.Array,
+    skip: bool,
+    form: str,
+) -> jax.Array:
+    y = jax.ShapeDtypeStruct((*x.shape[:3], w_bits.shape[3]), jnp.float32)
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_branch", y, vmap_method="sequential")
+    return call(x, threshold, w_bits, epilogue, skip=skip)
+
+
+@functools.cache
+def load(form: str) -> bool:
+    """Compiles a form if that was not done before, and makes it known to XLA; whether it could."""
+    try:
+        library = ctypes.CDLL(str(_compiled(form)))
+    except (OSError, subprocess.SubprocessError):
+        return False
+    for name in ("packed_conv", "packed_branch"):
+        handler = jax.ffi.pycapsule(getattr(library, f"binsr_{name}"))
+        jax.ffi.register_ffi_target(f"binsr_{form}_{name}", handler, platform="cpu")
+    return True
+
+
+@functools.cache
+def _compiler() -> tuple[str, str]:
+    """The C++ compiler and all that it defines for this CPU, or two empty texts."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or ""
+    command = [compiler, *_FLAGS[:3], "-dM", "-E", "-x", "c++", os.devnull]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS, text=True)
+    except (OSError, subprocess.SubprocessError):
+        return "", ""
+    return compiler, done.stdout
+
+
+def _compiled(form: str) -> Path:
+    """The shared library of this source, these headers, this compiler and this CPU."""
+    compiler, defined = _compiler()
+    headers = jax.ffi.include_dir()
+    parts = (_SOURCE.read_text(), defined, " ".join(_FLAGS), headers, jax.lib.__version__)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    folder = Path.home() / ".cache" / "binsr-jax" / "native"
+    library = folder / f"{form}-{key}.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside = library.with_name(f".{library.name}.{os.getpid()}")
+        options = [*_FLAGS, f"-DFORM={form.capitalize()}", "-isystem", headers]
+        command = [compiler, *options, str(_SOURCE), "-o", str(beside)]
+        try:
+            subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS)
+            os.replace(beside, library)
+        finally:
+            beside.unlink(missing_ok=True)
+    return library

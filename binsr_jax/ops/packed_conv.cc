@@ -1,0 +1,418 @@
+// The convolution of packed signs on x86-64: what binsr_jax.ops.packed.packed_conv computes, to the
+// last bit. That module says how the bits lie; binsr_jax/ops/native.py compiles this file.
+//
+//   dot[b, h, w, o] = channels * valid taps
+//                     - 2 * sum over valid taps of popcount(x[b, h + i, w + j] ^ k[i, j, o])
+//
+// And a whole branch of a unit, as binsr_jax.ops.packed.packed_branch says it, in one pass:
+//
+//   y = rprelu(scale * dot)  of the signs of x - threshold,  + x where there is a skip
+//
+// A row of the output needs kh rows of the input. They are kept as items, words or parts of words,
+// with padding beside them, so that what a pixel needs of one row is contiguous. Output channels lie
+// along the vectors; a block of pixels shares what is loaded of the kernel. Rows above and below the
+// image are left out. Pixels beside it are read as zero bits, and what they count is taken off.
+//
+// FORM is the form of the sum, one of the structs below that the CPU compiled for can run.
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+#if defined(__AVX2__) || defined(__AVX512VPOPCNTDQ__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+namespace ffi = xla::ffi;
+
+constexpr int64_t kOutputs = 64;  // of a block, which is worked at a time; what lacks is padded
+constexpr int64_t kPixels = 4;    // of a block
+
+using Counts = uint16_t[kPixels][kOutputs];
+
+struct Shape {
+  int64_t batch, height, width, channels, words, kh, kw, outputs;
+};
+
+// What a branch does with its dot products, for each output channel; both shifts are added.
+struct Epilogue {
+  const float *scale, *shift_in, *slope, *shift_out;
+
+  Epilogue From(int64_t o) const { return {scale + o, shift_in + o, slope + o, shift_out + o}; }
+};
+
+// Each form has
+//   Image(word, to)                     writes the items of a word of the image
+//   Kernel(word, item)                  an item of a word of a kernel
+//   Add(x, stride, k, count, counts)    adds to counts[p][o] the number of bits in which
+//                                       x[p * stride + i] and k[i * kOutputs + o] differ, i < count
+//   Pack(x, threshold, s, words)        the signs of a pixel
+//   Finish(dots, e, skip, outputs, y)   the branch's output for a pixel
+
+// Plain C++, to compare the others with.
+struct Portable {
+  using Item = uint32_t;
+  static constexpr int64_t kItems = 1;  // of a word
+
+  static void Image(uint32_t word, Item* to) { *to = word; }
+  static Item Kernel(uint32_t word, int64_t) { return word; }
+
+  static void Add(const Item* x, int64_t stride, const Item* k, int64_t count, Counts& counts) {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t p = 0; p < kPixels; ++p)
+        for (int64_t o = 0; o < kOutputs; ++o)
+          counts[p][o] += __builtin_popcount(x[p * stride + i] ^ k[i * kOutputs + o]);
+  }
+
+  static void Pack(const float* x, const float* threshold, const Shape& s, uint32_t* words) {
+    const int64_t bytes = 4 * s.words;
+    std::fill_n(words, s.words, 0);
+    for (int64_t c = 0; c < s.channels; ++c)
+      if (x[c] > threshold[c]) words[c % bytes / 4] |= 1u << (c % 4 * 8 + c / bytes);
+  }
+
+  static void Finish(const int16_t* dots, const Epilogue& e, const float* skip, int64_t outputs,
+                     float* y) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      const float u = dots[o] * e.scale[o] + e.shift_in[o];
+      y[o] = (u > 0 ? u : u * e.slope[o]) + e.shift_out[o] + (skip ? skip[o] : 0.0f);
+    }
+  }
+};
+
+#ifdef __AVX2__
+
+// AVX2. An item is four bits. Those of the image choose a table with the count for every four bits
+// of a kernel, in which a byte shuffle looks up 32 kernels at a time.
+struct Table {
+  using Item = uint8_t;
+  static constexpr int64_t kItems = 8;
+
+  static void Image(uint32_t word, Item* to) {
+    // Spread four bits to a byte each; 16 times their value is where their table is.
+    uint64_t bits = word;
+    bits = (bits | bits << 16) & 0x0000FFFF0000FFFF;
+    bits = (bits | bits << 8) & 0x00FF00FF00FF00FF;
+    bits = (bits << 4 | bits << 8) & 0xF0F0F0F0F0F0F0F0;
+    std::memcpy(to, &bits, sizeof bits);
+  }
+  static Item Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
+
+  static void Add(const Item* x, int64_t stride, const Item* k, int64_t count, Counts& counts) {
+    // A byte has room for the counts of 63 items.
+    for (; count > 0; count -= 63, x += 63, k += 63 * kOutputs) {
+      const int64_t items = std::min<int64_t>(count, 63);
+      __m256i a[kPixels], b[kPixels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPixels; ++p) a[p] = b[p] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < items; ++i) {
+        const auto* ki = reinterpret_cast<const __m256i*>(k + i * kOutputs);
+        const __m256i ka = _mm256_loadu_si256(ki), kb = _mm256_loadu_si256(ki + 1);
+#pragma GCC unroll 4
+        for (int p = 0; p < kPixels; ++p) {
+          const auto* table = reinterpret_cast<const __m128i*>(kTables.of[0] + x[p * stride + i]);
+          const __m256i differing = _mm256_broadcastsi128_si256(*table);
+          a[p] = _mm256_add_epi8(a[p], _mm256_shuffle_epi8(differing, ka));
+          b[p] = _mm256_add_epi8(b[p], _mm256_shuffle_epi8(differing, kb));
+        }
+      }
+#pragma GCC unroll 4
+      for (int p = 0; p < kPixels; ++p) {
+        AddBytes(a[p], counts[p]);
+        AddBytes(b[p], counts[p] + 32);
+      }
+    }
+  }
+
+  static void Pack(const float* x, const float* threshold, const Shape& s, uint32_t* words) {
+    const int64_t bytes = 4 * s.words;
+    if (s.channels != 8 * bytes || s.words % 2) return Portable::Pack(x, threshold, s, words);
+    for (int64_t byte = 0; byte < bytes; byte += 8) {
+      __m256i octets = _mm256_setzero_si256();
+#pragma GCC unroll 8
+      for (int bit = 0; bit < 8; ++bit) {
+        const int64_t c = bit * bytes + byte;
+        const __m256 above =
+            _mm256_cmp_ps(_mm256_loadu_ps(x + c), _mm256_loadu_ps(threshold + c), _CMP_GT_OQ);
+        const __m256i place = _mm256_set1_epi32(1 << bit);
+        octets = _mm256_or_si256(octets, _mm256_and_si256(_mm256_castps_si256(above), place));
+      }
+      const __m128i pairs = _mm_packus_epi32(_mm256_castsi256_si128(octets),
+                                             _mm256_extracti128_si256(octets, 1));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(words + byte / 4),
+                       _mm_packus_epi16(pairs, pairs));
+    }
+  }
+
+  static void Finish(const int16_t* dots, const Epilogue& e, const float* skip, int64_t outputs,
+                     float* y) {
+    int64_t o = 0;
+    for (; o + 8 <= outputs; o += 8) {
+      const __m128i dot = _mm_loadu_si128(reinterpret_cast<const __m128i*>(dots + o));
+      const __m256 scaled =
+          _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(dot)), _mm256_loadu_ps(e.scale + o));
+      const __m256 u = _mm256_add_ps(scaled, _mm256_loadu_ps(e.shift_in + o));
+      const __m256 below = _mm256_mul_ps(u, _mm256_loadu_ps(e.slope + o));
+      __m256 v = _mm256_add_ps(_mm256_blendv_ps(u, below, u), _mm256_loadu_ps(e.shift_out + o));
+      if (skip) v = _mm256_add_ps(v, _mm256_loadu_ps(skip + o));
+      _mm256_storeu_ps(y + o, v);
+    }
+    Portable::Finish(dots + o, e.From(o), skip ? skip + o : nullptr, outputs - o, y + o);
+  }
+
+ private:
+  static void AddBytes(__m256i bytes, uint16_t* counts) {
+    auto* c = reinterpret_cast<__m256i*>(counts);
+    const __m256i low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(bytes));
+    const __m256i high = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(bytes, 1));
+    _mm256_storeu_si256(c, _mm256_add_epi16(_mm256_loadu_si256(c), low));
+    _mm256_storeu_si256(c + 1, _mm256_add_epi16(_mm256_loadu_si256(c + 1), high));
+  }
+
+  struct Tables {
+    alignas(16) uint8_t of[16][16] = {};
+    constexpr Tables() {
+      for (int a = 0; a < 16; ++a)
+        for (int b = 0; b < 16; ++b)
+          for (int bits = a ^ b; bits; bits >>= 1) of[a][b] += bits & 1;
+    }
+  };
+  static const Tables kTables;
+};
+constexpr Table::Tables Table::kTables;
+
+#endif
+#ifdef __AVX512VPOPCNTDQ__
+
+// AVX-512 with VPOPCNTDQ. An item is a word, and the bits of 16 words are counted at a time.
+struct Population : Portable {
+  static constexpr auto Pack = Table::Pack;
+  static constexpr auto Finish = Table::Finish;
+
+  static void Add(const Item* x, int64_t stride, const Item* k, int64_t count, Counts& counts) {
+    constexpr int kVectors = kOutputs / 16;
+    __m512i sums[kPixels][kVectors];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < count; ++i) {
+      __m512i ki[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) ki[v] = _mm512_loadu_si512(k + i * kOutputs + 16 * v);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPixels; ++p) {
+        const __m512i xi = _mm512_set1_epi32(x[p * stride + i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const __m512i differing = _mm512_popcnt_epi32(_mm512_xor_si512(ki[v], xi));
+          sums[p][v] = _mm512_add_epi32(sums[p][v], differing);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        auto* c = reinterpret_cast<__m256i*>(counts[p] + 16 * v);
+        const __m256i sum = _mm512_cvtepi32_epi16(sums[p][v]);
+        _mm256_storeu_si256(c, _mm256_add_epi16(_mm256_loadu_si256(c), sum));
+      }
+  }
+};
+
+#endif
+
+// The kernels [kh, kw, words, outputs] as items [blocks of outputs, kh, kw, words, kItems, kOutputs];
+// and the set bits of each, [blocks, kh, kw, kOutputs], which is what a pixel of zero bits counts.
+struct Kernels {
+  Kernels(const Shape& s, const uint32_t* k)
+      : row(s.kw * s.words * FORM::kItems * kOutputs),
+        items((s.outputs + kOutputs - 1) / kOutputs * s.kh * row),
+        bits((s.outputs + kOutputs - 1) / kOutputs * s.kh * s.kw * kOutputs) {
+    auto* item = items.data();
+    auto* bit = bits.data();
+    for (int64_t first = 0; first < s.outputs; first += kOutputs) {
+      const int64_t outputs = std::min(kOutputs, s.outputs - first);
+      for (int64_t tap = 0; tap < s.kh * s.kw; ++tap, bit += kOutputs)
+        for (int64_t word = 0; word < s.words; ++word) {
+          uint32_t block[kOutputs] = {};
+          std::copy_n(k + (tap * s.words + word) * s.outputs + first, outputs, block);
+          for (int64_t o = 0; o < kOutputs; ++o) bit[o] += __builtin_popcount(block[o]);
+          for (int64_t i = 0; i < FORM::kItems; ++i, item += kOutputs)
+            for (int64_t o = 0; o < kOutputs; ++o) item[o] = FORM::Kernel(block[o], i);
+        }
+    }
+  }
+
+  int64_t row;  // items of a row of taps, of a block of outputs
+  std::vector<FORM::Item> items;
+  std::vector<uint16_t> bits;
+};
+
+// Rows [first, last) of the output, counted over all images. words(r, scratch) is row r of all images
+// as words, made in the scratch if need be; write(pixel, first output, outputs, dots) takes a result.
+template <class Words, class Write>
+void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t last,
+                  const Words& words, const Write& write) {
+  const int64_t pixel = s.words * FORM::kItems;  // items
+  const int64_t row = (s.width + s.kw - 1 + kPixels) * pixel;
+  std::vector<FORM::Item> ring(s.kh * row);  // row r of an image is in place r % kh
+  std::vector<uint32_t> scratch(s.width * s.words);
+  int64_t filled = -1;  // the rows of all images before it are in the ring
+  for (int64_t n = first; n < last; ++n) {
+    const int64_t start = n / s.height * s.height, h = n - start;  // of the image, and in it
+    const int64_t top = std::max<int64_t>(0, h - s.kh / 2);
+    const int64_t bottom = std::min(s.height, h + s.kh / 2 + 1);
+    for (int64_t r = std::max(filled, start + top); r < start + bottom; ++r) {
+      auto* to = ring.data() + (r - start) % s.kh * row + s.kw / 2 * pixel;
+      const uint32_t* from = words(r, scratch.data());
+      for (int64_t i = 0; i < s.width * s.words; ++i) FORM::Image(from[i], to + i * FORM::kItems);
+    }
+    filled = start + bottom;
+    const auto* k = kernels.items.data();
+    const auto* bits = kernels.bits.data();
+    for (int64_t block = 0; block < s.outputs; block += kOutputs) {
+      for (int64_t left = 0; left < s.width; left += kPixels) {
+        Counts counts = {};
+        for (int64_t r = top; r < bottom; ++r)
+          FORM::Add(ring.data() + r % s.kh * row + left * pixel, pixel,
+                    k + (r - h + s.kh / 2) * kernels.row, s.kw * pixel, counts);
+        const int64_t right = std::min(left + kPixels, s.width);
+        const bool inside = left >= s.kw / 2 && right <= s.width - s.kw / 2;
+        for (int64_t w = left; w < right; ++w) {
+          uint16_t* count = counts[w - left];
+          int64_t columns = s.kw;
+          for (int64_t j = 0; !inside && j < s.kw; ++j) {
+            if (0 <= w + j - s.kw / 2 && w + j - s.kw / 2 < s.width) continue;
+            --columns;
+            for (int64_t r = top; r < bottom; ++r)
+              for (int64_t o = 0; o < kOutputs; ++o)
+                count[o] -= bits[((r - h + s.kh / 2) * s.kw + j) * kOutputs + o];
+          }
+          const uint16_t most = s.channels * (bottom - top) * columns;
+          int16_t dots[kOutputs];
+          for (int64_t o = 0; o < kOutputs; ++o) dots[o] = most - 2 * count[o];
+          write(n * s.width + w, block, std::min(kOutputs, s.outputs - block), dots);
+        }
+      }
+      k += s.kh * kernels.row;
+      bits += s.kh * s.kw * kOutputs;
+    }
+  }
+}
+
+// Calls work(first, last) for parts of 0..count, on the threads of the pool and on this one.
+template <class Work>
+void InParallel(ffi::ThreadPool& pool, int64_t count, int64_t part, const Work& work) {
+  struct Progress {
+    std::atomic<int64_t> next{0}, done{0};
+    std::mutex mutex;
+    std::condition_variable all_done;
+  };
+  auto progress = std::make_shared<Progress>();
+  // A task that starts when nothing is left touches nothing but the progress. So this thread need
+  // not wait for the tasks, which could not start if all threads of the pool waited for theirs.
+  auto task = [progress, count, part, &work] {
+    int64_t first;
+    while ((first = progress->next.fetch_add(part)) < count) {
+      const int64_t last = std::min(first + part, count);
+      work(first, last);
+      if ((progress->done += last - first) == count) {
+        std::lock_guard<std::mutex> lock(progress->mutex);
+        progress->all_done.notify_one();
+      }
+    }
+  };
+  const int64_t parts = (count + part - 1) / part;
+  for (int64_t i = 1; i < std::min(pool.num_threads(), parts); ++i)
+    pool.Schedule(decltype(task)(task));
+  task();
+  std::unique_lock<std::mutex> lock(progress->mutex);
+  progress->all_done.wait(lock, [&] { return progress->done == count; });
+}
+
+// The shape of a convolution of x [B, H, W, words or channels] with kernels [kh, kw, words, outputs].
+Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, int64_t channels) {
+  return {xs[0], xs[1], xs[2], channels, ks[2], ks[0], ks[1], ks[3]};
+}
+
+template <class Words, class Write>
+void Convolve(ffi::ThreadPool& pool, const Shape& s, const uint32_t* k, const Words& words,
+              const Write& write) {
+  const Kernels kernels(s, k);
+  // A part is worth a task from some hundred thousand counted words on.
+  const int64_t row = std::max<int64_t>(1, s.width * s.words * s.kh * s.kw * s.outputs);
+  const int64_t rows = s.batch * s.height;
+  const int64_t part = std::max<int64_t>({1, (1 << 18) / row, rows / (4 * pool.num_threads())});
+  InParallel(pool, rows, part, [&](int64_t first, int64_t last) {
+    ConvolveRows(s, kernels, first, last, words, write);
+  });
+}
+
+using Bits = ffi::Buffer<ffi::U32, 4>;
+using Dots = ffi::Buffer<ffi::S16, 4>;
+using Features = ffi::Buffer<ffi::F32, 4>;
+using PerChannel = ffi::Buffer<ffi::F32, 1>;
+using PerOutput = ffi::Buffer<ffi::F32, 2>;  // [4, outputs]: what an Epilogue has
+
+ffi::Error PackedConv(ffi::ThreadPool pool, Bits x, Bits k, int64_t channels,
+                      ffi::Result<Dots> y) {
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), channels);
+  const auto words = [&](int64_t r, uint32_t*) { return x.typed_data() + r * s.width * s.words; };
+  const auto write = [&](int64_t pixel, int64_t first, int64_t outputs, const int16_t* dots) {
+    std::copy_n(dots, outputs, y->typed_data() + pixel * s.outputs + first);
+  };
+  Convolve(pool, s, k.typed_data(), words, write);
+  return ffi::Error::Success();
+}
+
+ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, Bits k,
+                        PerOutput epilogue, bool skip, ffi::Result<Features> y) {
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  const float* e = epilogue.typed_data();
+  const Epilogue all = {e, e + s.outputs, e + 2 * s.outputs, e + 3 * s.outputs};
+  const auto words = [&](int64_t r, uint32_t* scratch) {
+    const float* from = x.typed_data() + r * s.width * s.channels;
+    for (int64_t w = 0; w < s.width; ++w)
+      FORM::Pack(from + w * s.channels, threshold.typed_data(), s, scratch + w * s.words);
+    return static_cast<const uint32_t*>(scratch);
+  };
+  const auto write = [&](int64_t pixel, int64_t first, int64_t outputs, const int16_t* dots) {
+    const int64_t at = pixel * s.outputs + first;
+    FORM::Finish(dots, all.From(first), skip ? x.typed_data() + at : nullptr, outputs,
+                 y->typed_data() + at);
+  };
+  Convolve(pool, s, k.typed_data(), words, write);
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_conv, PackedConv,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Bits>()
+                                  .Arg<Bits>()
+                                  .Attr<int64_t>("channels")
+                                  .Ret<Dots>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_branch, PackedBranch,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Features>()
+                                  .Arg<PerChannel>()
+                                  .Arg<Bits>()
+                                  .Arg<PerOutput>()
+                                  .Attr<bool>("skip")
+                                  .Ret<Features>());
