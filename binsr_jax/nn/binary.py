@@ -18,6 +18,7 @@ from binsr_jax.ops.binarize import (
     rsign,
 )
 from binsr_jax.ops.conv import conv2d
+from binsr_jax.ops.image import depth_to_space, upsample_nearest
 from binsr_jax.ops.packed import pack_weights
 
 WEIGHT_SCALES = ("mean", "learnable", "libra")
@@ -144,8 +145,9 @@ def binary_branch(
     progress: Progress = 0.0,
     blend: bool = False,
     skip: bool = False,
+    shuffle: int = 1,
 ) -> jax.Array:
-    """``rprelu(conv(rsign(x)))``, and ``+ x`` with ``skip``: ``[B, H, W, I] -> [B, H, W, O]``.
+    """``depth_to_space(rprelu(conv(rsign(x))), shuffle)``: ``[B, H, W, I] -> [B, rH, rW, O/r^2]``.
 
     A packed convolution works the whole of it as one function of the parameters of the three.
 
@@ -154,15 +156,17 @@ def binary_branch(
         rsign, conv, rprelu: bound to the module that calls this.
         train, progress: as of a unit.
         blend: as ``RSign`` takes it.
-        skip: whether x is added.
+        skip: whether x is added, enlarged by nearest neighbours where there is a shuffle.
+        shuffle: r of the pixel shuffle; 1 for none.
     """
     fused = getattr(conv, "branch", None)
     if fused is not None and not conv.is_initializing():
         threshold = rsign.variables.get("params", {}).get("threshold")
-        return fused(x, threshold, rprelu.variables["params"], skip)
+        return fused(x, threshold, rprelu.variables["params"], skip, shuffle)
     signs = rsign(x, progress, blend)
     y = rprelu(conv(signs, signs=not blend, train=train, progress=progress))
-    return y + x if skip else y
+    y = depth_to_space(y, shuffle)
+    return y + upsample_nearest(x, shuffle) if skip else y
 
 
 def _folded(

@@ -17,6 +17,7 @@ from jax import lax
 from binsr_jax.ops.activation import rprelu
 from binsr_jax.ops.binarize import Progress, rsign
 from binsr_jax.ops.conv import conv2d
+from binsr_jax.ops.image import depth_to_space, upsample_nearest
 from binsr_jax.ops.packed import (
     int8_conv,
     pack_activations,
@@ -61,24 +62,27 @@ class PackedConv(nn.Module):
         threshold: jax.Array | None,
         rprelu: Mapping[str, jax.Array],
         skip: bool,
+        shuffle: int,
     ) -> jax.Array:
-        """``RPReLU(conv(sign(x - threshold)))``, and ``+ x`` with ``skip``, in one function.
+        """``nn.binary.binary_branch`` in one function.
 
         Args:
             x: f32 ``[B, H, W, I]``.
             threshold: f32 ``[I]``, of ``RSign``; none is 0.
             rprelu: the parameters of ``RPReLU``.
-            skip: whether x is added.
+            skip, shuffle: as there.
 
         Returns:
-            f32 ``[B, H, W, features]``.
+            f32 ``[B, r H, r W, features / r^2]``.
         """
         own = self.variables["params"]
         threshold = jnp.zeros(x.shape[-1:], x.dtype) if threshold is None else threshold
         bias = own.get("bias", jnp.zeros_like(own["scale"]))
         shifts = (rprelu["shift_in"], rprelu["slope"], rprelu["shift_out"])
         arrays = (x, threshold, own["words"], own["scale"], bias, *shifts)
-        cpu, default = (partial(f, skip=skip) for f in (packed_branch, _branch_by_int8))
+        cpu, default = (
+            partial(f, skip=skip, shuffle=shuffle) for f in (packed_branch, _branch_by_int8)
+        )
         return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
     def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
@@ -139,7 +143,8 @@ def _branch_by_int8(
     bias: jax.Array,
     *rprelu_parameters: jax.Array,
     skip: bool,
+    shuffle: int,
 ) -> jax.Array:
     y = _by_int8(rsign(x, threshold), words).astype(x.dtype) * scale + bias
-    y = rprelu(y, *rprelu_parameters)
-    return y + x if skip else y
+    y = depth_to_space(rprelu(y, *rprelu_parameters), shuffle)
+    return y + upsample_nearest(x, shuffle) if skip else y

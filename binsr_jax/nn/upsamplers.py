@@ -11,7 +11,7 @@ from binsr_jax.nn.binary import FOLDED, BinaryConv, RPReLU, RSign, binary_branch
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.fence import call_apart
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import depth_to_space, pixel_shuffle, upsample_nearest
+from binsr_jax.ops.image import pixel_shuffle, upsample_nearest
 
 
 class Upsampler(nn.Module):
@@ -43,7 +43,7 @@ class BinaryUpsampler(nn.Module):
     def __call__(self, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         if self.is_mutable_collection(FOLDED) and not self.is_initializing():
             # What is folded keeps the order of the parameters.
-            y = pixel_shuffle(self._branch(x, progress), self.scale)
+            y = pixel_shuffle(self._branch(x, progress, 1, False), self.scale)
             return y + upsample_nearest(x, self.scale)
         # The parameters are in the order of channels of ``pixel_shuffle``, but are used in that of
         # ``depth_to_space``, which moves whole runs of channels: on CPU several times faster.
@@ -54,13 +54,13 @@ class BinaryUpsampler(nn.Module):
             partial(self._reordered, split=(self.scale**2, -1)),
             init=self.is_initializing(),
         )
-        y = depth_to_space(branch(self, x, progress), self.scale)
-        return y + upsample_nearest(x, self.scale)
+        return branch(self, x, progress, self.scale, True)
 
-    def _branch(self, x: jax.Array, progress: Progress) -> jax.Array:
+    def _branch(self, x: jax.Array, progress: Progress, shuffle: int, skip: bool) -> jax.Array:
         rsign = RSign(self.surrogate, name="rsign")
         conv = self.conv(x.shape[-1] * self.scale**2, name="conv")
-        return binary_branch(x, rsign, conv, RPReLU(name="rprelu"), progress=progress)
+        rprelu = RPReLU(name="rprelu")
+        return binary_branch(x, rsign, conv, rprelu, progress=progress, skip=skip, shuffle=shuffle)
 
     def _reordered(self, variables: Mapping[str, Any], split: tuple[int, int]) -> dict[str, Any]:
         """The variables with their ``C r^2`` output channels, as a matrix, transposed."""

@@ -27,7 +27,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 _SOURCE = Path(__file__).with_name("packed_conv.cc")
-_FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-shared")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 _SECONDS = 120  # for the compiler
 # The forms of packed_conv.cc, the fastest first, and what the compiler defines where the CPU can
 # run them. The last is for tests to compare with.
@@ -76,17 +76,18 @@ def packed_branch(
     w_bits: jax.Array,
     epilogue: jax.Array,
     skip: bool,
+    shuffle: int,
     form: str,
 ) -> jax.Array:
     """``ops.packed.packed_branch`` in a native form, equal but for rounding. For CPU alone.
 
     Args:
-        x, threshold, w_bits, skip: as there.
+        x, threshold, w_bits, skip, shuffle: as there.
         epilogue: f32 ``[4, O]``: the scale, what is added after it, the slope, and what is added
             after that.
         form: of `forms`.
     """
-    return _branch(x, threshold, w_bits, epilogue, skip, form)
+    return _branch(x, threshold, w_bits, epilogue, skip, shuffle, form)
 
 
 def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
@@ -124,18 +125,21 @@ def _conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> 
     return call(x_bits, w_bits, channels=np.int64(in_channels))
 
 
-@_by_batch("b h w c, c, i j k o, e o -> b h w o", operands=4)
+@_by_batch("b h w c, c, i j k o, e o -> b y x f", operands=4)
 def _branch(
     x: jax.Array,
     threshold: jax.Array,
     w_bits: jax.Array,
     epilogue: jax.Array,
     skip: bool,
+    shuffle: int,
     form: str,
 ) -> jax.Array:
-    y = jax.ShapeDtypeStruct((*x.shape[:3], w_bits.shape[3]), jnp.float32)
+    batch, height, width, _ = x.shape
+    shape = (batch, height * shuffle, width * shuffle, w_bits.shape[3] // shuffle**2)
+    y = jax.ShapeDtypeStruct(shape, jnp.float32)
     call = jax.ffi.ffi_call(f"binsr_{form}_packed_branch", y, vmap_method="sequential")
-    return call(x, threshold, w_bits, epilogue, skip=skip)
+    return call(x, threshold, w_bits, epilogue, skip=skip, shuffle=np.int64(shuffle))
 
 
 @functools.cache

@@ -31,6 +31,7 @@ from jax import lax
 
 from binsr_jax.ops import native
 from binsr_jax.ops.activation import rprelu
+from binsr_jax.ops.image import depth_to_space, upsample_nearest
 
 WORD_BITS = 32
 _BYTE_BITS = 8
@@ -141,10 +142,13 @@ def packed_branch(
     slope: jax.Array,
     shift_out: jax.Array,
     skip: bool = False,
+    shuffle: int = 1,
 ) -> jax.Array:
-    """A binary branch (BBCU, figure 1: V4, with the residual) on packed weights.
+    """A binary branch on packed weights, of a unit or an upsampler (BBCU, figure 1).
 
-        y = rprelu(scale * packed_conv(x > threshold, w) + bias)      (+ x with ``skip``)
+        y = depth_to_space(rprelu(scale * packed_conv(x > threshold, w) + bias), shuffle)
+
+    and with ``skip`` also ``+ upsample_nearest(x, shuffle)``, which is x where nothing is shuffled.
 
     On CPU it is one pass over x in native code where there is such (``ops.native``), which saves
     the memory's time; equal but for the rounding of ``bias - shift_in``.
@@ -155,24 +159,27 @@ def packed_branch(
         w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
         scale, bias: f32 ``[O]``.
         shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
-        skip: whether x is added; then O is C.
+        skip: whether x is added; then O is ``C shuffle^2``.
+        shuffle: r of the pixel shuffle; O is a multiple of r^2.
 
     Returns:
-        f32 ``[B, H, W, O]``.
+        f32 ``[B, r H, r W, O / r^2]``.
 
     Raises:
-        ValueError, TypeError: as `packed_conv`; or with ``skip`` O is not C.
+        ValueError, TypeError: as `packed_conv`; or O does not fit ``skip`` or ``shuffle``.
     """
     _check_floats("packed_branch", "x", x, "[B, H, W, C]")
     channels, outputs = x.shape[-1], w_bits.shape[-1]
-    if skip and channels != outputs:
-        raise ValueError(f"packed_branch: no skip from {channels} channels to {outputs}")
+    if outputs % shuffle**2 or (skip and outputs != channels * shuffle**2):
+        raise ValueError(
+            f"packed_branch: {outputs} outputs do not fit {channels} channels and shuffle {shuffle}"
+        )
 
     def by_xla(x: jax.Array, *arrays: jax.Array) -> jax.Array:
         threshold, w_bits, scale, bias, *rprelu_parameters = arrays
         dot = packed_conv(_pack_last(x > threshold), w_bits, channels).astype(jnp.float32)
-        y = rprelu(dot * scale + bias, *rprelu_parameters)
-        return y + x if skip else y
+        y = depth_to_space(rprelu(dot * scale + bias, *rprelu_parameters), shuffle)
+        return y + upsample_nearest(x, shuffle) if skip else y
 
     arrays = (x, threshold, w_bits, scale, bias, shift_in, slope, shift_out)
     form = native.form_for(x, w_bits)
@@ -183,7 +190,7 @@ def packed_branch(
     def natively(x: jax.Array, *arrays: jax.Array) -> jax.Array:
         threshold, w_bits, scale, bias, shift_in, slope, shift_out = arrays
         epilogue = jnp.stack([scale, bias - shift_in, slope, shift_out])
-        return native.packed_branch(x, threshold, w_bits, epilogue, skip, form)
+        return native.packed_branch(x, threshold, w_bits, epilogue, skip, shuffle, form)
 
     return lax.platform_dependent(*arrays, cpu=natively, default=by_xla)
 

@@ -6,7 +6,7 @@
 //
 // And a whole branch of a unit, as binsr_jax.ops.packed.packed_branch says it, in one pass:
 //
-//   y = rprelu(scale * dot)  of the signs of x - threshold,  + x where there is a skip
+//   y = shuffle(rprelu(scale * dot)) of the signs of x - threshold, and + x where there is a skip
 //
 // A row of the output needs kh rows of the input. They are kept as items, words or parts of words,
 // with padding beside them, so that what a pixel needs of one row is contiguous. Output channels lie
@@ -51,22 +51,26 @@ struct Epilogue {
 };
 
 // Each form has
-//   Image(word, to)                     writes the items of a word of the image
+//   Image(word, next, to)               writes the items of a word of the image, of which next is
+//                                       that of the next pixel
 //   Kernel(word, item)                  an item of a word of a kernel
 //   Add(x, stride, k, count, counts)    adds to counts[p][o] the number of bits in which
 //                                       x[p * stride + i] and k[i * kOutputs + o] differ, i < count
 //   Pack(x, threshold, s, words)        the signs of a pixel
-//   Finish(dots, e, skip, outputs, y)   the branch's output for a pixel
+//   Finish(dots, pixels, e, skip, skip_stride, outputs, y, y_stride)
+//                                       the branch's output for some outputs of a block of pixels
 
 // Plain C++, to compare the others with.
 struct Portable {
-  using Item = uint32_t;
+  using ImageItem = uint32_t;
+  using KernelItem = uint32_t;
   static constexpr int64_t kItems = 1;  // of a word
 
-  static void Image(uint32_t word, Item* to) { *to = word; }
-  static Item Kernel(uint32_t word, int64_t) { return word; }
+  static void Image(uint32_t word, uint32_t, ImageItem* to) { *to = word; }
+  static KernelItem Kernel(uint32_t word, int64_t) { return word; }
 
-  static void Add(const Item* x, int64_t stride, const Item* k, int64_t count, Counts& counts) {
+  static void Add(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
+                  Counts& counts) {
     for (int64_t i = 0; i < count; ++i)
       for (int64_t p = 0; p < kPixels; ++p)
         for (int64_t o = 0; o < kOutputs; ++o)
@@ -80,57 +84,50 @@ struct Portable {
       if (x[c] > threshold[c]) words[c % bytes / 4] |= 1u << (c % 4 * 8 + c / bytes);
   }
 
-  static void Finish(const int16_t* dots, const Epilogue& e, const float* skip, int64_t outputs,
-                     float* y) {
-    for (int64_t o = 0; o < outputs; ++o) {
-      const float u = dots[o] * e.scale[o] + e.shift_in[o];
-      y[o] = (u > 0 ? u : u * e.slope[o]) + e.shift_out[o] + (skip ? skip[o] : 0.0f);
-    }
+  static void Finish(const int16_t* dots, int64_t pixels, const Epilogue& e, const float* skip,
+                     int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t o = 0; o < outputs; ++o) {
+        const float u = dots[p * kOutputs + o] * e.scale[o] + e.shift_in[o];
+        const float v = (u > 0 ? u : u * e.slope[o]) + e.shift_out[o];
+        y[p * y_stride + o] = skip ? v + skip[p * skip_stride + o] : v;
+      }
   }
 };
 
 #ifdef __AVX2__
 
-// AVX2. An item is four bits. Those of the image choose a table with the count for every four bits
-// of a kernel, in which a byte shuffle looks up 32 kernels at a time.
+// AVX2. An item is four bits. Those of two neighbouring pixels choose a table, in which a byte shuffle
+// looks up 32 kernels at a time: for every four bits of a kernel it has both pixels' counts, in four
+// bits each.
 struct Table {
-  using Item = uint8_t;
+  using ImageItem = uint16_t;  // where the table of a pixel and the next one is
+  using KernelItem = uint8_t;
   static constexpr int64_t kItems = 8;
 
-  static void Image(uint32_t word, Item* to) {
-    // Spread four bits to a byte each; 16 times their value is where their table is.
-    uint64_t bits = word;
-    bits = (bits | bits << 16) & 0x0000FFFF0000FFFF;
-    bits = (bits | bits << 8) & 0x00FF00FF00FF00FF;
-    bits = (bits << 4 | bits << 8) & 0xF0F0F0F0F0F0F0F0;
-    std::memcpy(to, &bits, sizeof bits);
+  static void Image(uint32_t word, uint32_t next, ImageItem* to) {
+    const __m128i pairs = _mm_set1_epi64x(Spread(word) | Spread(next) << 4);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_slli_epi16(_mm_cvtepu8_epi16(pairs), 4));
   }
-  static Item Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
+  static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
 
-  static void Add(const Item* x, int64_t stride, const Item* k, int64_t count, Counts& counts) {
+  static void Add(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
+                  Counts& counts) {
     // A byte has room for the counts of 63 items.
     for (; count > 0; count -= 63, x += 63, k += 63 * kOutputs) {
       const int64_t items = std::min<int64_t>(count, 63);
-      __m256i a[kPixels], b[kPixels];
-#pragma GCC unroll 4
-      for (int p = 0; p < kPixels; ++p) a[p] = b[p] = _mm256_setzero_si256();
-#pragma GCC unroll 4
-      for (int64_t i = 0; i < items; ++i) {
-        const auto* ki = reinterpret_cast<const __m256i*>(k + i * kOutputs);
-        const __m256i ka = _mm256_loadu_si256(ki), kb = _mm256_loadu_si256(ki + 1);
-#pragma GCC unroll 4
-        for (int p = 0; p < kPixels; ++p) {
-          const auto* table = reinterpret_cast<const __m128i*>(kTables.of[0] + x[p * stride + i]);
-          const __m256i differing = _mm256_broadcastsi128_si256(*table);
-          a[p] = _mm256_add_epi8(a[p], _mm256_shuffle_epi8(differing, ka));
-          b[p] = _mm256_add_epi8(b[p], _mm256_shuffle_epi8(differing, kb));
+      __m256i first[2][2] = {}, second[2][2] = {};  // of each pair of pixels, outputs in two halves
+      int64_t i = 0;
+#pragma GCC unroll 2
+      for (; i + 3 <= items; i += 3) AddItems<3>(x + i, stride, k + i * kOutputs, first, second);
+      for (; i < items; ++i) AddItems<1>(x + i, stride, k + i * kOutputs, first, second);
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; ++p)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          AddBytes(first[p][half], counts[2 * p] + 32 * half);
+          AddBytes(second[p][half], counts[2 * p + 1] + 32 * half);
         }
-      }
-#pragma GCC unroll 4
-      for (int p = 0; p < kPixels; ++p) {
-        AddBytes(a[p], counts[p]);
-        AddBytes(b[p], counts[p] + 32);
-      }
     }
   }
 
@@ -154,23 +151,66 @@ struct Table {
     }
   }
 
-  static void Finish(const int16_t* dots, const Epilogue& e, const float* skip, int64_t outputs,
-                     float* y) {
+  static void Finish(const int16_t* dots, int64_t pixels, const Epilogue& e, const float* skip,
+                     int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
     int64_t o = 0;
     for (; o + 8 <= outputs; o += 8) {
-      const __m128i dot = _mm_loadu_si128(reinterpret_cast<const __m128i*>(dots + o));
-      const __m256 scaled =
-          _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(dot)), _mm256_loadu_ps(e.scale + o));
-      const __m256 u = _mm256_add_ps(scaled, _mm256_loadu_ps(e.shift_in + o));
-      const __m256 below = _mm256_mul_ps(u, _mm256_loadu_ps(e.slope + o));
-      __m256 v = _mm256_add_ps(_mm256_blendv_ps(u, below, u), _mm256_loadu_ps(e.shift_out + o));
-      if (skip) v = _mm256_add_ps(v, _mm256_loadu_ps(skip + o));
-      _mm256_storeu_ps(y + o, v);
+      const __m256 scale = _mm256_loadu_ps(e.scale + o), shift_in = _mm256_loadu_ps(e.shift_in + o);
+      const __m256 slope = _mm256_loadu_ps(e.slope + o), shift_out = _mm256_loadu_ps(e.shift_out + o);
+      for (int64_t p = 0; p < pixels; ++p) {
+        const auto* at = reinterpret_cast<const __m128i*>(dots + p * kOutputs + o);
+        const __m256 dot = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(at)));
+        const __m256 u = _mm256_add_ps(_mm256_mul_ps(dot, scale), shift_in);
+        const __m256 below = _mm256_mul_ps(u, slope);
+        __m256 v = _mm256_add_ps(_mm256_blendv_ps(u, below, u), shift_out);
+        if (skip) v = _mm256_add_ps(v, _mm256_loadu_ps(skip + p * skip_stride + o));
+        _mm256_storeu_ps(y + p * y_stride + o, v);
+      }
     }
-    Portable::Finish(dots + o, e.From(o), skip ? skip + o : nullptr, outputs - o, y + o);
+    if (o < outputs)
+      Portable::Finish(dots + o, pixels, e.From(o), skip ? skip + o : nullptr, skip_stride,
+                       outputs - o, y + o, y_stride);
   }
 
  private:
+  static uint64_t Spread(uint64_t word) {  // four bits to a byte each
+    word = (word | word << 16) & 0x0000FFFF0000FFFF;
+    word = (word | word << 8) & 0x00FF00FF00FF00FF;
+    return (word | word << 4) & 0x0F0F0F0F0F0F0F0F;
+  }
+
+  // Up to three items, whose counts four bits have room for.
+  template <int kCount>
+  static void AddItems(const ImageItem* x, int64_t stride, const KernelItem* k,
+                       __m256i (&first)[2][2], __m256i (&second)[2][2]) {
+    __m256i sums[2][2];
+#pragma GCC unroll 3
+    for (int i = 0; i < kCount; ++i) {
+      const auto* ki = reinterpret_cast<const __m256i*>(k + i * kOutputs);
+      const __m256i halves[2] = {_mm256_loadu_si256(ki), _mm256_loadu_si256(ki + 1)};
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; ++p) {
+        const auto* at = kTables.of[0] + x[2 * p * stride + i];
+        const __m256i table =
+            _mm256_broadcastsi128_si256(*reinterpret_cast<const __m128i*>(at));
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          const __m256i both = _mm256_shuffle_epi8(table, halves[half]);
+          sums[p][half] = i ? _mm256_add_epi8(sums[p][half], both) : both;
+        }
+      }
+    }
+    const __m256i low = _mm256_set1_epi8(15);
+#pragma GCC unroll 2
+    for (int p = 0; p < 2; ++p)
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const __m256i high = _mm256_srli_epi16(sums[p][half], 4);
+        first[p][half] = _mm256_add_epi8(first[p][half], _mm256_and_si256(sums[p][half], low));
+        second[p][half] = _mm256_add_epi8(second[p][half], _mm256_and_si256(high, low));
+      }
+  }
+
   static void AddBytes(__m256i bytes, uint16_t* counts) {
     auto* c = reinterpret_cast<__m256i*>(counts);
     const __m256i low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(bytes));
@@ -180,11 +220,13 @@ struct Table {
   }
 
   struct Tables {
-    alignas(16) uint8_t of[16][16] = {};
+    alignas(16) uint8_t of[256][16] = {};
     constexpr Tables() {
-      for (int a = 0; a < 16; ++a)
-        for (int b = 0; b < 16; ++b)
-          for (int bits = a ^ b; bits; bits >>= 1) of[a][b] += bits & 1;
+      for (int both = 0; both < 256; ++both)
+        for (int k = 0; k < 16; ++k) {
+          for (int bits = (both & 15) ^ k; bits; bits >>= 1) of[both][k] += bits & 1;
+          for (int bits = both >> 4 ^ k; bits; bits >>= 1) of[both][k] += (bits & 1) << 4;
+        }
     }
   };
   static const Tables kTables;
@@ -199,7 +241,8 @@ struct Population : Portable {
   static constexpr auto Pack = Table::Pack;
   static constexpr auto Finish = Table::Finish;
 
-  static void Add(const Item* x, int64_t stride, const Item* k, int64_t count, Counts& counts) {
+  static void Add(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
+                  Counts& counts) {
     constexpr int kVectors = kOutputs / 16;
     __m512i sums[kPixels][kVectors];
 #pragma GCC unroll 4
@@ -256,18 +299,19 @@ struct Kernels {
   }
 
   int64_t row;  // items of a row of taps, of a block of outputs
-  std::vector<FORM::Item> items;
+  std::vector<FORM::KernelItem> items;
   std::vector<uint16_t> bits;
 };
 
 // Rows [first, last) of the output, counted over all images. words(r, scratch) is row r of all images
-// as words, made in the scratch if need be; write(pixel, first output, outputs, dots) takes a result.
+// as words, made in the scratch if need be; write(row, first pixel, pixels, first output, outputs,
+// dots) takes the results of a block.
 template <class Words, class Write>
 void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t last,
                   const Words& words, const Write& write) {
   const int64_t pixel = s.words * FORM::kItems;  // items
   const int64_t row = (s.width + s.kw - 1 + kPixels) * pixel;
-  std::vector<FORM::Item> ring(s.kh * row);  // row r of an image is in place r % kh
+  std::vector<FORM::ImageItem> ring(s.kh * row);  // row r of an image is in place r % kh
   std::vector<uint32_t> scratch(s.width * s.words);
   int64_t filled = -1;  // the rows of all images before it are in the ring
   for (int64_t n = first; n < last; ++n) {
@@ -277,7 +321,10 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
     for (int64_t r = std::max(filled, start + top); r < start + bottom; ++r) {
       auto* to = ring.data() + (r - start) % s.kh * row + s.kw / 2 * pixel;
       const uint32_t* from = words(r, scratch.data());
-      for (int64_t i = 0; i < s.width * s.words; ++i) FORM::Image(from[i], to + i * FORM::kItems);
+      if (s.kw > 1)  // the padding, whose next pixel is the first
+        for (int64_t i = 0; i < s.words; ++i) FORM::Image(0, from[i], to - pixel + i * FORM::kItems);
+      for (int64_t i = 0; i < s.width * s.words; ++i, to += FORM::kItems)
+        FORM::Image(from[i], i < (s.width - 1) * s.words ? from[i + s.words] : 0, to);
     }
     filled = start + bottom;
     const auto* k = kernels.items.data();
@@ -290,6 +337,7 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
                     k + (r - h + s.kh / 2) * kernels.row, s.kw * pixel, counts);
         const int64_t right = std::min(left + kPixels, s.width);
         const bool inside = left >= s.kw / 2 && right <= s.width - s.kw / 2;
+        int16_t dots[kPixels][kOutputs];
         for (int64_t w = left; w < right; ++w) {
           uint16_t* count = counts[w - left];
           int64_t columns = s.kw;
@@ -301,10 +349,9 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
                 count[o] -= bits[((r - h + s.kh / 2) * s.kw + j) * kOutputs + o];
           }
           const uint16_t most = s.channels * (bottom - top) * columns;
-          int16_t dots[kOutputs];
-          for (int64_t o = 0; o < kOutputs; ++o) dots[o] = most - 2 * count[o];
-          write(n * s.width + w, block, std::min(kOutputs, s.outputs - block), dots);
+          for (int64_t o = 0; o < kOutputs; ++o) dots[w - left][o] = most - 2 * count[o];
         }
+        write(n, left, right - left, block, std::min(kOutputs, s.outputs - block), dots[0]);
       }
       k += s.kh * kernels.row;
       bits += s.kh * s.kw * kOutputs;
@@ -370,15 +417,18 @@ ffi::Error PackedConv(ffi::ThreadPool pool, Bits x, Bits k, int64_t channels,
                       ffi::Result<Dots> y) {
   const Shape s = ShapeOf(x.dimensions(), k.dimensions(), channels);
   const auto words = [&](int64_t r, uint32_t*) { return x.typed_data() + r * s.width * s.words; };
-  const auto write = [&](int64_t pixel, int64_t first, int64_t outputs, const int16_t* dots) {
-    std::copy_n(dots, outputs, y->typed_data() + pixel * s.outputs + first);
+  const auto write = [&](int64_t row, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
+                         const int16_t* dots) {
+    int16_t* to = y->typed_data() + (row * s.width + left) * s.outputs + first;
+    for (int64_t p = 0; p < pixels; ++p)
+      std::copy_n(dots + p * kOutputs, outputs, to + p * s.outputs);
   };
   Convolve(pool, s, k.typed_data(), words, write);
   return ffi::Error::Success();
 }
 
 ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, Bits k,
-                        PerOutput epilogue, bool skip, ffi::Result<Features> y) {
+                        PerOutput epilogue, bool skip, int64_t shuffle, ffi::Result<Features> y) {
   const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
   const float* e = epilogue.typed_data();
   const Epilogue all = {e, e + s.outputs, e + 2 * s.outputs, e + 3 * s.outputs};
@@ -388,10 +438,21 @@ ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, 
       FORM::Pack(from + w * s.channels, threshold.typed_data(), s, scratch + w * s.words);
     return static_cast<const uint32_t*>(scratch);
   };
-  const auto write = [&](int64_t pixel, int64_t first, int64_t outputs, const int16_t* dots) {
-    const int64_t at = pixel * s.outputs + first;
-    FORM::Finish(dots, all.From(first), skip ? x.typed_data() + at : nullptr, outputs,
-                 y->typed_data() + at);
+  // With pixel shuffle the outputs are those of each of shuffle * shuffle pixels in turn, and what
+  // is skipped to them is one pixel of x.
+  const int64_t features = s.outputs / (shuffle * shuffle);
+  const auto write = [&](int64_t row, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
+                         const int16_t* dots) {
+    for (int64_t o = first; o < first + outputs;) {
+      const int64_t place = o / features, feature = o % features;
+      const int64_t run = std::min(features - feature, first + outputs - o);
+      const int64_t large_row = row * shuffle + place / shuffle;
+      const int64_t to = (large_row * s.width + left) * shuffle + place % shuffle;
+      FORM::Finish(dots + o - first, pixels, all.From(o),
+                   skip ? x.typed_data() + (row * s.width + left) * s.channels + feature : nullptr,
+                   s.channels, run, y->typed_data() + to * features + feature, shuffle * features);
+      o += run;
+    }
   };
   Convolve(pool, s, k.typed_data(), words, write);
   return ffi::Error::Success();
@@ -415,4 +476,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_branch, PackedBranch,
                                   .Arg<Bits>()
                                   .Arg<PerOutput>()
                                   .Attr<bool>("skip")
+                                  .Attr<int64_t>("shuffle")
                                   .Ret<Features>());

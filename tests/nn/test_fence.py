@@ -129,7 +129,7 @@ def test_equal_units_share_one_function():
     chain = Chain(UNITS["bbcu"], True)
     variables = _variables(chain, x)
     module = jax.jit(chain.apply).lower(variables, x).as_text()
-    calls = [line for line in module.splitlines() if "call @" in line and "inlineable" in line]
+    calls = [line for line in module.splitlines() if "func.call @" in line and "inlineable" in line]
     assert len(calls) == 3
     assert len({line.split("call @")[1].split("(")[0] for line in calls}) == 1
 
