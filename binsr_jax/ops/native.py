@@ -16,13 +16,14 @@ import inspect
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -113,7 +114,23 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
             sharding_rule=rule,
             need_replication_factors=tuple(axis for axis in axes if axis != "b"),
         )
-        return call
+
+        def one_by_one(*arguments: Any) -> jax.Array:
+            """The call, which ``jax.vmap`` works in a loop."""
+            arrays, static = arguments[:operands], arguments[operands:]
+            each = jax.custom_batching.custom_vmap(lambda *arrays: call(*arrays, *static))
+
+            @each.def_vmap
+            def _(size: int, mapped: Sequence[bool], *arrays: jax.Array):
+                whole = [
+                    a if m else jnp.broadcast_to(a, (size, *a.shape))
+                    for a, m in zip(arrays, mapped, strict=True)
+                ]
+                return lax.map(lambda one: call(*one, *static), tuple(whole)), True
+
+            return each(*arrays)
+
+        return one_by_one
 
     return decorate
 
@@ -121,7 +138,7 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
 @_by_batch("b h w c, i j c o -> b h w o", operands=2)
 def _conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> jax.Array:
     y = jax.ShapeDtypeStruct((*x_bits.shape[:3], w_bits.shape[3]), jnp.int16)
-    call = jax.ffi.ffi_call(f"binsr_{form}_packed_conv", y, vmap_method="sequential")
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_conv", y)
     return call(x_bits, w_bits, channels=np.int64(in_channels))
 
 
@@ -138,7 +155,7 @@ def _branch(
     batch, height, width, _ = x.shape
     shape = (batch, height * shuffle, width * shuffle, w_bits.shape[3] // shuffle**2)
     y = jax.ShapeDtypeStruct(shape, jnp.float32)
-    call = jax.ffi.ffi_call(f"binsr_{form}_packed_branch", y, vmap_method="sequential")
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_branch", y)
     return call(x, threshold, w_bits, epilogue, skip=skip, shuffle=np.int64(shuffle))
 
 

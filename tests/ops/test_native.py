@@ -1,0 +1,210 @@
+"""The native forms of the packed convolution: every one that this machine can run."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from test_packed import CHANNELS, random_operands
+
+from binsr_jax.ops import native
+from binsr_jax.ops.packed import (
+    pack_activations,
+    pack_weights,
+    packed_branch,
+    packed_conv,
+    packed_conv_reference,
+)
+
+FORMS = native.forms()
+pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
+needs_each = pytest.mark.parametrize("form", FORMS)
+
+
+@pytest.fixture(autouse=True)
+def _loaded(request):
+    """The form of the test, made; then the process chooses anew."""
+    if "form" in request.fixturenames:
+        assert native.load(request.getfixturevalue("form"))
+    yield
+    native.chosen_form.cache_clear()
+
+
+def assert_exact(form, seed, image, channels, outputs, kernel):
+    x, w = random_operands(seed, image, channels, outputs, kernel)
+    bits = pack_activations(x), pack_weights(w)
+    y = jax.jit(native.packed_conv, static_argnums=(2, 3))(*bits, channels, form)
+    assert y.dtype == jnp.int16
+    expected = packed_conv_reference(*(np.asarray(v) for v in bits), channels)
+    np.testing.assert_array_equal(y, expected)
+
+
+@needs_each
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_every_channel_count_is_exact(form, channels, kernel):
+    assert_exact(form, channels, (2, 5, 7), channels, 6, kernel)
+
+
+@needs_each
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    batch=st.integers(1, 3),
+    height=st.integers(1, 9),
+    width=st.integers(1, 11),
+    channels=st.sampled_from(CHANNELS),
+    outputs=st.sampled_from((1, 3, 63, 64, 65, 130)),
+    kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7))),
+)
+def test_any_shape_is_exact(form, seed, batch, height, width, channels, outputs, kernel):
+    assert_exact(form, seed, (batch, height, width), channels, outputs, kernel)
+
+
+@needs_each
+def test_the_largest_count_is_exact(form):
+    """All signs agree, or none does: 9 x 256 channels, past what a byte holds many times over."""
+    x = jnp.ones((1, 3, 6, 256), jnp.float32)
+    for sign in (1, -1):
+        w = jnp.full((3, 3, 256, 64), sign, jnp.float32)
+        y = native.packed_conv(pack_activations(x), pack_weights(w), 256, form)
+        assert np.asarray(y)[0, 1, 2].tolist() == [sign * 2304] * 64
+
+
+@needs_each
+def test_parts_worked_by_several_threads_fit_together(form):
+    """Images of many rows are shared out in parts, also where one image ends and another starts."""
+    assert_exact(form, 1, (3, 37, 50), 64, 64, (3, 3))
+
+
+def branch_operands(channels, outputs, size=(2, 5, 7)):
+    x, w = random_operands(outputs, size, channels, outputs, (3, 3))
+    rng = np.random.default_rng(channels)
+    vectors = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in (channels, *(outputs,) * 5))
+    threshold, *others = vectors
+    # Some features lie exactly on their threshold, which is negative.
+    x = x.at[0, 0].set(threshold)
+    return x, threshold, pack_weights(w), *others
+
+
+def by_xla(monkeypatch, *operands, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "chosen_form", lambda: "xla")
+        return jax.jit(lambda *arrays: packed_branch(*arrays, **options))(*operands)
+
+
+@needs_each
+@pytest.mark.parametrize(
+    ("channels", "outputs", "options"),
+    [
+        (64, 64, {"skip": True}),
+        (64, 64, {}),
+        (33, 33, {"skip": True}),
+        (5, 20, {"skip": True, "shuffle": 2}),
+        (64, 256, {"skip": True, "shuffle": 2}),
+        (96, 96, {"skip": True}),
+        (48, 48 * 9, {"skip": True, "shuffle": 3}),
+        (64, 12, {"shuffle": 2}),
+        (32, 3, {}),
+    ],
+)
+def test_a_branch_is_that_of_xla(monkeypatch, form, channels, outputs, options):
+    """The integers are equal; scale and shifts differ by the rounding of a few float operations."""
+    operands = branch_operands(channels, outputs)
+    expected = by_xla(monkeypatch, *operands, **options)
+    monkeypatch.setattr(native, "chosen_form", lambda: form)
+    y = jax.jit(lambda *arrays: packed_branch(*arrays, **options))(*operands)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@needs_each
+def test_a_pixel_does_not_depend_on_the_image_around_it(monkeypatch, form):
+    """What tiles rest on: far from the border a piece gives the very bits of the whole."""
+    monkeypatch.setattr(native, "chosen_form", lambda: form)
+    x, *others = branch_operands(64, 64, (1, 19, 23))
+    whole = packed_branch(x, *others, skip=True)
+    piece = packed_branch(x[:, 4:15, 3:20], *others, skip=True)
+    np.testing.assert_array_equal(piece[:, 1:-1, 1:-1], whole[:, 5:14, 4:19])
+
+
+@needs_each
+@pytest.mark.parametrize("part", ["conv", "branch"])
+def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
+    monkeypatch.setattr(native, "chosen_form", lambda: form)
+    x, threshold, w_bits, *others = branch_operands(40, 40, (8, 6, 5))
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    batch, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+
+    def run(x, threshold, w_bits, *others):
+        if part == "conv":
+            return packed_conv(pack_activations(x), w_bits, 40)
+        return packed_branch(x, threshold, w_bits, *others, skip=True)
+
+    arrays = (x, threshold, w_bits, *others)
+    expected = jax.jit(run)(*arrays)
+    placed = [jax.device_put(a, batch if a is x else whole) for a in arrays]
+    compiled = jax.jit(run).lower(*placed).compile()
+    assert "all-gather" not in compiled.as_text()
+    y = compiled(*placed)
+    assert y.sharding.is_equivalent_to(batch, 4)
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_results_past_16_bits_are_left_to_xla():
+    x, w = random_operands(0, (1, 2, 2), 3680, 1, (3, 3))
+    bits = pack_activations(x), pack_weights(w)
+    assert native.form_for(*bits) == "xla"
+    expected = packed_conv_reference(*(np.asarray(v) for v in bits), 3680)
+    np.testing.assert_array_equal(packed_conv(*bits, 3680), expected)
+
+
+def test_under_vmap():
+    x, w = random_operands(2, (3, 2, 4), 32, 5, (3, 3))
+    bits, w_bits = pack_activations(x), pack_weights(w)
+    each = jax.vmap(lambda image: packed_conv(image[None], w_bits, 32)[0])(bits)
+    np.testing.assert_array_equal(each, packed_conv(bits, w_bits, 32))
+
+
+def choice(**environment):
+    """What a new process says of its choice, and the end of its errors."""
+    script = "from binsr_jax.ops import native; print(native.chosen_form(), native.forms())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_the_fastest_form_is_chosen_and_another_can_be(tmp_path):
+    assert choice().startswith(FORMS[0])
+    assert choice(BINSR_KERNEL="portable").startswith("portable")
+    assert choice(BINSR_KERNEL="xla").startswith("xla")
+    assert "BINSR_KERNEL is 'fast': choose from" in choice(BINSR_KERNEL="fast")
+
+
+def test_without_a_compiler_it_is_xla(tmp_path):
+    assert choice(CXX=str(tmp_path / "gone")) == "xla ()"
+
+
+def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *-dM*) echo "#define __AVX2__ 1";; *) exit 1;; esac\n'
+    )
+    compiler.chmod(0o755)
+    assert choice(CXX=str(compiler), HOME=str(tmp_path)) == "xla ('table',)"
+    assert list((tmp_path / ".cache/binsr-jax/native").iterdir()) == []
+
+
+def test_a_home_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / ".cache").write_text("a file where a folder should be")
+    assert choice(HOME=str(tmp_path)).startswith("xla")
