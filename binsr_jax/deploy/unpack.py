@@ -39,8 +39,9 @@ def unpack_params(model: PackedModel) -> dict[str, Any]:
             "scales, so it cannot be trained on: train from the work dir that it was packed from."
         )
     given: dict[tuple[str, ...], Any] = flatten_dict(model.params)
-    params = {}
-    for path, leaf in flatten_dict(variables["params"]).items():
+    params: dict[tuple[str, ...], Any] = {}
+    wanted: dict[tuple[str, ...], Any] = flatten_dict(variables["params"])
+    for path, leaf in wanted.items():
         words = (*path[:-1], "words")
         if path[-1] != "kernel" or words not in given:
             params[path] = given[path]

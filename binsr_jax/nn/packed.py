@@ -28,7 +28,7 @@ from binsr_jax.ops.packed import (
 )
 
 
-class PackedConv(nn.Module):
+class FloatConv(nn.Module):
     """Convolution of signs with packed binary weights: ``[B, H, W, I] -> [B, H, W, features]``.
 
         y = scale * (signs of x convolved with signs of the kernel) + bias
@@ -36,9 +36,8 @@ class PackedConv(nn.Module):
     The attributes and the value are those of ``binsr_jax.nn.binary.BinaryConv``, which gives the
     parameters: ``words``, uint32 ``[kh, kw, ceil(I / 32), features]`` of
     ``ops.packed.pack_weights``, and float32 ``scale`` and (with ``use_bias`` or ``norm``) ``bias``,
-    ``[features]``. The convolution itself is of integers, and exact: by XNOR and population count
-    on CPU, in int8 on GPU and TPU. Called as ``BinaryConv`` is, of which it makes no difference: a
-    packed network is not trained.
+    ``[features]``. Called as ``BinaryConv`` is, of which it makes no difference: a packed network
+    is not trained. Here the convolution is of floats that are +1 and -1, to compare with.
     """
 
     features: int
@@ -55,6 +54,20 @@ class PackedConv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, word_count(x.shape[-1]), self.features)
         words = self.param("words", nn.initializers.zeros, shape, jnp.uint32)
         return self._scaled(self._convolve(x, words))
+
+    def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        return conv2d(x, unpack_weights(words, x.shape[-1]))
+
+    def _scaled(self, y: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (self.features,))
+        y = y.astype(scale.dtype) * scale
+        if self.use_bias or self.norm:
+            y += self.param("bias", nn.initializers.zeros, (self.features,))
+        return y
+
+
+class PackedConv(FloatConv):
+    """The same in integers: by XNOR and population count on CPU, in int8 on GPU and TPU."""
 
     def branch(
         self,
@@ -88,27 +101,9 @@ class PackedConv(nn.Module):
     def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
         return lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8)
 
-    def _scaled(self, y: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (self.features,))
-        y = y.astype(scale.dtype) * scale
-        if self.use_bias or self.norm:
-            y += self.param("bias", nn.initializers.zeros, (self.features,))
-        return y
 
-
-class FloatConv(PackedConv):
-    """The same, by the convolution of floats that are +1 and -1."""
-
-    branch = None
-
-    def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
-        return conv2d(x, unpack_weights(words, x.shape[-1]))
-
-
-class SignConv(PackedConv):
+class SignConv(FloatConv):
     """The same, but for the layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
-
-    branch = None
 
     @nn.compact
     def __call__(

@@ -51,8 +51,7 @@ struct Epilogue {
 };
 
 // Each form has
-//   Image(word, next, to)               writes the items of a word of the image, of which next is
-//                                       that of the next pixel
+//   Image(pixel, next, words, to)       writes the items of a pixel, of the words of it and the next
 //   Kernel(word, item)                  an item of a word of a kernel
 //   Add(x, stride, k, count, counts)    adds to counts[p][o] the number of bits in which
 //                                       x[p * stride + i] and k[i * kOutputs + o] differ, i < count
@@ -66,7 +65,9 @@ struct Portable {
   using KernelItem = uint32_t;
   static constexpr int64_t kItems = 1;  // of a word
 
-  static void Image(uint32_t word, uint32_t, ImageItem* to) { *to = word; }
+  static void Image(const uint32_t* pixel, const uint32_t*, int64_t words, ImageItem* to) {
+    std::copy_n(pixel, words, to);
+  }
   static KernelItem Kernel(uint32_t word, int64_t) { return word; }
 
   static void Add(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
@@ -105,9 +106,15 @@ struct Table {
   using KernelItem = uint8_t;
   static constexpr int64_t kItems = 8;
 
-  static void Image(uint32_t word, uint32_t next, ImageItem* to) {
-    const __m128i pairs = _mm_set1_epi64x(Spread(word) | Spread(next) << 4);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_slli_epi16(_mm_cvtepu8_epi16(pairs), 4));
+  static void Image(const uint32_t* pixel, const uint32_t* next, int64_t words, ImageItem* to) {
+    const __m128i low = _mm_set1_epi8(15), high = _mm_set1_epi8(-16);
+    for (int64_t i = 0; i < words; ++i, to += kItems) {
+      const __m128i a = _mm_cvtsi32_si128(pixel[i]), b = _mm_cvtsi32_si128(next[i]);
+      const __m128i even = _mm_or_si128(_mm_and_si128(a, low), _mm_and_si128(_mm_slli_epi16(b, 4), high));
+      const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(a, 4), low), _mm_and_si128(b, high));
+      const __m128i pairs = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_slli_epi16(pairs, 4));
+    }
   }
   static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
 
@@ -173,12 +180,6 @@ struct Table {
   }
 
  private:
-  static uint64_t Spread(uint64_t word) {  // four bits to a byte each
-    word = (word | word << 16) & 0x0000FFFF0000FFFF;
-    word = (word | word << 8) & 0x00FF00FF00FF00FF;
-    return (word | word << 4) & 0x0F0F0F0F0F0F0F0F;
-  }
-
   // Up to three items, whose counts four bits have room for.
   template <int kCount>
   static void AddItems(const ImageItem* x, int64_t stride, const KernelItem* k,
@@ -313,6 +314,7 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
   const int64_t row = (s.width + s.kw - 1 + kPixels) * pixel;
   std::vector<FORM::ImageItem> ring(s.kh * row);  // row r of an image is in place r % kh
   std::vector<uint32_t> scratch(s.width * s.words);
+  const std::vector<uint32_t> zero(s.words);
   int64_t filled = -1;  // the rows of all images before it are in the ring
   for (int64_t n = first; n < last; ++n) {
     const int64_t start = n / s.height * s.height, h = n - start;  // of the image, and in it
@@ -321,10 +323,10 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
     for (int64_t r = std::max(filled, start + top); r < start + bottom; ++r) {
       auto* to = ring.data() + (r - start) % s.kh * row + s.kw / 2 * pixel;
       const uint32_t* from = words(r, scratch.data());
-      if (s.kw > 1)  // the padding, whose next pixel is the first
-        for (int64_t i = 0; i < s.words; ++i) FORM::Image(0, from[i], to - pixel + i * FORM::kItems);
-      for (int64_t i = 0; i < s.width * s.words; ++i, to += FORM::kItems)
-        FORM::Image(from[i], i < (s.width - 1) * s.words ? from[i + s.words] : 0, to);
+      // The padding beside the row is of zero bits, but the pixel next to the last of it is the first.
+      if (s.kw > 1) FORM::Image(zero.data(), from, s.words, to - pixel);
+      for (int64_t w = 0; w < s.width; ++w, from += s.words, to += pixel)
+        FORM::Image(from, w + 1 < s.width ? from + s.words : zero.data(), s.words, to);
     }
     filled = start + bottom;
     const auto* k = kernels.items.data();

@@ -1,11 +1,11 @@
 """A packed network, made into a run that goes on from it."""
 
 import dataclasses
+from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax.commands import main
 from binsr_jax.deploy.model_file import load_model_file, save_model
@@ -27,7 +27,8 @@ NETWORKS = [
 def test_packing_gives_back_what_was_unpacked(make_model, network):
     model = make_model(**network)
     packed = pack_params(model.config, {"params": unpack_params(model)})
-    before, after = flatten_dict(model.params), flatten_dict(packed)
+    before: dict[tuple[str, ...], Any] = flatten_dict(model.params)
+    after: dict[tuple[str, ...], Any] = flatten_dict(packed)
     assert before.keys() == after.keys()
     for name, leaf in before.items():
         if name[-1] == "scale":  # a mean of equal numbers, up to the rounding of their sum
@@ -38,17 +39,16 @@ def test_packing_gives_back_what_was_unpacked(make_model, network):
 
 def test_a_scale_of_zero_keeps_the_signs(make_model):
     model = make_model()
-    leaves = flatten_dict(model.params)
     name = ("body_0", "conv", "scale")
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(model.params)
     leaves[name] = np.zeros_like(leaves[name])
-    params = jax.tree_util.tree_map(lambda leaf: leaf, model.params)
-    params["body_0"]["conv"]["scale"] = leaves[name]
-    packed = pack_params(
-        model.config, {"params": unpack_params(dataclasses.replace(model, params=params))}
+    lamed = dataclasses.replace(model, params=unflatten_dict(leaves))
+    packed: dict[tuple[str, ...], Any] = flatten_dict(
+        pack_params(model.config, {"params": unpack_params(lamed)})
     )
     words = ("body_0", "conv", "words")
-    np.testing.assert_array_equal(flatten_dict(packed)[words], leaves[words])
-    assert np.abs(flatten_dict(packed)[name]).max() < 1e-30
+    np.testing.assert_array_equal(packed[words], leaves[words])
+    assert np.abs(packed[name]).max() < 1e-30
 
 
 def test_folded_normalisation_is_refused(make_model):
