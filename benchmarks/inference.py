@@ -255,13 +255,16 @@ JOBS: dict[str, Callable[..., Any]] = {"time": time_job, "parts": parts_job, "me
 
 
 def print_machine() -> None:
-    """The CPU, those of its flags that matter here, and the versions of the libraries."""
+    """The CPU, those of its flags that matter here, our form for it, and the libraries' versions."""
+    from binsr_jax.ops import native
+
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = re.search(r"model name\s*:\s*(.*)", text)
     flags = re.search(r"flags\s*:\s*(.*)", text)
     present = set(flags[1].split()) if flags else set()
     print(f"- CPU: {name[1] if name else platform.processor()}")
     print("- flags: " + ", ".join(f"{f}: {'yes' if f in present else 'no'}" for f in FLAGS))
+    print(f"- packed convolution: {native.chosen_form()}")
     versions = []
     for package in PACKAGES:
         try:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from binsr_jax.config import default
 from binsr_jax.errors import UserError
+from binsr_jax.ops import native
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple"}
 
@@ -41,6 +42,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     def guarded(argv: Sequence[str]) -> int | None:
         try:
+            check_kernel()
             return main(argv)
         except UserError as error:
             raise _exit(str(error)) from None
@@ -61,6 +63,19 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path.home() / ".cache" / "binsr-jax" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def check_kernel() -> None:
+    """Looks at the environment variable BINSR_KERNEL (``binsr_jax.ops.native``), if it is set.
+
+    Raises:
+        UserError: it names no form that this machine can run.
+    """
+    if os.environ.get("BINSR_KERNEL"):
+        try:
+            native.chosen_form()
+        except ValueError as error:
+            raise UserError(f"The environment variable {error}.") from error
 
 
 def _exit(sentence: str) -> SystemExit:

@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from binsr_jax.cli import keep_compiled_programs
+from binsr_jax.cli import check_kernel, keep_compiled_programs
 from binsr_jax.deploy.upscale import FORMATS, Options, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.errors import UserError
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("No image is named: binsr upscale PATH takes files, folders and patterns.")
     files = find_images(inputs)
     keep_compiled_programs()
+    check_kernel()
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
         raise UserError(

@@ -19,6 +19,7 @@ from binsr_jax.deploy import pictures
 from binsr_jax.deploy import upscale as upscale_module
 from binsr_jax.deploy import upscaler as upscaler_module
 from binsr_jax.deploy.upscaler import Upscaler
+from binsr_jax.ops import native
 
 Run = Callable[..., int]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -415,6 +416,15 @@ def test_mistakes_are_one_sentence(run, folder, capsys, mistake):
     assert line.startswith("error: ")
     assert words in line
     assert files_in(folder) == before
+
+
+def test_a_kernel_that_there_is_not_is_one_sentence(run, folder, capsys, monkeypatch):
+    save(folder / "a.png", photo(4, 4))
+    monkeypatch.setenv("BINSR_KERNEL", "fast")
+    native.chosen_form.cache_clear()
+    assert run(folder / "a.png") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: The environment variable BINSR_KERNEL is 'fast': choose from ")
 
 
 def test_restoring_asks_for_a_model(folder, capsys):
