@@ -255,7 +255,7 @@ JOBS: dict[str, Callable[..., Any]] = {"time": time_job, "parts": parts_job, "me
 
 
 def print_machine() -> None:
-    """The CPU, those of its flags that matter here, our form for it, and the libraries' versions."""
+    """The CPU, its flags that matter here, our form for it, and the versions of the libraries."""
     from binsr_jax.ops import native
 
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
