@@ -156,3 +156,16 @@ def test_wrong_shapes_are_named(x, kernel):
 def test_wrong_types_are_named():
     with pytest.raises(TypeError, match=r"bfloat16.*float32"):
         conv2d(jnp.zeros((1, 4, 4, 3), jnp.bfloat16), jnp.zeros((3, 3, 3, 2)))
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 16, 64])
+@pytest.mark.parametrize("inputs", [3, 5, 16, 24, 64])
+def test_all_pixels_of_a_row_are_added_up_in_one_order(inputs, outputs):
+    """Pixels with equal surroundings are equal to the bit, also the last ones: tiles rest on it."""
+    rng = np.random.default_rng(inputs)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, inputs, outputs)), jnp.float32)
+    pixel = jnp.asarray(rng.normal(size=inputs), jnp.float32)
+    for height, width in ((101, 94), (37, 129), (81, 31)):
+        x = jnp.broadcast_to(pixel, (1, height, width, inputs))
+        last = np.asarray(jax.jit(conv2d)(x, kernel))[0, -1, 1:-1]
+        np.testing.assert_array_equal(last, np.broadcast_to(last[width // 3], last.shape))
