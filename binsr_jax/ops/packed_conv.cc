@@ -446,6 +446,11 @@ ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, 
   const int64_t features = s.outputs / (shuffle * shuffle);
   const auto write = [&](int64_t row, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
                          const int16_t* dots) {
+    // What of x is packed for the next row is fetched while this one is computed.
+    if (first == 0)
+      for (int64_t i = 0; i < pixels * s.channels; i += 16)
+        __builtin_prefetch(x.typed_data() +
+                           ((row + s.kh / 2 + 1) * s.width + left) * s.channels + i);
     for (int64_t o = first; o < first + outputs;) {
       const int64_t place = o / features, feature = o % features;
       const int64_t run = std::min(features - feature, first + outputs - o);
