@@ -404,7 +404,7 @@ void Convolve(ffi::ThreadPool& pool, const Shape& s, const uint32_t* k, const Wo
   const int64_t row = std::max<int64_t>(1, s.width * s.words * s.kh * s.kw * s.outputs);
   const int64_t rows = s.batch * s.height;
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t part = std::max<int64_t>({1, (1 << 18) / row, rows / (4 * threads)});
+  const int64_t part = std::max<int64_t>({1, (1 << 18) / row, rows / (8 * threads)});
   InParallel(pool, rows, part, [&](int64_t first, int64_t last) {
     ConvolveRows(s, kernels, first, last, words, write);
   });
