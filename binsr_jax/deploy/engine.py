@@ -27,9 +27,9 @@ from binsr_jax.nn.packed import FloatConv, PackedConv
 Arithmetic = Literal["packed", "float"]
 _CONVOLUTIONS = {"packed": PackedConv, "float": FloatConv}
 
-# Rows of output that `reconstruct` makes at a time: enough that the overlap costs little, few
-# enough that its intermediates stay in the cache.
-_STRIP_ROWS = 64
+# What `reconstruct` makes at a time: as many rows of output as let an intermediate stay in the
+# cache, and at least so many that their overlap costs little.
+_STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
 
 
 class Engine:
@@ -73,7 +73,7 @@ class Engine:
         strips = partial(
             _reconstruct,
             network,
-            rows=max(1, _STRIP_ROWS // self.scale),
+            self.scale,
             halo=max(1, _reach(tail["params"])),
         )
         self._extract = jax.jit(partial(_extract, network), compiler_options=options)
@@ -122,9 +122,11 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
 
 
 def _reconstruct(
-    network, params: Any, features: jax.Array, x: jax.Array, rows: int, halo: int
+    network, scale: int, params: Any, features: jax.Array, x: jax.Array, halo: int
 ) -> jax.Array:
-    """The output, ``rows`` rows of the features at a time."""
+    """The output, a strip of rows at a time."""
+    row = 4 * features.shape[-1] * features.shape[-2] * scale  # bytes, of an intermediate
+    rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
         return network.apply({"params": params}, features, x, method="reconstruct")

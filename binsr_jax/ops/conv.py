@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from binsr_jax.ops import native
+
 # Bytes of the windows of one strip in the gradient: large enough for an efficient matrix product,
 # small enough to stay in the second-level cache.
 _STRIP_BYTES = 5 << 20
@@ -106,7 +108,11 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # Without a gradient: at inference.
-    return lax.platform_dependent(x, kernel, cpu=_convolve_alike, default=_convolve)
+    cpu = _convolve_alike
+    form = native.form_for_few(kernel)
+    if form != "xla" and 0 not in x.shape and _factors(x)[0].dtype == x.dtype:
+        cpu = partial(native.few_outputs_conv, form=form)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=_convolve)
 
 
 def _conv2d_forward(x: jax.Array, kernel: jax.Array):

@@ -1,10 +1,11 @@
-"""The packed convolution in native code, where the machine can make and run it.
+"""Convolutions in native code, where the machine can make and run it.
 
 XLA's programs for CPUs count bits well where there is an instruction for it, and slowly elsewhere;
-and they write features to memory where one pass would do. ``packed_conv.cc`` has forms for x86-64
-with AVX2 and with AVX-512. It is compiled once for the CPU at hand, by the machine's C++ compiler
-and with the headers that come with jaxlib, into ``~/.cache/binsr-jax``. Without a compiler, and on
-other CPUs, XLA's form is used: the integers are the same.
+and they write features to memory where one pass would do. ``native.cc`` has forms of the packed
+convolution for x86-64 with AVX2 and with AVX-512, and a convolution of floats to few outputs. It is
+compiled once for the CPU at hand, by the machine's C++ compiler and with the headers that come with
+jaxlib, into ``~/.cache/binsr-jax``. Without a compiler, and on other CPUs, XLA's form is used: the
+integers are the same.
 
 The environment variable BINSR_KERNEL names a form, or ``xla`` for none of them.
 """
@@ -27,10 +28,11 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-_SOURCE = Path(__file__).with_name("packed_conv.cc")
+_SOURCE = Path(__file__).with_name("native.cc")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 _SECONDS = 120  # for the compiler
-# The forms of packed_conv.cc, the fastest first, and what the compiler defines where the CPU can
+_FEW_OUTPUTS = 3
+# The forms of native.cc, the fastest first, and what the compiler defines where the CPU can
 # run them. The last is for tests to compare with.
 _FORMS = {
     "population": "__AVX512VPOPCNTDQ__",
@@ -91,6 +93,17 @@ def packed_branch(
     return _branch(x, threshold, w_bits, epilogue, skip, shuffle, form)
 
 
+def form_for_few(kernel: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` where `few_outputs_conv` does not take the kernel."""
+    _, _, inputs, outputs = kernel.shape
+    return chosen_form() if 0 < outputs <= _FEW_OUTPUTS and inputs % 8 == 0 else "xla"
+
+
+def few_outputs_conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+    """``ops.conv.conv2d`` to up to 3 outputs, of a multiple of 8 channels. For CPU alone."""
+    return _few_outputs(x, kernel, form)
+
+
 def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
     """A decorator of a foreign call: each device works its part of the batch with all the rest.
 
@@ -142,6 +155,12 @@ def _conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> 
     return call(x_bits, w_bits, channels=np.int64(in_channels))
 
 
+@_by_batch("b h w c, i j c o -> b h w o", operands=2)
+def _few_outputs(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+    y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
+    return jax.ffi.ffi_call(f"binsr_{form}_few_outputs_conv", y)(x, kernel)
+
+
 @_by_batch("b h w c, c, i j k o, e o -> b y x f", operands=4)
 def _branch(
     x: jax.Array,
@@ -166,7 +185,7 @@ def load(form: str) -> bool:
         library = ctypes.CDLL(str(_compiled(form)))
     except (OSError, subprocess.SubprocessError):
         return False
-    for name in ("packed_conv", "packed_branch"):
+    for name in ("packed_conv", "packed_branch", "few_outputs_conv"):
         handler = jax.ffi.pycapsule(getattr(library, f"binsr_{name}"))
         jax.ffi.register_ffi_target(f"binsr_{form}_{name}", handler, platform="cpu")
     return True

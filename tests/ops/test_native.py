@@ -1,4 +1,4 @@
-"""The native forms of the packed convolution: every one that this machine can run."""
+"""The native convolutions, in every form that this machine can run."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_packed import CHANNELS, random_operands
 
 from binsr_jax.ops import native
+from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import (
     pack_activations,
     pack_weights,
@@ -135,7 +136,7 @@ def test_a_pixel_does_not_depend_on_the_image_around_it(monkeypatch, form):
 
 
 @needs_each
-@pytest.mark.parametrize("part", ["conv", "branch"])
+@pytest.mark.parametrize("part", ["conv", "branch", "few outputs"])
 def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
     monkeypatch.setattr(native, "chosen_form", lambda: form)
     x, threshold, w_bits, *others = branch_operands(40, 40, (8, 6, 5))
@@ -145,6 +146,8 @@ def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
     def run(x, threshold, w_bits, *others):
         if part == "conv":
             return packed_conv(pack_activations(x), w_bits, 40)
+        if part == "few outputs":
+            return conv2d(x, jnp.ones((3, 3, 40, 3)))
         return packed_branch(x, threshold, w_bits, *others, skip=True)
 
     arrays = (x, threshold, w_bits, *others)
@@ -155,6 +158,61 @@ def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
     y = compiled(*placed)
     assert y.sharding.is_equivalent_to(batch, 4)
     np.testing.assert_array_equal(y, expected)
+
+
+@needs_each
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    batch=st.integers(1, 3),
+    height=st.integers(1, 9),
+    width=st.integers(1, 11),
+    channels=st.sampled_from((8, 16, 40, 64)),
+    outputs=st.integers(1, 3),
+    kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7))),
+)
+def test_few_outputs_in_any_shape(form, seed, batch, height, width, channels, outputs, kernel):
+    """To the rounding of a sum of so many products, beside the same sum in double precision."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(batch, height, width, channels)).astype(np.float32)
+    k = rng.normal(size=(*kernel, channels, outputs)).astype(np.float32)
+    y = jax.jit(lambda x, k: native.few_outputs_conv(x, k, form))(x, k)
+    margins = [(side // 2, side // 2) for side in kernel]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x.astype(np.float64), ((0, 0), *margins, (0, 0))), kernel, axis=(1, 2)
+    )
+    expected = np.einsum("bhwcij,ijco->bhwo", windows, k)
+    size = np.einsum("bhwcij,ijco->bhwo", np.abs(windows), np.abs(k))
+    products = kernel[0] * kernel[1] * channels
+    assert np.all(np.abs(y - expected) <= 2.0**-24 * (products / 8 + 4) * size)
+
+
+@needs_each
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_few_outputs_of_a_piece_are_those_of_the_whole(form, outputs):
+    rng = np.random.default_rng(outputs)
+    x = jnp.asarray(rng.normal(size=(2, 17, 26, 64)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 64, outputs)), jnp.float32)
+    whole = native.few_outputs_conv(x, kernel, form)
+    for left, right in ((0, 7), (1, 14), (2, 25), (3, 26), (9, 12)):
+        piece = native.few_outputs_conv(x[:, 3:12, left:right], kernel, form)
+        inner = whole[:, 4:11, left + 1 : right - 1]
+        np.testing.assert_array_equal(piece[:, 1:-1, 1:-1], inner)
+
+
+@needs_each
+def test_conv2d_to_few_outputs_is_native_but_in_bfloat16(monkeypatch, form):
+    monkeypatch.setattr(native, "chosen_form", lambda: form)
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.asarray(rng.normal(size=(1, 5, 6, 16)), jnp.float32), jnp.ones((3, 3, 16, 3))
+    # A new function each time, since a trace is kept of one.
+    assert "few_outputs" in jax.jit(lambda *a: conv2d(*a)).lower(x, kernel).as_text()
+    assert (
+        "few_outputs"
+        not in jax.jit(lambda *a: conv2d(*a)).lower(x[..., :9], kernel[:, :, :9]).as_text()
+    )
+    with jax.default_matmul_precision("bfloat16"):
+        assert "few_outputs" not in jax.jit(lambda *a: conv2d(*a)).lower(x, kernel).as_text()
 
 
 def test_results_past_16_bits_are_left_to_xla():

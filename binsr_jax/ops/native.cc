@@ -1,5 +1,7 @@
-// The convolution of packed signs on x86-64: what binsr_jax.ops.packed.packed_conv computes, to the
-// last bit. That module says how the bits lie; binsr_jax/ops/native.py compiles this file.
+// Convolutions on x86-64; binsr_jax/ops/native.py compiles this file.
+//
+// That of packed signs, which is what binsr_jax.ops.packed.packed_conv computes, to the last bit.
+// That module says how the bits lie.
 //
 //   dot[b, h, w, o] = channels * valid taps
 //                     - 2 * sum over valid taps of popcount(x[b, h + i, w + j] ^ k[i, j, o])
@@ -14,6 +16,8 @@
 // image are left out. Pixels beside it are read as zero bits, and what they count is taken off.
 //
 // FORM is the form of the sum, one of the structs below that the CPU compiled for can run.
+//
+// And one of floats to few outputs, as the last of a network is: see FewOutputs.
 
 #include <algorithm>
 #include <atomic>
@@ -107,14 +111,14 @@ struct Table {
   static constexpr int64_t kItems = 8;
 
   static void Image(const uint32_t* pixel, const uint32_t* next, int64_t words, ImageItem* to) {
-    const __m128i low = _mm_set1_epi8(15), high = _mm_set1_epi8(-16);
-    for (int64_t i = 0; i < words; ++i, to += kItems) {
-      const __m128i a = _mm_cvtsi32_si128(pixel[i]), b = _mm_cvtsi32_si128(next[i]);
-      const __m128i even = _mm_or_si128(_mm_and_si128(a, low), _mm_and_si128(_mm_slli_epi16(b, 4), high));
-      const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(a, 4), low), _mm_and_si128(b, high));
-      const __m128i pairs = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_slli_epi16(pairs, 4));
-    }
+    int64_t i = 0;
+    for (; i + 2 <= words; i += 2, to += 2 * kItems)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                          Items(_mm_loadu_si64(pixel + i), _mm_loadu_si64(next + i)));
+    if (i < words)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                       _mm256_castsi256_si128(Items(_mm_cvtsi32_si128(pixel[i]),
+                                                    _mm_cvtsi32_si128(next[i]))));
   }
   static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
 
@@ -123,18 +127,23 @@ struct Table {
     // A byte has room for the counts of 63 items.
     for (; count > 0; count -= 63, x += 63, k += 63 * kOutputs) {
       const int64_t items = std::min<int64_t>(count, 63);
-      __m256i first[2][2] = {}, second[2][2] = {};  // of each pair of pixels, outputs in two halves
-      int64_t i = 0;
+      // One pair of pixels after the other: the sums of both do not fit the registers.
+      for (int64_t p = 0; p < kPixels; p += 2) {
+        __m256i both[2] = {}, second[2] = {};  // outputs in two halves
+        int64_t i = 0;
 #pragma GCC unroll 2
-      for (; i + 3 <= items; i += 3) AddItems<3>(x + i, stride, k + i * kOutputs, first, second);
-      for (; i < items; ++i) AddItems<1>(x + i, stride, k + i * kOutputs, first, second);
-#pragma GCC unroll 2
-      for (int p = 0; p < 2; ++p)
+        for (; i + 3 <= items; i += 3)
+          AddItems<3>(x + p * stride + i, k + i * kOutputs, both, second);
+        for (; i < items; ++i) AddItems<1>(x + p * stride + i, k + i * kOutputs, both, second);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
-          AddBytes(first[p][half], counts[2 * p] + 32 * half);
-          AddBytes(second[p][half], counts[2 * p + 1] + 32 * half);
+          // Both is first + 16 second, modulo 256.
+          const __m256i low = _mm256_and_si256(second[half], _mm256_set1_epi8(15));
+          const __m256i first = _mm256_sub_epi8(both[half], _mm256_slli_epi16(low, 4));
+          AddBytes(first, counts[p] + 32 * half);
+          AddBytes(second[half], counts[p + 1] + 32 * half);
         }
+      }
     }
   }
 
@@ -180,36 +189,39 @@ struct Table {
   }
 
  private:
+  // The items of two words of a pixel and of the next one.
+  static __m256i Items(__m128i pixel, __m128i next) {
+    const __m128i low = _mm_set1_epi8(15), high = _mm_set1_epi8(-16);
+    const __m128i even =
+        _mm_or_si128(_mm_and_si128(pixel, low), _mm_and_si128(_mm_slli_epi16(next, 4), high));
+    const __m128i odd =
+        _mm_or_si128(_mm_and_si128(_mm_srli_epi16(pixel, 4), low), _mm_and_si128(next, high));
+    return _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd)), 4);
+  }
+
   // Up to three items, whose counts four bits have room for.
   template <int kCount>
-  static void AddItems(const ImageItem* x, int64_t stride, const KernelItem* k,
-                       __m256i (&first)[2][2], __m256i (&second)[2][2]) {
-    __m256i sums[2][2];
+  static void AddItems(const ImageItem* x, const KernelItem* k, __m256i (&both)[2],
+                       __m256i (&second)[2]) {
+    __m256i sums[2];
 #pragma GCC unroll 3
     for (int i = 0; i < kCount; ++i) {
-      const auto* ki = reinterpret_cast<const __m256i*>(k + i * kOutputs);
-      const __m256i halves[2] = {_mm256_loadu_si256(ki), _mm256_loadu_si256(ki + 1)};
-#pragma GCC unroll 2
-      for (int p = 0; p < 2; ++p) {
-        const auto* at = kTables.of[0] + x[2 * p * stride + i];
-        const __m256i table =
-            _mm256_broadcastsi128_si256(*reinterpret_cast<const __m128i*>(at));
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
-          const __m256i both = _mm256_shuffle_epi8(table, halves[half]);
-          sums[p][half] = i ? _mm256_add_epi8(sums[p][half], both) : both;
-        }
-      }
-    }
-    const __m256i low = _mm256_set1_epi8(15);
-#pragma GCC unroll 2
-    for (int p = 0; p < 2; ++p)
+      const __m256i table =
+          _mm256_broadcastsi128_si256(*reinterpret_cast<const __m128i*>(kTables.of[0] + x[i]));
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
-        const __m256i high = _mm256_srli_epi16(sums[p][half], 4);
-        first[p][half] = _mm256_add_epi8(first[p][half], _mm256_and_si256(sums[p][half], low));
-        second[p][half] = _mm256_add_epi8(second[p][half], _mm256_and_si256(high, low));
+        const auto* ki = reinterpret_cast<const __m256i*>(k + i * kOutputs) + half;
+        const __m256i counts = _mm256_shuffle_epi8(table, _mm256_load_si256(ki));
+        sums[half] = i ? _mm256_add_epi8(sums[half], counts) : counts;
       }
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const __m256i high = _mm256_srli_epi16(sums[half], 4);
+      both[half] = _mm256_add_epi8(both[half], sums[half]);
+      second[half] =
+          _mm256_add_epi8(second[half], _mm256_and_si256(high, _mm256_set1_epi8(15)));
+    }
   }
 
   static void AddBytes(__m256i bytes, uint16_t* counts) {
@@ -282,9 +294,9 @@ struct Population : Portable {
 struct Kernels {
   Kernels(const Shape& s, const uint32_t* k)
       : row(s.kw * s.words * FORM::kItems * kOutputs),
-        items((s.outputs + kOutputs - 1) / kOutputs * s.kh * row),
+        lines((s.outputs + kOutputs - 1) / kOutputs * s.kh * row / kOutputs),
         bits((s.outputs + kOutputs - 1) / kOutputs * s.kh * s.kw * kOutputs) {
-    auto* item = items.data();
+    auto* line = lines.data();
     auto* bit = bits.data();
     for (int64_t first = 0; first < s.outputs; first += kOutputs) {
       const int64_t outputs = std::min(kOutputs, s.outputs - first);
@@ -293,14 +305,19 @@ struct Kernels {
           uint32_t block[kOutputs] = {};
           std::copy_n(k + (tap * s.words + word) * s.outputs + first, outputs, block);
           for (int64_t o = 0; o < kOutputs; ++o) bit[o] += __builtin_popcount(block[o]);
-          for (int64_t i = 0; i < FORM::kItems; ++i, item += kOutputs)
-            for (int64_t o = 0; o < kOutputs; ++o) item[o] = FORM::Kernel(block[o], i);
+          for (int64_t i = 0; i < FORM::kItems; ++i, ++line)
+            for (int64_t o = 0; o < kOutputs; ++o) line->items[o] = FORM::Kernel(block[o], i);
         }
     }
   }
 
+  // Vectors are loaded from one line of the cache: from two it takes twice as long.
+  struct alignas(64) Line {
+    FORM::KernelItem items[kOutputs];
+  };
+
   int64_t row;  // items of a row of taps, of a block of outputs
-  std::vector<FORM::KernelItem> items;
+  std::vector<Line> lines;
   std::vector<uint16_t> bits;
 };
 
@@ -329,17 +346,17 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
         FORM::Image(from, w + 1 < s.width ? from + s.words : zero.data(), s.words, to);
     }
     filled = start + bottom;
-    const auto* k = kernels.items.data();
+    const auto* k = kernels.lines.data()->items;
     const auto* bits = kernels.bits.data();
     for (int64_t block = 0; block < s.outputs; block += kOutputs) {
       for (int64_t left = 0; left < s.width; left += kPixels) {
-        Counts counts = {};
+        alignas(64) Counts counts = {};
         for (int64_t r = top; r < bottom; ++r)
           FORM::Add(ring.data() + r % s.kh * row + left * pixel, pixel,
                     k + (r - h + s.kh / 2) * kernels.row, s.kw * pixel, counts);
         const int64_t right = std::min(left + kPixels, s.width);
         const bool inside = left >= s.kw / 2 && right <= s.width - s.kw / 2;
-        int16_t dots[kPixels][kOutputs];
+        alignas(64) int16_t dots[kPixels][kOutputs];
         for (int64_t w = left; w < right; ++w) {
           uint16_t* count = counts[w - left];
           int64_t columns = s.kw;
@@ -396,19 +413,97 @@ Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, int64_t 
   return {xs[0], xs[1], xs[2], channels, ks[2], ks[0], ks[1], ks[3]};
 }
 
+// The rows of the output that are worked at a time, where a pixel has so many words or numbers.
+int64_t RowsOfPart(ffi::ThreadPool& pool, const Shape& s, int64_t pixel) {
+  // A part is worth a task from some hundred thousand products on.
+  const int64_t row = std::max<int64_t>(1, s.width * pixel * s.kh * s.kw * s.outputs);
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  return std::max<int64_t>({1, (1 << 18) / row, s.batch * s.height / (8 * threads)});
+}
+
 template <class Words, class Write>
 void Convolve(ffi::ThreadPool& pool, const Shape& s, const uint32_t* k, const Words& words,
               const Write& write) {
   const Kernels kernels(s, k);
-  // A part is worth a task from some hundred thousand counted words on.
-  const int64_t row = std::max<int64_t>(1, s.width * s.words * s.kh * s.kw * s.outputs);
-  const int64_t rows = s.batch * s.height;
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t part = std::max<int64_t>({1, (1 << 18) / row, rows / (8 * threads)});
-  InParallel(pool, rows, part, [&](int64_t first, int64_t last) {
+  InParallel(pool, s.batch * s.height, RowsOfPart(pool, s, s.words), [&](int64_t first, int64_t last) {
     ConvolveRows(s, kernels, first, last, words, write);
   });
 }
+
+// The convolution of floats x [B, H, W, C] with k [kh, kw, C, kOuts] to few outputs. Eight channels
+// are added up side by side, and then those eight sums: for each pixel in the same order, wherever it
+// lies. What is beside the image is left out.
+template <int kOuts>
+struct FewOutputs {
+  using Lanes = float __attribute__((vector_size(32)));
+  static constexpr int64_t kLanes = 8;
+
+  FewOutputs(const Shape& s, const float* k) : s(s), k(s.kh * s.kw * s.channels / kLanes * kOuts) {
+    for (int64_t i = 0; i < s.kh * s.kw * s.channels; ++i)
+      for (int64_t o = 0; o < kOuts; ++o)
+        this->k[i / kLanes * kOuts + o][i % kLanes] = k[i * kOuts + o];
+  }
+
+  // Rows [first, last) of the output, counted over all images.
+  void Rows(const float* x, int64_t first, int64_t last, float* y) const {
+    for (int64_t n = first; n < last; ++n) {
+      const int64_t h = n % s.height, beside = s.kw / 2;
+      const float* row = x + n * s.width * s.channels;
+      float* to = y + n * s.width * kOuts;
+      int64_t w = 0;
+      while (w < s.width) {
+        if (w >= beside && w + kPixels + beside <= s.width) {
+          Block<kPixels>(row, h, w, to + w * kOuts);
+          w += kPixels;
+        } else {
+          Block<1>(row, h, w, to + w * kOuts);
+          w += 1;
+        }
+      }
+    }
+  }
+
+ private:
+  template <int kCount>
+  void Block(const float* row, int64_t h, int64_t w, float* y) const {
+    Lanes sums[kCount][kOuts] = {};
+    for (int64_t i = 0; i < s.kh; ++i) {
+      const int64_t down = i - s.kh / 2;
+      if (h + down < 0 || h + down >= s.height) continue;
+      for (int64_t j = 0; j < s.kw; ++j) {
+        const int64_t column = w + j - s.kw / 2;
+        if (column < 0 || column >= s.width) continue;
+        const float* at = row + (down * s.width + column) * s.channels;
+        const Lanes* weights = k.data() + (i * s.kw + j) * s.channels / kLanes * kOuts;
+        for (int64_t c = 0; c < s.channels; c += kLanes, weights += kOuts)
+#pragma GCC unroll 4
+          for (int p = 0; p < kCount; ++p) {
+            Lanes lanes;
+            std::memcpy(&lanes, at + p * s.channels + c, sizeof lanes);
+#pragma GCC unroll 3
+            for (int o = 0; o < kOuts; ++o)
+              sums[p][o] = MultiplyAdd(lanes, weights[o], sums[p][o]);
+          }
+      }
+    }
+    for (int p = 0; p < kCount; ++p)
+      for (int o = 0; o < kOuts; ++o) {
+        const Lanes& v = sums[p][o];
+        y[p * kOuts + o] = ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+      }
+  }
+
+  static Lanes MultiplyAdd(Lanes a, Lanes b, Lanes c) {
+#ifdef __FMA__
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
+  }
+
+  const Shape s;
+  std::vector<Lanes> k;
+};
 
 using Bits = ffi::Buffer<ffi::U32, 4>;
 using Dots = ffi::Buffer<ffi::S16, 4>;
@@ -466,6 +561,22 @@ ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, 
   return ffi::Error::Success();
 }
 
+template <int kOuts>
+void ConvolveToFew(ffi::ThreadPool& pool, const Shape& s, Features x, Features k, float* y) {
+  const FewOutputs<kOuts> convolution(s, k.typed_data());
+  InParallel(pool, s.batch * s.height, RowsOfPart(pool, s, s.channels), [&](int64_t first, int64_t last) {
+    convolution.Rows(x.typed_data(), first, last, y);
+  });
+}
+
+ffi::Error FewOutputsConv(ffi::ThreadPool pool, Features x, Features k, ffi::Result<Features> y) {
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  if (s.outputs == 1) ConvolveToFew<1>(pool, s, x, k, y->typed_data());
+  if (s.outputs == 2) ConvolveToFew<2>(pool, s, x, k, y->typed_data());
+  if (s.outputs == 3) ConvolveToFew<3>(pool, s, x, k, y->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_conv, PackedConv,
@@ -485,4 +596,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_branch, PackedBranch,
                                   .Arg<PerOutput>()
                                   .Attr<bool>("skip")
                                   .Attr<int64_t>("shuffle")
+                                  .Ret<Features>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_few_outputs_conv, FewOutputsConv,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Features>()
+                                  .Arg<Features>()
                                   .Ret<Features>());
