@@ -378,30 +378,34 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
   }
 }
 
-// Calls work(first, last) for parts of 0..count, on the threads of the pool and on this one.
+// Calls work(first, last) for parts of 0..count, of at least so many, on the threads of the pool and
+// on this one. A part is a share of what is left: the first ones are large, as what is worked twice at
+// their borders is less then; the last ones small, so that no thread waits long for another.
 template <class Work>
-void InParallel(ffi::ThreadPool& pool, int64_t count, int64_t part, const Work& work) {
+void InParallel(ffi::ThreadPool& pool, int64_t count, int64_t least, const Work& work) {
   struct Progress {
     std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
     std::condition_variable all_done;
   };
   auto progress = std::make_shared<Progress>();
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   // A task that starts when nothing is left touches nothing but the progress. So this thread need
   // not wait for the tasks, which could not start if all threads of the pool waited for theirs.
-  auto task = [progress, count, part, &work] {
-    int64_t first;
-    while ((first = progress->next.fetch_add(part)) < count) {
-      const int64_t last = std::min(first + part, count);
+  auto task = [progress, count, least, threads, &work] {
+    int64_t first = progress->next, last;
+    while (first < count) {
+      last = std::min(count, first + std::max(least, (count - first) / (2 * threads)));
+      if (!progress->next.compare_exchange_weak(first, last)) continue;
       work(first, last);
       if ((progress->done += last - first) == count) {
         std::lock_guard<std::mutex> lock(progress->mutex);
         progress->all_done.notify_one();
       }
+      first = progress->next;
     }
   };
-  const int64_t parts = (count + part - 1) / part;
-  for (int64_t i = 1; i < std::min(pool.num_threads(), parts); ++i)
+  for (int64_t i = 1; i < std::min(threads, (count + least - 1) / least); ++i)
     pool.Schedule(decltype(task)(task));
   task();
   std::unique_lock<std::mutex> lock(progress->mutex);
@@ -413,19 +417,18 @@ Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, int64_t 
   return {xs[0], xs[1], xs[2], channels, ks[2], ks[0], ks[1], ks[3]};
 }
 
-// The rows of the output that are worked at a time, where a pixel has so many words or numbers.
-int64_t RowsOfPart(ffi::ThreadPool& pool, const Shape& s, int64_t pixel) {
-  // A part is worth a task from some hundred thousand products on.
+// The rows of the output that are worth a task: some hundred thousand products, of so many words or
+// numbers a pixel.
+int64_t LeastRows(const Shape& s, int64_t pixel) {
   const int64_t row = std::max<int64_t>(1, s.width * pixel * s.kh * s.kw * s.outputs);
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  return std::max<int64_t>({1, (1 << 18) / row, s.batch * s.height / (8 * threads)});
+  return std::max<int64_t>(1, (1 << 18) / row);
 }
 
 template <class Words, class Write>
 void Convolve(ffi::ThreadPool& pool, const Shape& s, const uint32_t* k, const Words& words,
               const Write& write) {
   const Kernels kernels(s, k);
-  InParallel(pool, s.batch * s.height, RowsOfPart(pool, s, s.words), [&](int64_t first, int64_t last) {
+  InParallel(pool, s.batch * s.height, LeastRows(s, s.words), [&](int64_t first, int64_t last) {
     ConvolveRows(s, kernels, first, last, words, write);
   });
 }
@@ -564,7 +567,7 @@ ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, 
 template <int kOuts>
 void ConvolveToFew(ffi::ThreadPool& pool, const Shape& s, Features x, Features k, float* y) {
   const FewOutputs<kOuts> convolution(s, k.typed_data());
-  InParallel(pool, s.batch * s.height, RowsOfPart(pool, s, s.channels), [&](int64_t first, int64_t last) {
+  InParallel(pool, s.batch * s.height, LeastRows(s, s.channels), [&](int64_t first, int64_t last) {
     convolution.Rows(x.typed_data(), first, last, y);
   });
 }
