@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from binsr_jax.models.backbone import UPSAMPLING_STEPS, Backbone, Factory
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import upsample_bilinear
+from binsr_jax.ops.image import product, upsample_bilinear
 
 # Of the DIV2K training images, for RGB in 0..1; a network of another number of channels uses no
 # mean.
@@ -52,7 +52,7 @@ class EDSR(Backbone, kw_only=True):
             y = upsampler(y, progress)
         y = self._tail(y, progress)
         if self.image_skip == "bilinear":
-            y += upsample_bilinear(self.amplification * (x - _mean(x)), self.scale)
+            y += upsample_bilinear(product(self.amplification, x - _mean(x)), self.scale)
         return y / self.amplification + _mean(x)
 
 

@@ -5,7 +5,7 @@ import jax
 from binsr_jax.models.backbone import ACTIVATIONS, UPSAMPLING_STEPS, Backbone, Factory
 from binsr_jax.nn.fence import fence
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import upsample_bilinear
+from binsr_jax.ops.image import product, upsample_bilinear
 
 
 class SRResNet(Backbone, kw_only=True):
@@ -53,5 +53,5 @@ class SRResNet(Backbone, kw_only=True):
             y = ACTIVATIONS["leaky_relu"](fence(self._hr_conv)(y, progress=progress))
         y = self._tail(y, progress)
         if self.image_skip == "bilinear":
-            y += upsample_bilinear(self.amplification * x, self.scale)
+            y += upsample_bilinear(product(self.amplification, x), self.scale)
         return y / self.amplification

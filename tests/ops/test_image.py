@@ -204,3 +204,20 @@ def test_depth_to_space_is_pixel_shuffle_in_another_order_of_channels():
     order = np.arange(C * r**2).reshape(C, r**2).T.reshape(-1)
     y = ops.depth_to_space(jnp.asarray(x[..., order]), r)
     np.testing.assert_array_equal(y, ops.pixel_shuffle(jnp.asarray(x), r))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_bilinear_sums_of_a_piece_are_those_of_the_whole(factor):
+    """To the bit, also where they are added to something: tiles rest on it."""
+    rng = np.random.default_rng(factor)
+    x = jnp.asarray(rng.random((1, 101, 94, 3)), jnp.float32)
+    y = jnp.asarray(rng.random((1, 101 * factor, 94 * factor, 3)), jnp.float32)
+    skip = jax.jit(lambda x, y: y + ops.upsample_bilinear(ops.product(130.0, x - 0.4), factor))
+    whole = np.asarray(skip(x, y))
+    for side, at in ((41, 0), (64, 3), (50, 11), (33, 40)):
+        low, high = at * factor, (at + side) * factor
+        piece = skip(x[:, at : at + side, at : at + side], y[:, low:high, low:high])
+        inner = slice(factor, -factor)
+        np.testing.assert_array_equal(
+            piece[:, inner, inner], whole[:, low:high, low:high][:, inner, inner]
+        )
