@@ -70,12 +70,7 @@ class Engine:
         on_cpu = jax.default_backend() == "cpu"
         # Vectors of 512 bits, where the CPU has them: XLA takes 256 on its own.
         options = {"xla_cpu_prefer_vector_width": "512"} if on_cpu else None
-        strips = partial(
-            _reconstruct,
-            network,
-            self.scale,
-            halo=max(1, _reach(tail["params"])),
-        )
+        strips = partial(_reconstruct, network, halo=max(1, _reach(tail["params"])))
         self._extract = jax.jit(partial(_extract, network), compiler_options=options)
         self._reconstruct = jax.jit(strips, compiler_options=options)
 
@@ -121,12 +116,10 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
     return features, variables.get(POOLED, {})
 
 
-def _reconstruct(
-    network, scale: int, params: Any, features: jax.Array, x: jax.Array, halo: int
-) -> jax.Array:
+def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: int) -> jax.Array:
     """The output, a strip of rows at a time."""
-    row = 4 * features.shape[-1] * features.shape[-2] * scale  # bytes, of an intermediate
-    rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
+    row = 4 * features.shape[-1] * features.shape[-2] * network.scale  # bytes, of an intermediate
+    rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // network.scale)
 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
         return network.apply({"params": params}, features, x, method="reconstruct")

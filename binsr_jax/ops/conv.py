@@ -109,8 +109,8 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # Without a gradient: at inference.
     cpu = _convolve_alike
-    form = native.form_for_few(kernel)
-    if form != "xla" and 0 not in x.shape and _factors(x)[0].dtype == x.dtype:
+    form = native.form_for_few(*_factors(x, kernel))
+    if form != "xla":
         cpu = partial(native.few_outputs_conv, form=form)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=_convolve)
 

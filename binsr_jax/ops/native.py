@@ -93,10 +93,11 @@ def packed_branch(
     return _branch(x, threshold, w_bits, epilogue, skip, shuffle, form)
 
 
-def form_for_few(kernel: jax.Array) -> str:
-    """`chosen_form`, or ``"xla"`` where `few_outputs_conv` does not take the kernel."""
+def form_for_few(x: jax.Array, kernel: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` for a convolution that `few_outputs_conv` does not take."""
     _, _, inputs, outputs = kernel.shape
-    return chosen_form() if 0 < outputs <= _FEW_OUTPUTS and inputs % 8 == 0 else "xla"
+    fits = 0 not in x.shape and 0 < outputs <= _FEW_OUTPUTS and inputs % 8 == 0
+    return chosen_form() if fits and x.dtype == jnp.float32 else "xla"
 
 
 def few_outputs_conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:

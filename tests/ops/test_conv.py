@@ -32,7 +32,7 @@ def _arrays(shape, seed=0) -> Any:
     return tuple(draw(size).astype(np.float32) for size in sizes)
 
 
-def _numpy_conv(x, kernel):
+def numpy_conv(x, kernel):
     (kh, kw), (H, W) = kernel.shape[:2], x.shape[1:3]
     ph, pw = kh // 2, kw // 2
     x = np.pad(x.astype(np.float64), ((0, 0), (ph, ph), (pw, pw), (0, 0)))
@@ -53,7 +53,7 @@ def _gradients(f, x, kernel, dy):
 def test_value_is_the_sum_over_taps(shape):
     x, kernel, _ = _arrays(shape)
     np.testing.assert_allclose(
-        jax.jit(conv2d)(x, kernel), _numpy_conv(x, kernel), rtol=1e-4, atol=1e-4
+        jax.jit(conv2d)(x, kernel), numpy_conv(x, kernel), rtol=1e-4, atol=1e-4
     )
 
 
@@ -90,7 +90,7 @@ def test_bfloat16_rounds_the_factors_alone(gradient, outputs):
     rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16), np.float32) for a in (x, kernel, dy)]
     with jax.default_matmul_precision("bfloat16"):
         y, gradients = jax.jit(conv2d)(x, kernel), gradient(x, kernel, dy)
-    np.testing.assert_allclose(y, _numpy_conv(*rounded[:2]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(y, numpy_conv(*rounded[:2]), rtol=1e-4, atol=1e-4)
     for ours, plain in zip(gradients, _gradients(_plain, *rounded), strict=True):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
@@ -112,7 +112,7 @@ def test_sums_of_signs_are_exact():
     for precision in ("float32", "bfloat16"):
         with jax.default_matmul_precision(precision):
             values = jax.jit(conv2d)(signs.astype(np.float32), weights.astype(np.float32))
-        np.testing.assert_array_equal(values, _numpy_conv(signs, weights))
+        np.testing.assert_array_equal(values, numpy_conv(signs, weights))
 
 
 def test_sharded_batch_gives_the_same_gradient():

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from test_packed import CHANNELS, random_operands
+from test_conv import numpy_conv
+from test_packed import CHANNELS, IMAGES, random_operands
 
 from binsr_jax.ops import native
 from binsr_jax.ops.conv import conv2d
@@ -56,10 +57,7 @@ def test_every_channel_count_is_exact(form, channels, kernel):
 @needs_each
 @settings(max_examples=15, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1),
-    batch=st.integers(1, 3),
-    height=st.integers(1, 9),
-    width=st.integers(1, 11),
+    **IMAGES,
     channels=st.sampled_from(CHANNELS),
     outputs=st.sampled_from((1, 3, 63, 64, 65, 130)),
     kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7))),
@@ -163,10 +161,7 @@ def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
 @needs_each
 @settings(max_examples=20, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1),
-    batch=st.integers(1, 3),
-    height=st.integers(1, 9),
-    width=st.integers(1, 11),
+    **IMAGES,
     channels=st.sampled_from((8, 16, 40, 64)),
     outputs=st.integers(1, 3),
     kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7))),
@@ -177,14 +172,9 @@ def test_few_outputs_in_any_shape(form, seed, batch, height, width, channels, ou
     x = rng.normal(size=(batch, height, width, channels)).astype(np.float32)
     k = rng.normal(size=(*kernel, channels, outputs)).astype(np.float32)
     y = jax.jit(lambda x, k: native.few_outputs_conv(x, k, form))(x, k)
-    margins = [(side // 2, side // 2) for side in kernel]
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(x.astype(np.float64), ((0, 0), *margins, (0, 0))), kernel, axis=(1, 2)
-    )
-    expected = np.einsum("bhwcij,ijco->bhwo", windows, k)
-    size = np.einsum("bhwcij,ijco->bhwo", np.abs(windows), np.abs(k))
+    size = numpy_conv(np.abs(x), np.abs(k))
     products = kernel[0] * kernel[1] * channels
-    assert np.all(np.abs(y - expected) <= 2.0**-24 * (products / 8 + 4) * size)
+    assert np.all(np.abs(y - numpy_conv(x, k)) <= 2.0**-24 * (products / 8 + 4) * size)
 
 
 @needs_each
@@ -205,14 +195,15 @@ def test_conv2d_to_few_outputs_is_native_but_in_bfloat16(monkeypatch, form):
     monkeypatch.setattr(native, "chosen_form", lambda: form)
     rng = np.random.default_rng(0)
     x, kernel = jnp.asarray(rng.normal(size=(1, 5, 6, 16)), jnp.float32), jnp.ones((3, 3, 16, 3))
-    # A new function each time, since a trace is kept of one.
-    assert "few_outputs" in jax.jit(lambda *a: conv2d(*a)).lower(x, kernel).as_text()
-    assert (
-        "few_outputs"
-        not in jax.jit(lambda *a: conv2d(*a)).lower(x[..., :9], kernel[:, :, :9]).as_text()
-    )
+
+    def program(x, kernel):
+        # A new function each time, since a trace is kept of one.
+        return jax.jit(lambda *arrays: conv2d(*arrays)).lower(x, kernel).as_text()
+
+    assert "few_outputs" in program(x, kernel)
+    assert "few_outputs" not in program(x[..., :9], kernel[:, :, :9])
     with jax.default_matmul_precision("bfloat16"):
-        assert "few_outputs" not in jax.jit(lambda *a: conv2d(*a)).lower(x, kernel).as_text()
+        assert "few_outputs" not in program(x, kernel)
 
 
 def test_results_past_16_bits_are_left_to_xla():

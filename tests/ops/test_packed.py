@@ -19,6 +19,13 @@ from binsr_jax.ops.packed import (
 )
 
 CHANNELS = (1, 3, 31, 32, 33, 63, 64, 65, 128, 256)
+# Strategies for arrays of any shape and values.
+IMAGES = {
+    "seed": st.integers(0, 2**32 - 1),
+    "batch": st.integers(1, 3),
+    "height": st.integers(1, 9),
+    "width": st.integers(1, 11),
+}
 
 
 def random_operands(seed, image, channels, outputs, kernel):
@@ -63,10 +70,7 @@ def test_every_channel_count_equals_float(channels, kernel):
 
 @settings(max_examples=12, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1),
-    batch=st.integers(1, 3),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
+    **IMAGES,
     channels=st.sampled_from(CHANNELS),
     outputs=st.sampled_from((1, 2, 7, 16, 33)),
     kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1))),
