@@ -41,7 +41,8 @@ namespace ffi = xla::ffi;
 constexpr int64_t kOutputs = 64;  // of a block, which is worked at a time; what lacks is padded
 constexpr int64_t kPixels = 4;    // of a block
 
-using Counts = uint16_t[kPixels][kOutputs];
+template <class Dot>
+using Block = Dot[kPixels][kOutputs];
 
 struct Shape {
   int64_t batch, height, width, channels, words, kh, kw, outputs;
@@ -57,8 +58,11 @@ struct Epilogue {
 // Each form has
 //   Image(pixel, next, words, to)       writes the items of a pixel, of the words of it and the next
 //   Kernel(word, item)                  an item of a word of a kernel
-//   Add(x, stride, k, count, counts)    adds to counts[p][o] the number of bits in which
-//                                       x[p * stride + i] and k[i * kOutputs + o] differ, i < count
+//   Sum(x, first, stride, k, rows, count, most, dots)
+//                                       writes to dots[p][o] most, less two for each bit in which
+//                                       x[r][first + p * stride + i] and
+//                                       k[(r * count + i) * kOutputs + o] differ, of all r < rows
+//                                       and i < count
 //   Pack(x, threshold, s, words)        the signs of a pixel
 //   Finish(dots, pixels, e, skip, skip_stride, outputs, y, y_stride)
 //                                       the branch's output for some outputs of a block of pixels
@@ -67,19 +71,22 @@ struct Epilogue {
 struct Portable {
   using ImageItem = uint32_t;
   using KernelItem = uint32_t;
+  using Dot = int16_t;
   static constexpr int64_t kItems = 1;  // of a word
 
   static void Image(const uint32_t* pixel, const uint32_t*, int64_t words, ImageItem* to) {
-    std::copy_n(pixel, words, to);
+    for (int64_t i = 0; i < words; ++i) to[i] = pixel[i];
   }
   static KernelItem Kernel(uint32_t word, int64_t) { return word; }
 
-  static void Add(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
-                  Counts& counts) {
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t p = 0; p < kPixels; ++p)
-        for (int64_t o = 0; o < kOutputs; ++o)
-          counts[p][o] += __builtin_popcount(x[p * stride + i] ^ k[i * kOutputs + o]);
+  static void Sum(const ImageItem* const* x, int64_t first, int64_t stride, const KernelItem* k,
+                  int64_t rows, int64_t count, Dot most, Block<Dot>& dots) {
+    std::fill_n(dots[0], kPixels * kOutputs, most);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < count; ++i, k += kOutputs)
+        for (int64_t p = 0; p < kPixels; ++p)
+          for (int64_t o = 0; o < kOutputs; ++o)
+            dots[p][o] -= 2 * __builtin_popcount(x[r][first + p * stride + i] ^ k[o]);
   }
 
   static void Pack(const float* x, const float* threshold, const Shape& s, uint32_t* words) {
@@ -89,7 +96,8 @@ struct Portable {
       if (x[c] > threshold[c]) words[c % bytes / 4] |= 1u << (c % 4 * 8 + c / bytes);
   }
 
-  static void Finish(const int16_t* dots, int64_t pixels, const Epilogue& e, const float* skip,
+  template <class T>
+  static void Finish(const T* dots, int64_t pixels, const Epilogue& e, const float* skip,
                      int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
     for (int64_t p = 0; p < pixels; ++p)
       for (int64_t o = 0; o < outputs; ++o) {
@@ -108,6 +116,7 @@ struct Portable {
 struct Table {
   using ImageItem = uint16_t;  // where the table of a pixel and the next one is
   using KernelItem = uint8_t;
+  using Dot = int16_t;
   static constexpr int64_t kItems = 8;
 
   static void Image(const uint32_t* pixel, const uint32_t* next, int64_t words, ImageItem* to) {
@@ -122,29 +131,11 @@ struct Table {
   }
   static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
 
-  static void Add(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
-                  Counts& counts) {
-    // A byte has room for the counts of 63 items.
-    for (; count > 0; count -= 63, x += 63, k += 63 * kOutputs) {
-      const int64_t items = std::min<int64_t>(count, 63);
-      // One pair of pixels after the other: the sums of both do not fit the registers.
-      for (int64_t p = 0; p < kPixels; p += 2) {
-        __m256i both[2] = {}, second[2] = {};  // outputs in two halves
-        int64_t i = 0;
-#pragma GCC unroll 2
-        for (; i + 3 <= items; i += 3)
-          AddItems<3>(x + p * stride + i, k + i * kOutputs, both, second);
-        for (; i < items; ++i) AddItems<1>(x + p * stride + i, k + i * kOutputs, both, second);
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
-          // Both is first + 16 second, modulo 256.
-          const __m256i low = _mm256_and_si256(second[half], _mm256_set1_epi8(15));
-          const __m256i first = _mm256_sub_epi8(both[half], _mm256_slli_epi16(low, 4));
-          AddBytes(first, counts[p] + 32 * half);
-          AddBytes(second[half], counts[p + 1] + 32 * half);
-        }
-      }
-    }
+  static void Sum(const ImageItem* const* x, int64_t first, int64_t stride, const KernelItem* k,
+                  int64_t rows, int64_t count, Dot most, Block<Dot>& dots) {
+    std::fill_n(dots[0], kPixels * kOutputs, most);
+    for (int64_t r = 0; r < rows; ++r, k += count * kOutputs)
+      SumRow(x[r] + first, stride, k, count, dots);
   }
 
   static void Pack(const float* x, const float* threshold, const Shape& s, uint32_t* words) {
@@ -167,7 +158,7 @@ struct Table {
     }
   }
 
-  static void Finish(const int16_t* dots, int64_t pixels, const Epilogue& e, const float* skip,
+  static void Finish(const Dot* dots, int64_t pixels, const Epilogue& e, const float* skip,
                      int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
     int64_t o = 0;
     for (; o + 8 <= outputs; o += 8) {
@@ -189,6 +180,31 @@ struct Table {
   }
 
  private:
+  static void SumRow(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
+                     Block<Dot>& dots) {
+    // A byte has room for the counts of 63 items.
+    for (; count > 0; count -= 63, x += 63, k += 63 * kOutputs) {
+      const int64_t items = std::min<int64_t>(count, 63);
+      // One pair of pixels after the other: the sums of both do not fit the registers.
+      for (int64_t p = 0; p < kPixels; p += 2) {
+        __m256i both[2] = {}, second[2] = {};  // outputs in two halves
+        int64_t i = 0;
+#pragma GCC unroll 2
+        for (; i + 3 <= items; i += 3)
+          AddItems<3>(x + p * stride + i, k + i * kOutputs, both, second);
+        for (; i < items; ++i) AddItems<1>(x + p * stride + i, k + i * kOutputs, both, second);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          // Both is first + 16 second, modulo 256.
+          const __m256i low = _mm256_and_si256(second[half], _mm256_set1_epi8(15));
+          const __m256i first = _mm256_sub_epi8(both[half], _mm256_slli_epi16(low, 4));
+          Subtract(first, dots[p] + 32 * half);
+          Subtract(second[half], dots[p + 1] + 32 * half);
+        }
+      }
+    }
+  }
+
   // The items of two words of a pixel and of the next one.
   static __m256i Items(__m128i pixel, __m128i next) {
     const __m128i low = _mm_set1_epi8(15), high = _mm_set1_epi8(-16);
@@ -224,12 +240,14 @@ struct Table {
     }
   }
 
-  static void AddBytes(__m256i bytes, uint16_t* counts) {
-    auto* c = reinterpret_cast<__m256i*>(counts);
-    const __m256i low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(bytes));
-    const __m256i high = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(bytes, 1));
-    _mm256_storeu_si256(c, _mm256_add_epi16(_mm256_loadu_si256(c), low));
-    _mm256_storeu_si256(c + 1, _mm256_add_epi16(_mm256_loadu_si256(c + 1), high));
+  // Twice the counts, which are less than 256.
+  static void Subtract(__m256i counts, Dot* dots) {
+    auto* d = reinterpret_cast<__m256i*>(dots);
+    const __m256i low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(counts));
+    const __m256i high = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(counts, 1));
+    _mm256_storeu_si256(d, _mm256_sub_epi16(_mm256_loadu_si256(d), _mm256_slli_epi16(low, 1)));
+    _mm256_storeu_si256(d + 1,
+                        _mm256_sub_epi16(_mm256_loadu_si256(d + 1), _mm256_slli_epi16(high, 1)));
   }
 
   struct Tables {
@@ -251,39 +269,71 @@ constexpr Table::Tables Table::kTables;
 
 // AVX-512 with VPOPCNTDQ. An item is a word, and the bits of 16 words are counted at a time.
 struct Population : Portable {
-  static constexpr auto Pack = Table::Pack;
-  static constexpr auto Finish = Table::Finish;
+  using Dot = int32_t;
+  static constexpr int64_t kLanes = 16;
 
-  static void Add(const ImageItem* x, int64_t stride, const KernelItem* k, int64_t count,
-                  Counts& counts) {
-    constexpr int kVectors = kOutputs / 16;
-    __m512i sums[kPixels][kVectors];
+  // The counts of a block stay in registers for all rows.
+  static void Sum(const ImageItem* const* x, int64_t first, int64_t stride, const KernelItem* k,
+                  int64_t rows, int64_t count, Dot most, Block<Dot>& dots) {
+    constexpr int kVectors = kOutputs / kLanes;
+    __m512i counts[kPixels][kVectors] = {};
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < count; ++i, k += kOutputs) {
 #pragma GCC unroll 4
-    for (int p = 0; p < kPixels; ++p)
+        for (int p = 0; p < kPixels; ++p) {
+          const __m512i xi = _mm512_set1_epi32(x[r][first + p * stride + i]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_setzero_si512();
-    for (int64_t i = 0; i < count; ++i) {
-      __m512i ki[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) ki[v] = _mm512_loadu_si512(k + i * kOutputs + 16 * v);
-#pragma GCC unroll 4
-      for (int p = 0; p < kPixels; ++p) {
-        const __m512i xi = _mm512_set1_epi32(x[p * stride + i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          const __m512i differing = _mm512_popcnt_epi32(_mm512_xor_si512(ki[v], xi));
-          sums[p][v] = _mm512_add_epi32(sums[p][v], differing);
+          for (int v = 0; v < kVectors; ++v) {
+            const __m512i ki = _mm512_load_si512(k + v * kLanes);
+            const __m512i differing = _mm512_popcnt_epi32(_mm512_xor_si512(ki, xi));
+            counts[p][v] = _mm512_add_epi32(counts[p][v], differing);
+          }
         }
       }
-    }
 #pragma GCC unroll 4
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        auto* c = reinterpret_cast<__m256i*>(counts[p] + 16 * v);
-        const __m256i sum = _mm512_cvtepi32_epi16(sums[p][v]);
-        _mm256_storeu_si256(c, _mm256_add_epi16(_mm256_loadu_si256(c), sum));
+      for (int v = 0; v < kVectors; ++v)
+        _mm512_store_si512(dots[p] + v * kLanes,
+                           _mm512_sub_epi32(_mm512_set1_epi32(most),
+                                            _mm512_slli_epi32(counts[p][v], 1)));
+  }
+
+  static void Pack(const float* x, const float* threshold, const Shape& s, uint32_t* words) {
+    if (s.channels != 64) return Table::Pack(x, threshold, s, words);
+    // Eight bytes, of which the first eight lanes have the even bits, and the others the odd ones.
+    const __m512i places = _mm512_mask_set1_epi32(_mm512_set1_epi32(1), 0xff00, 2);
+    __m512i octets = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int pair = 0; pair < 4; ++pair) {
+      const __mmask16 above =
+          _mm512_cmp_ps_mask(_mm512_loadu_ps(x + pair * kLanes),
+                             _mm512_loadu_ps(threshold + pair * kLanes), _CMP_GT_OQ);
+      octets = _mm512_mask_or_epi32(octets, above, octets, _mm512_slli_epi32(places, 2 * pair));
+    }
+    const __m128i bytes = _mm512_cvtepi32_epi8(octets);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(words),
+                     _mm_or_si128(bytes, _mm_srli_si128(bytes, 8)));
+  }
+
+  static void Finish(const Dot* dots, int64_t pixels, const Epilogue& e, const float* skip,
+                     int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
+    int64_t o = 0;
+    for (; o + kLanes <= outputs; o += kLanes) {
+      const __m512 scale = _mm512_loadu_ps(e.scale + o), shift_in = _mm512_loadu_ps(e.shift_in + o);
+      const __m512 slope = _mm512_loadu_ps(e.slope + o), shift_out = _mm512_loadu_ps(e.shift_out + o);
+      for (int64_t p = 0; p < pixels; ++p) {
+        const __m512 dot = _mm512_cvtepi32_ps(_mm512_loadu_si512(dots + p * kOutputs + o));
+        const __m512 u = _mm512_add_ps(_mm512_mul_ps(dot, scale), shift_in);
+        const __mmask16 negative = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_LT_OQ);
+        __m512 v = _mm512_add_ps(_mm512_mask_mul_ps(u, negative, u, slope), shift_out);
+        if (skip) v = _mm512_add_ps(v, _mm512_loadu_ps(skip + p * skip_stride + o));
+        _mm512_storeu_ps(y + p * y_stride + o, v);
       }
+    }
+    if (o < outputs)
+      Portable::Finish(dots + o, pixels, e.From(o), skip ? skip + o : nullptr, skip_stride,
+                       outputs - o, y + o, y_stride);
   }
 };
 
@@ -330,6 +380,7 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
   const int64_t pixel = s.words * FORM::kItems;  // items
   const int64_t row = (s.width + s.kw - 1 + kPixels) * pixel;
   std::vector<FORM::ImageItem> ring(s.kh * row);  // row r of an image is in place r % kh
+  std::vector<const FORM::ImageItem*> rows(s.kh);
   std::vector<uint32_t> scratch(s.width * s.words);
   const std::vector<uint32_t> zero(s.words);
   int64_t filled = -1;  // the rows of all images before it are in the ring
@@ -346,30 +397,25 @@ void ConvolveRows(const Shape& s, const Kernels& kernels, int64_t first, int64_t
         FORM::Image(from, w + 1 < s.width ? from + s.words : zero.data(), s.words, to);
     }
     filled = start + bottom;
+    for (int64_t r = top; r < bottom; ++r) rows[r - top] = ring.data() + r % s.kh * row;
     const auto* k = kernels.lines.data()->items;
     const auto* bits = kernels.bits.data();
     for (int64_t block = 0; block < s.outputs; block += kOutputs) {
       for (int64_t left = 0; left < s.width; left += kPixels) {
-        alignas(64) Counts counts = {};
-        for (int64_t r = top; r < bottom; ++r)
-          FORM::Add(ring.data() + r % s.kh * row + left * pixel, pixel,
-                    k + (r - h + s.kh / 2) * kernels.row, s.kw * pixel, counts);
+        alignas(64) Block<FORM::Dot> dots;
+        FORM::Sum(rows.data(), left * pixel, pixel, k + (top - h + s.kh / 2) * kernels.row,
+                  bottom - top, s.kw * pixel, s.channels * (bottom - top) * s.kw, dots);
         const int64_t right = std::min(left + kPixels, s.width);
         const bool inside = left >= s.kw / 2 && right <= s.width - s.kw / 2;
-        alignas(64) int16_t dots[kPixels][kOutputs];
-        for (int64_t w = left; w < right; ++w) {
-          uint16_t* count = counts[w - left];
-          int64_t columns = s.kw;
-          for (int64_t j = 0; !inside && j < s.kw; ++j) {
+        // What is beside the image was counted as zero bits.
+        for (int64_t w = left; !inside && w < right; ++w)
+          for (int64_t j = 0; j < s.kw; ++j) {
             if (0 <= w + j - s.kw / 2 && w + j - s.kw / 2 < s.width) continue;
-            --columns;
             for (int64_t r = top; r < bottom; ++r)
               for (int64_t o = 0; o < kOutputs; ++o)
-                count[o] -= bits[((r - h + s.kh / 2) * s.kw + j) * kOutputs + o];
+                dots[w - left][o] +=
+                    2 * bits[((r - h + s.kh / 2) * s.kw + j) * kOutputs + o] - s.channels;
           }
-          const uint16_t most = s.channels * (bottom - top) * columns;
-          for (int64_t o = 0; o < kOutputs; ++o) dots[w - left][o] = most - 2 * count[o];
-        }
         write(n, left, right - left, block, std::min(kOutputs, s.outputs - block), dots[0]);
       }
       k += s.kh * kernels.row;
@@ -519,7 +565,7 @@ ffi::Error PackedConv(ffi::ThreadPool pool, Bits x, Bits k, int64_t channels,
   const Shape s = ShapeOf(x.dimensions(), k.dimensions(), channels);
   const auto words = [&](int64_t r, uint32_t*) { return x.typed_data() + r * s.width * s.words; };
   const auto write = [&](int64_t row, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
-                         const int16_t* dots) {
+                         const FORM::Dot* dots) {
     int16_t* to = y->typed_data() + (row * s.width + left) * s.outputs + first;
     for (int64_t p = 0; p < pixels; ++p)
       std::copy_n(dots + p * kOutputs, outputs, to + p * s.outputs);
@@ -543,7 +589,7 @@ ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, 
   // is skipped to them is one pixel of x.
   const int64_t features = s.outputs / (shuffle * shuffle);
   const auto write = [&](int64_t row, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
-                         const int16_t* dots) {
+                         const FORM::Dot* dots) {
     // What of x is packed for the next row is fetched while this one is computed.
     if (first == 0)
       for (int64_t i = 0; i < pixels * s.channels; i += 16)
