@@ -28,8 +28,8 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
         y[b, h, w, o] = sum_{i, j, c} x[b, h + i - kh // 2, w + j - kw // 2, c] kernel[i, j, c, o]
 
     where x is 0 outside the image. XLA's own weight gradient is slow on CPU, and 30 times slower
-    still inside a function that is not inlined, so there it is written by hand; it equals XLA's up
-    to float rounding.
+    still inside a function that is not inlined, so there it is native code (``ops.native``) or,
+    where that does not apply, written by hand; it equals XLA's up to float rounding.
 
     Inside ``jax.default_matmul_precision("bfloat16")`` the factors of all products, forward and
     backward, are rounded to bfloat16 on every backend; sums and results are float32. The sum of
@@ -120,7 +120,11 @@ def _conv2d_forward(x: jax.Array, kernel: jax.Array):
 
 
 def _conv2d_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array):
-    return lax.platform_dependent(*saved, dy, cpu=_gradient_by_hand, default=_gradient)
+    cpu = _gradient_by_hand
+    form = native.form_for_gradient(*_factors(*saved))
+    if form != "xla":
+        cpu = partial(native.conv_gradient, form=form)
+    return lax.platform_dependent(*saved, dy, cpu=cpu, default=_gradient)
 
 
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)

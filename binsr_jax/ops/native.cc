@@ -17,7 +17,8 @@
 //
 // FORM is the form of the sum, one of the structs below that the CPU compiled for can run.
 //
-// And one of floats to few outputs, as the last of a network is: see FewOutputs.
+// And one of floats to few outputs, as the last of a network is: see FewOutputs. And one of floats to
+// many, with the gradient of its kernel, for training: see AddProduct.
 
 #include <algorithm>
 #include <atomic>
@@ -554,9 +555,80 @@ struct FewOutputs {
   std::vector<Lanes> k;
 };
 
+#ifdef __AVX512F__
+using Floats = float __attribute__((vector_size(64)));
+#else
+using Floats = float __attribute__((vector_size(32)));
+#endif
+constexpr int64_t kFloats = sizeof(Floats) / sizeof(float);
+
+Floats Load(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+void Store(Floats v, float* to) { std::memcpy(to, &v, sizeof v); }
+
+// c[m, n] += sum over i < count of a[m, i] b[i, n], for some rows m of c and so many vectors of its
+// width; a[m, i] is at m * row + i * step. The sums stay in registers.
+template <int kRows, int kVectors>
+void AddBlock(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
+              int64_t width) {
+  Floats sums[kRows][kVectors];
+#pragma GCC unroll 4
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[m][v] = Load(c + m * width + v * kFloats);
+  for (int64_t i = 0; i < count; ++i, a += step, b += width) {
+    Floats bi[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) bi[v] = Load(b + v * kFloats);
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[m][v] += a[m * row] * bi[v];
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) Store(sums[m][v], c + m * width + v * kFloats);
+}
+
+template <int kVectors>
+void AddColumns(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
+                int64_t rows, int64_t width) {
+  for (; rows >= 4; rows -= 4, a += 4 * row, c += 4 * width)
+    AddBlock<4, kVectors>(a, row, step, b, count, c, width);
+  if (rows == 3) AddBlock<3, kVectors>(a, row, step, b, count, c, width);
+  if (rows == 2) AddBlock<2, kVectors>(a, row, step, b, count, c, width);
+  if (rows == 1) AddBlock<1, kVectors>(a, row, step, b, count, c, width);
+}
+
+// A product of matrices, added to c [rows, width]; the width is a multiple of kFloats.
+void AddProduct(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
+                int64_t rows, int64_t width) {
+  constexpr int kVectors = kFloats == 16 ? 4 : 2;  // what the registers hold for four rows
+  int64_t n = 0;
+  for (; n + kVectors * kFloats <= width; n += kVectors * kFloats)
+    AddColumns<kVectors>(a, row, step, b + n, count, c + n, rows, width);
+  for (; n < width; n += kFloats)
+    AddColumns<1>(a, row, step, b + n, count, c + n, rows, width);
+}
+
+// Calls add(input pixel, output pixel, pixels) for the pixels of a row that a tap j reaches.
+template <class Add>
+void Reached(const Shape& s, int64_t j, const Add& add) {
+  const int64_t right = j - s.kw / 2;
+  const int64_t first = std::max<int64_t>(0, -right);
+  const int64_t last = std::min(s.width, s.width - right);
+  if (first < last) add(first + right, first, last - first);
+}
+
 using Bits = ffi::Buffer<ffi::U32, 4>;
 using Dots = ffi::Buffer<ffi::S16, 4>;
 using Features = ffi::Buffer<ffi::F32, 4>;
+using Gradients = ffi::Buffer<ffi::F32, 5>;  // of a kernel, by each image
 using PerChannel = ffi::Buffer<ffi::F32, 1>;
 using PerOutput = ffi::Buffer<ffi::F32, 2>;  // [4, outputs]: what an Epilogue has
 
@@ -626,6 +698,53 @@ ffi::Error FewOutputsConv(ffi::ThreadPool pool, Features x, Features k, ffi::Res
   return ffi::Error::Success();
 }
 
+ffi::Error ManyOutputsConv(ffi::ThreadPool pool, Features x, Features k, ffi::Result<Features> y) {
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  const int64_t inputs = s.channels, outputs = s.outputs;
+  InParallel(pool, s.batch * s.height, LeastRows(s, inputs), [&](int64_t start, int64_t end) {
+    for (int64_t n = start; n < end; ++n) {
+      float* row = y->typed_data() + n * s.width * outputs;
+      std::fill_n(row, s.width * outputs, 0.0f);
+      for (int64_t i = 0; i < s.kh; ++i) {
+        const int64_t down = i - s.kh / 2;
+        if (n % s.height + down < 0 || n % s.height + down >= s.height) continue;
+        const float* from = x.typed_data() + (n + down) * s.width * inputs;
+        const float* tap = k.typed_data() + i * s.kw * inputs * outputs;
+        for (int64_t j = 0; j < s.kw; ++j, tap += inputs * outputs)
+          Reached(s, j, [&](int64_t in, int64_t out, int64_t pixels) {
+            AddProduct(from + in * inputs, inputs, 1, tap, inputs, row + out * outputs, pixels,
+                       outputs);
+          });
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// The kernel's gradient of every image: [B, kh, kw, I, O]. A row of taps is a task, so that the order
+// of a sum does not depend on the threads.
+ffi::Error KernelGradients(ffi::ThreadPool pool, Features x, Features dy,
+                           ffi::Result<Gradients> dk) {
+  const auto ks = dk->dimensions().last(4);
+  const Shape s = ShapeOf(x.dimensions(), ks, x.dimensions()[3]);
+  const int64_t inputs = s.channels, outputs = s.outputs;
+  InParallel(pool, s.batch * s.kh, 1, [&](int64_t start, int64_t end) {
+    for (int64_t n = start; n < end; ++n) {
+      const int64_t image = n / s.kh * s.height, down = n % s.kh - s.kh / 2;
+      float* tap = dk->typed_data() + n * s.kw * inputs * outputs;
+      std::fill_n(tap, s.kw * inputs * outputs, 0.0f);
+      for (int64_t j = 0; j < s.kw; ++j, tap += inputs * outputs)
+        for (int64_t h = std::max<int64_t>(0, -down); h < std::min(s.height, s.height - down); ++h)
+          Reached(s, j, [&](int64_t in, int64_t out, int64_t pixels) {
+            AddProduct(x.typed_data() + ((image + h + down) * s.width + in) * inputs, 1, inputs,
+                       dy.typed_data() + ((image + h) * s.width + out) * outputs, pixels, tap,
+                       inputs, outputs);
+          });
+    }
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_conv, PackedConv,
@@ -653,3 +772,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_few_outputs_conv, FewOutputsConv,
                                   .Arg<Features>()
                                   .Arg<Features>()
                                   .Ret<Features>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_many_outputs_conv, ManyOutputsConv,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Features>()
+                                  .Arg<Features>()
+                                  .Ret<Features>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_kernel_gradients, KernelGradients,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Features>()
+                                  .Arg<Features>()
+                                  .Ret<Gradients>());

@@ -2,10 +2,10 @@
 
 XLA's programs for CPUs count bits well where there is an instruction for it, and slowly elsewhere;
 and they write features to memory where one pass would do. ``native.cc`` has forms of the packed
-convolution for x86-64 with AVX2 and with AVX-512, and a convolution of floats to few outputs. It is
-compiled once for the CPU at hand, by the machine's C++ compiler and with the headers that come with
-jaxlib, into ``~/.cache/binsr-jax``. Without a compiler, and on other CPUs, XLA's form is used: the
-integers are the same.
+convolution for x86-64 with AVX2 and with AVX-512, a convolution of floats to few outputs, and the
+gradient of one between many. It is compiled once for the CPU at hand, by the machine's C++ compiler
+and with the headers that come with jaxlib, into ``~/.cache/binsr-jax``. Without a compiler, and on
+other CPUs, XLA's form is used: the integers are the same.
 
 The environment variable BINSR_KERNEL names a form, or ``xla`` for none of them.
 """
@@ -32,6 +32,13 @@ _SOURCE = Path(__file__).with_name("native.cc")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 _SECONDS = 120  # for the compiler
 _FEW_OUTPUTS = 3
+_FUNCTIONS = (
+    "packed_conv",
+    "packed_branch",
+    "few_outputs_conv",
+    "many_outputs_conv",
+    "kernel_gradients",
+)
 # The forms of native.cc, the fastest first, and what the compiler defines where the CPU can
 # run them. The last is for tests to compare with.
 _FORMS = {
@@ -105,11 +112,32 @@ def few_outputs_conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     return _few_outputs(x, kernel, form)
 
 
+def form_for_gradient(x: jax.Array, kernel: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` for a convolution whose gradient is not worked here."""
+    inputs, outputs = kernel.shape[2:]
+    fits = 0 not in (*x.shape, *kernel.shape) and inputs % 16 == outputs % 16 == 0
+    return chosen_form() if fits and x.dtype == jnp.float32 else "xla"
+
+
+def conv_gradient(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, form: str
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of ``ops.conv.conv2d`` by x and by kernel. For CPU alone.
+
+    The kernel's is summed over each image, and then over the images.
+    """
+    kh, kw, _, _ = kernel.shape
+    dx = _many_outputs(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), form)
+    images = _kernel_gradients(x, dy, kh, kw, form).reshape(len(x), -1)
+    # As a product: XLA's sum over the first axis takes 25 times as long.
+    return dx, (jnp.ones(len(x)) @ images).reshape(kernel.shape)
+
+
 def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
     """A decorator of a foreign call: each device works its part of the batch with all the rest.
 
     Args:
-        rule: the axes of operands and result; the first operand's and the result's first is "b".
+        rule: the axes of operands and result; "b" is the batch, and first where it is.
         operands: how many of the function's arguments are arrays; the rest is static.
     """
 
@@ -117,9 +145,11 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
         def partition(*arguments: Any):
             *static, mesh, _, result = arguments
             batch = NamedSharding(mesh, PartitionSpec(*result.sharding.spec[:1]))
-            rest = (NamedSharding(mesh, PartitionSpec()),) * (operands - 1)
-            return mesh, lambda *arrays: f(*arrays, *static), batch, (batch, *rest)
+            whole = NamedSharding(mesh, PartitionSpec())
+            places = tuple(batch if axes.split()[0] == "b" else whole for axes in axes_of_operands)
+            return mesh, lambda *arrays: f(*arrays, *static), batch, places
 
+        axes_of_operands = rule.split("->")[0].split(",")
         count = len(inspect.signature(f).parameters)
         call = custom_partitioning(f, static_argnums=tuple(range(operands, count)))
         axes = dict.fromkeys(rule.replace(",", " ").replace("->", " ").split())
@@ -162,6 +192,19 @@ def _few_outputs(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     return jax.ffi.ffi_call(f"binsr_{form}_few_outputs_conv", y)(x, kernel)
 
 
+@_by_batch("b h w c, i j c o -> b h w o", operands=2)
+def _many_outputs(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+    y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
+    return jax.ffi.ffi_call(f"binsr_{form}_many_outputs_conv", y)(x, kernel)
+
+
+@_by_batch("b h w c, b h w o -> b i j c o", operands=2)
+def _kernel_gradients(x: jax.Array, dy: jax.Array, kh: int, kw: int, form: str) -> jax.Array:
+    """For each image: ``[B, H, W, I], [B, H, W, O] -> [B, kh, kw, I, O]``."""
+    y = jax.ShapeDtypeStruct((x.shape[0], kh, kw, x.shape[3], dy.shape[3]), jnp.float32)
+    return jax.ffi.ffi_call(f"binsr_{form}_kernel_gradients", y)(x, dy)
+
+
 @_by_batch("b h w c, c, i j k o, e o -> b y x f", operands=4)
 def _branch(
     x: jax.Array,
@@ -186,7 +229,7 @@ def load(form: str) -> bool:
         library = ctypes.CDLL(str(_compiled(form)))
     except (OSError, subprocess.SubprocessError):
         return False
-    for name in ("packed_conv", "packed_branch", "few_outputs_conv"):
+    for name in _FUNCTIONS:
         handler = jax.ffi.pycapsule(getattr(library, f"binsr_{name}"))
         jax.ffi.register_ffi_target(f"binsr_{form}_{name}", handler, platform="cpu")
     return True

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +189,89 @@ def test_few_outputs_of_a_piece_are_those_of_the_whole(form, outputs):
         piece = native.few_outputs_conv(x[:, 3:12, left:right], kernel, form)
         inner = whole[:, 4:11, left + 1 : right - 1]
         np.testing.assert_array_equal(piece[:, 1:-1, 1:-1], inner)
+
+
+def gradient_operands(seed, image, inputs, outputs, kernel):
+    draw = np.random.default_rng(seed).standard_normal
+    sizes = ((*image, inputs), (*kernel, inputs, outputs), (*image, outputs))
+    return tuple(draw(size).astype(np.float32) for size in sizes)
+
+
+def assert_gradients(x, kernel, dy, gradients):
+    """Beside the same sums in double precision, to the rounding of a sum of so many products.
+
+    By the input, it is a convolution of dy with the flipped kernel; by the kernel, one of x with
+    dy as its kernel, images being channels.
+    """
+    (kh, kw), products = kernel.shape[:2], dy.shape[0] * dy.shape[1] * dy.shape[2]
+    for size in (False, True):
+        x, kernel, dy = (np.abs(a) if size else a for a in (x, kernel, dy))
+        dx = numpy_conv(dy, kernel[::-1, ::-1].swapaxes(2, 3))
+        margins = ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0))
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(x.astype(np.float64), margins), (kh, kw), axis=(1, 2)
+        )
+        dkernel = np.einsum("bhwcij,bhwo->ijco", windows, dy.astype(np.float64))
+        if not size:
+            differences = [abs(a - b) for a, b in zip(gradients, (dx, dkernel), strict=True)]
+    assert np.all(differences[0] <= 2.0**-24 * (kh * kw * dy.shape[3] + 4) * dx)
+    assert np.all(differences[1] <= 2.0**-24 * (products + 4) * dkernel)
+
+
+@needs_each
+@settings(max_examples=25, deadline=None)
+@given(
+    **IMAGES,
+    inputs=st.sampled_from((16, 48, 64, 112)),
+    outputs=st.sampled_from((16, 32, 64, 80)),
+    kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7))),
+)
+def test_gradients_in_any_shape(form, seed, batch, height, width, inputs, outputs, kernel):
+    arrays = gradient_operands(seed, (batch, height, width), inputs, outputs, kernel)
+    assert_gradients(*arrays, jax.jit(partial(native.conv_gradient, form=form))(*arrays))
+
+
+@needs_each
+def test_gradients_do_not_depend_on_the_threads(form):
+    """What a resumed run rests on: a sum has one order."""
+    arrays = gradient_operands(1, (3, 37, 50), 64, 64, (3, 3))
+    first = jax.jit(partial(native.conv_gradient, form=form))(*arrays)
+    assert_gradients(*arrays, first)
+    for _ in range(5):
+        again = jax.jit(partial(native.conv_gradient, form=form))(*arrays)
+        jax.tree.map(np.testing.assert_array_equal, again, first)
+
+
+@needs_each
+def test_devices_work_the_gradients_of_their_part_of_the_batch(form):
+    arrays = gradient_operands(2, (8, 6, 5), 16, 32, (3, 3))
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    batch, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    x, kernel, dy = (
+        jax.device_put(a, place) for a, place in zip(arrays, (batch, whole, batch), strict=True)
+    )
+    compiled = jax.jit(partial(native.conv_gradient, form=form)).lower(x, kernel, dy).compile()
+    assert "all-gather" not in str(compiled.as_text())
+    dx, dkernel = compiled(x, kernel, dy)
+    assert dx.sharding.is_equivalent_to(batch, 4)
+    assert dkernel.sharding.is_equivalent_to(whole, 4)
+    assert_gradients(*arrays, (dx, dkernel))
+
+
+@needs_each
+def test_the_gradient_of_conv2d_is_native_but_in_bfloat16(monkeypatch, form):
+    monkeypatch.setattr(native, "chosen_form", lambda: form)
+
+    def program(channels):
+        x, kernel, _ = gradient_operands(0, (1, 5, 6), channels, 16, (3, 3))
+        # A new function each time, since a trace is kept of one.
+        gradient = jax.grad(lambda *arrays: conv2d(*arrays).sum(), (0, 1))
+        return jax.jit(gradient).lower(x, kernel).as_text()
+
+    assert "kernel_gradients" in program(16)
+    assert "kernel_gradients" not in program(9)
+    with jax.default_matmul_precision("bfloat16"):
+        assert "kernel_gradients" not in program(16)
 
 
 @needs_each
