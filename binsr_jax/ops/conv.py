@@ -28,8 +28,9 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
         y[b, h, w, o] = sum_{i, j, c} x[b, h + i - kh // 2, w + j - kw // 2, c] kernel[i, j, c, o]
 
     where x is 0 outside the image. XLA's own weight gradient is slow on CPU, and 30 times slower
-    still inside a function that is not inlined, so there it is native code (``ops.native``) or,
-    where that does not apply, written by hand; it equals XLA's up to float rounding.
+    still inside a function that is not inlined, so there it is native code (``ops.native``), as
+    the convolution itself is, or, where that does not apply, written by hand; it equals XLA's up to
+    float rounding.
 
     Inside ``jax.default_matmul_precision("bfloat16")`` the factors of all products, forward and
     backward, are rounded to bfloat16 on every backend; sums and results are float32. The sum of
@@ -107,16 +108,15 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # Without a gradient: at inference.
     cpu = _convolve_alike
-    form = native.form_for_few(*_factors(x, kernel))
+    form = native.form_for_conv(*_factors(x, kernel))
     if form != "xla":
-        cpu = partial(native.few_outputs_conv, form=form)
+        cpu = partial(native.conv, form=form)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=_convolve)
 
 
 def _conv2d_forward(x: jax.Array, kernel: jax.Array):
-    return _convolve(x, kernel), (x, kernel)
+    return _conv2d(x, kernel), (x, kernel)
 
 
 def _conv2d_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array):

@@ -17,6 +17,7 @@ import inspect
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _SOURCE = Path(__file__).with_name("native.cc")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 _SECONDS = 120  # for the compiler
 _FEW_OUTPUTS = 3
+_LANES = 16  # of a vector, at most
 _FUNCTIONS = (
     "packed_conv",
     "packed_branch",
@@ -100,22 +102,28 @@ def packed_branch(
     return _branch(x, threshold, w_bits, epilogue, skip, shuffle, form)
 
 
-def form_for_few(x: jax.Array, kernel: jax.Array) -> str:
-    """`chosen_form`, or ``"xla"`` for a convolution that `few_outputs_conv` does not take."""
-    _, _, inputs, outputs = kernel.shape
-    fits = 0 not in x.shape and 0 < outputs <= _FEW_OUTPUTS and inputs % 8 == 0
+def form_for_conv(x: jax.Array, kernel: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` for a convolution that `conv` does not take."""
+    inputs, outputs = kernel.shape[2:]
+    few = inputs % 8 == 0 and outputs <= _FEW_OUTPUTS
+    many = outputs % _LANES == 0
+    fits = 0 not in (*x.shape, *kernel.shape) and (few or many)
     return chosen_form() if fits and x.dtype == jnp.float32 else "xla"
 
 
-def few_outputs_conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
-    """``ops.conv.conv2d`` to up to 3 outputs, of a multiple of 8 channels. For CPU alone."""
-    return _few_outputs(x, kernel, form)
+def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+    """``ops.conv.conv2d`` to up to 3 outputs, of a multiple of 8 channels, or to a multiple of 16.
+
+    For CPU alone.
+    """
+    few = kernel.shape[3] <= _FEW_OUTPUTS
+    return (_few_outputs if few else _many_outputs)(x, kernel, form)
 
 
 def form_for_gradient(x: jax.Array, kernel: jax.Array) -> str:
     """`chosen_form`, or ``"xla"`` for a convolution whose gradient is not worked here."""
     inputs, outputs = kernel.shape[2:]
-    fits = 0 not in (*x.shape, *kernel.shape) and inputs % 16 == outputs % 16 == 0
+    fits = 0 not in (*x.shape, *kernel.shape) and inputs % _LANES == outputs % _LANES == 0
     return chosen_form() if fits and x.dtype == jnp.float32 else "xla"
 
 
@@ -260,6 +268,8 @@ def _compiled(form: str) -> Path:
         beside = library.with_name(f".{library.name}.{os.getpid()}")
         options = [*_FLAGS, f"-DFORM={form.capitalize()}", "-isystem", headers]
         command = [compiler, *options, str(_SOURCE), "-o", str(beside)]
+        if sys.stderr.isatty():  # somebody waits
+            print("Compiling the convolutions for this CPU, once: seconds.", file=sys.stderr)
         try:
             subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS)
             os.replace(beside, library)

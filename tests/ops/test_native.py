@@ -135,7 +135,7 @@ def test_a_pixel_does_not_depend_on_the_image_around_it(monkeypatch, form):
 
 
 @needs_each
-@pytest.mark.parametrize("part", ["conv", "branch", "few outputs"])
+@pytest.mark.parametrize("part", ["conv", "branch", "few outputs", "many outputs"])
 def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
     monkeypatch.setattr(native, "chosen_form", lambda: form)
     x, threshold, w_bits, *others = branch_operands(40, 40, (8, 6, 5))
@@ -145,8 +145,8 @@ def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
     def run(x, threshold, w_bits, *others):
         if part == "conv":
             return packed_conv(pack_activations(x), w_bits, 40)
-        if part == "few outputs":
-            return conv2d(x, jnp.ones((3, 3, 40, 3)))
+        if part.endswith("outputs"):
+            return conv2d(x, jnp.ones((3, 3, 40, 3 if part.startswith("few") else 16)))
         return packed_branch(x, threshold, w_bits, *others, skip=True)
 
     arrays = (x, threshold, w_bits, *others)
@@ -159,34 +159,53 @@ def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
     np.testing.assert_array_equal(y, expected)
 
 
+FLOAT_KERNELS = st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7)))
+
+
+def assert_convolves(form, seed, image, inputs, outputs, kernel):
+    """To the rounding of a sum of so many products, beside the same sum in double precision."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(*image, inputs)).astype(np.float32)
+    k = rng.normal(size=(*kernel, inputs, outputs)).astype(np.float32)
+    y = jax.jit(partial(native.conv, form=form))(x, k)
+    products = kernel[0] * kernel[1] * inputs
+    size = numpy_conv(np.abs(x), np.abs(k))
+    assert np.all(np.abs(y - numpy_conv(x, k)) <= 2.0**-24 * (products + 4) * size)
+
+
 @needs_each
 @settings(max_examples=20, deadline=None)
 @given(
     **IMAGES,
-    channels=st.sampled_from((8, 16, 40, 64)),
+    inputs=st.sampled_from((8, 16, 40, 64)),
     outputs=st.integers(1, 3),
-    kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7))),
+    kernel=FLOAT_KERNELS,
 )
-def test_few_outputs_in_any_shape(form, seed, batch, height, width, channels, outputs, kernel):
-    """To the rounding of a sum of so many products, beside the same sum in double precision."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(batch, height, width, channels)).astype(np.float32)
-    k = rng.normal(size=(*kernel, channels, outputs)).astype(np.float32)
-    y = jax.jit(lambda x, k: native.few_outputs_conv(x, k, form))(x, k)
-    size = numpy_conv(np.abs(x), np.abs(k))
-    products = kernel[0] * kernel[1] * channels
-    assert np.all(np.abs(y - numpy_conv(x, k)) <= 2.0**-24 * (products / 8 + 4) * size)
+def test_few_outputs_in_any_shape(form, seed, batch, height, width, inputs, outputs, kernel):
+    assert_convolves(form, seed, (batch, height, width), inputs, outputs, kernel)
 
 
 @needs_each
-@pytest.mark.parametrize("outputs", [1, 2, 3])
-def test_few_outputs_of_a_piece_are_those_of_the_whole(form, outputs):
+@settings(max_examples=20, deadline=None)
+@given(
+    **IMAGES,
+    inputs=st.sampled_from((1, 3, 16, 37, 64)),
+    outputs=st.sampled_from((16, 48, 64, 80, 256)),
+    kernel=FLOAT_KERNELS,
+)
+def test_many_outputs_in_any_shape(form, seed, batch, height, width, inputs, outputs, kernel):
+    assert_convolves(form, seed, (batch, height, width), inputs, outputs, kernel)
+
+
+@needs_each
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 1), (64, 2), (64, 3), (64, 64), (3, 16)])
+def test_a_piece_of_a_float_convolution_is_that_of_the_whole(form, inputs, outputs):
     rng = np.random.default_rng(outputs)
-    x = jnp.asarray(rng.normal(size=(2, 17, 26, 64)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 64, outputs)), jnp.float32)
-    whole = native.few_outputs_conv(x, kernel, form)
+    x = jnp.asarray(rng.normal(size=(2, 17, 26, inputs)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, inputs, outputs)), jnp.float32)
+    whole = native.conv(x, kernel, form)
     for left, right in ((0, 7), (1, 14), (2, 25), (3, 26), (9, 12)):
-        piece = native.few_outputs_conv(x[:, 3:12, left:right], kernel, form)
+        piece = native.conv(x[:, 3:12, left:right], kernel, form)
         inner = whole[:, 4:11, left + 1 : right - 1]
         np.testing.assert_array_equal(piece[:, 1:-1, 1:-1], inner)
 
@@ -224,7 +243,7 @@ def assert_gradients(x, kernel, dy, gradients):
     **IMAGES,
     inputs=st.sampled_from((16, 48, 64, 112)),
     outputs=st.sampled_from((16, 32, 64, 80)),
-    kernel=st.sampled_from(((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7))),
+    kernel=FLOAT_KERNELS,
 )
 def test_gradients_in_any_shape(form, seed, batch, height, width, inputs, outputs, kernel):
     arrays = gradient_operands(seed, (batch, height, width), inputs, outputs, kernel)
@@ -275,19 +294,22 @@ def test_the_gradient_of_conv2d_is_native_but_in_bfloat16(monkeypatch, form):
 
 
 @needs_each
-def test_conv2d_to_few_outputs_is_native_but_in_bfloat16(monkeypatch, form):
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "name"),
+    [(16, 3, "few_outputs"), (9, 3, ""), (9, 16, "many_outputs"), (64, 17, "")],
+)
+def test_which_float_convolutions_are_native(monkeypatch, form, inputs, outputs, name):
+    """None is in bfloat16."""
     monkeypatch.setattr(native, "chosen_form", lambda: form)
-    rng = np.random.default_rng(0)
-    x, kernel = jnp.asarray(rng.normal(size=(1, 5, 6, 16)), jnp.float32), jnp.ones((3, 3, 16, 3))
 
-    def program(x, kernel):
+    def program():
         # A new function each time, since a trace is kept of one.
-        return jax.jit(lambda *arrays: conv2d(*arrays)).lower(x, kernel).as_text()
+        arrays = jnp.ones((1, 5, 6, inputs)), jnp.ones((3, 3, inputs, outputs))
+        return jax.jit(lambda *arrays: conv2d(*arrays)).lower(*arrays).as_text()
 
-    assert "few_outputs" in program(x, kernel)
-    assert "few_outputs" not in program(x[..., :9], kernel[:, :, :9])
+    assert f"binsr_{form}_{name}" in program() if name else "binsr_" not in program()
     with jax.default_matmul_precision("bfloat16"):
-        assert "few_outputs" not in program(x, kernel)
+        assert "binsr_" not in program()
 
 
 def test_results_past_16_bits_are_left_to_xla():
