@@ -17,7 +17,7 @@ from binsr_jax.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr restore``: those of ``binsr upscale``."""
     upscale.add_arguments(parser)
-    parser.set_defaults(model=None)  # the packaged model enlarges
+    parser.set_defaults(model=None, scale=1)  # the packaged model enlarges
 
 
 def run(args: argparse.Namespace) -> int:

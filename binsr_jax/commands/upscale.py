@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
         raise UserError(
-            f"The model {args.model} enlarges {upscaler.scale} times, not {args.scale}: leave out "
-            "-s, or take another model with -m."
+            f"The model {args.model} enlarges {upscaler.scale} times, not {args.scale}: take "
+            "another with -m, or binsr upscale without -s."
         )
     enlarges = upscaler.scale > 1
     usual = f"_x{upscaler.scale}" if enlarges else "_restored"

@@ -31,7 +31,7 @@ def unwritable(workdir: Path, error: Exception) -> UserError:
     )
     return UserError(
         f"The work dir {workdir} cannot be written ({reason}): make room or mend its rights, and "
-        f"start again, or choose another --workdir."
+        f"start again, or choose another folder."
     )
 
 

@@ -433,6 +433,16 @@ def test_restoring_asks_for_a_model(folder, capsys):
     assert "with -m" in capsys.readouterr().err
 
 
+def test_restoring_refuses_a_model_that_enlarges(monkeypatch, folder, capsys):
+    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command, "load", lambda model, memory: Upscaler(TapsEngine(2), memory))
+    save(folder / "a.png", photo(4, 4))
+    assert main(["restore", "-m", "model.binsr", str(folder / "a.png")]) == 1
+    error = capsys.readouterr().err
+    assert "model.binsr enlarges 2 times, not 1" in error
+    assert "binsr upscale" in error
+
+
 def test_without_an_image_it_says_what_is_missing(run, capsys):
     assert run() == 1
     assert "No image is named" in capsys.readouterr().err

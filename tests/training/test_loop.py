@@ -177,7 +177,7 @@ def test_a_harmless_change_goes_on_and_is_logged(tiny, tmp_path, caplog):
 
 def test_a_work_dir_that_cannot_be_made_is_one_sentence(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written .*choose another --workdir"):
+    with pytest.raises(UserError, match=r"cannot be written .*choose another folder"):
         train(tiny(), str(tmp_path / "file" / "run"), _scores)
 
 
