@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,7 @@ from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.models.backbone import UPSAMPLING_STEPS
 from binsr_jax.models.edsr import DIV2K_MEAN
 from binsr_jax.nn.packed import FloatConv
+from binsr_jax.ops import native
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import unpack_weights
@@ -271,12 +273,14 @@ class _FloatKernelConv(FloatConv):
 
 
 def jax_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
-    """The same modules with float convolutions, jitted as a whole."""
-    del images, threads
+    """The same modules with float convolutions, which are XLA's, jitted as a whole."""
+    del threads
     config = model.config
     network = models.build(config.model, config.scale, conv=_FloatKernelConv)
     params = jax.tree.map(jnp.asarray, float_params(model))
     run = jax.jit(lambda params, x: network.apply({"params": params}, x))
+    with mock.patch.object(native, "chosen_form", return_value="xla"):
+        run = run.lower(params, jnp.asarray(images[:1])).compile()
     return lambda x: np.asarray(run(params, jnp.asarray(x)))
 
 
