@@ -174,7 +174,7 @@ def assert_convolves(form, seed, image, inputs, outputs, kernel):
 
 
 @needs_each
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     **IMAGES,
     inputs=st.sampled_from((8, 16, 40, 64)),
@@ -186,7 +186,7 @@ def test_few_outputs_in_any_shape(form, seed, batch, height, width, inputs, outp
 
 
 @needs_each
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     **IMAGES,
     inputs=st.sampled_from((1, 3, 16, 37, 64)),
@@ -238,7 +238,7 @@ def assert_gradients(x, kernel, dy, gradients):
 
 
 @needs_each
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     **IMAGES,
     inputs=st.sampled_from((16, 48, 64, 112)),
