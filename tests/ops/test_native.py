@@ -216,25 +216,24 @@ def gradient_operands(seed, image, inputs, outputs, kernel):
     return tuple(draw(size).astype(np.float32) for size in sizes)
 
 
-def assert_gradients(x, kernel, dy, gradients):
-    """Beside the same sums in double precision, to the rounding of a sum of so many products.
+def numpy_gradients(x, kernel, dy):
+    """By x a convolution of dy with the flipped kernel; by the kernel, windows of x times dy."""
+    kh, kw = kernel.shape[:2]
+    margins = ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0))
+    padded = np.pad(x.astype(np.float64), margins)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(1, 2))
+    dkernel = np.einsum("bhwcij,bhwo->ijco", windows, dy.astype(np.float64))
+    return numpy_conv(dy, kernel[::-1, ::-1].swapaxes(2, 3)), dkernel
 
-    By the input, it is a convolution of dy with the flipped kernel; by the kernel, one of x with
-    dy as its kernel, images being channels.
-    """
-    (kh, kw), products = kernel.shape[:2], dy.shape[0] * dy.shape[1] * dy.shape[2]
-    for size in (False, True):
-        x, kernel, dy = (np.abs(a) if size else a for a in (x, kernel, dy))
-        dx = numpy_conv(dy, kernel[::-1, ::-1].swapaxes(2, 3))
-        margins = ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0))
-        windows = np.lib.stride_tricks.sliding_window_view(
-            np.pad(x.astype(np.float64), margins), (kh, kw), axis=(1, 2)
-        )
-        dkernel = np.einsum("bhwcij,bhwo->ijco", windows, dy.astype(np.float64))
-        if not size:
-            differences = [abs(a - b) for a, b in zip(gradients, (dx, dkernel), strict=True)]
-    assert np.all(differences[0] <= 2.0**-24 * (kh * kw * dy.shape[3] + 4) * dx)
-    assert np.all(differences[1] <= 2.0**-24 * (products + 4) * dkernel)
+
+def assert_gradients(arrays, gradients):
+    """To the rounding of a sum of so many products, beside the same sums in double precision."""
+    _, kernel, dy = arrays
+    products = kernel.shape[0] * kernel.shape[1] * dy.shape[3], dy[..., 0].size
+    expected = numpy_gradients(*arrays)
+    sizes = numpy_gradients(*map(np.abs, arrays))
+    for ours, exact, size, count in zip(gradients, expected, sizes, products, strict=True):
+        assert np.all(np.abs(ours - exact) <= 2.0**-24 * (count + 4) * size)
 
 
 @needs_each
@@ -247,7 +246,7 @@ def assert_gradients(x, kernel, dy, gradients):
 )
 def test_gradients_in_any_shape(form, seed, batch, height, width, inputs, outputs, kernel):
     arrays = gradient_operands(seed, (batch, height, width), inputs, outputs, kernel)
-    assert_gradients(*arrays, jax.jit(partial(native.conv_gradient, form=form))(*arrays))
+    assert_gradients(arrays, jax.jit(partial(native.conv_gradient, form=form))(*arrays))
 
 
 @needs_each
@@ -255,7 +254,7 @@ def test_gradients_do_not_depend_on_the_threads(form):
     """What a resumed run rests on: a sum has one order."""
     arrays = gradient_operands(1, (3, 37, 50), 64, 64, (3, 3))
     first = jax.jit(partial(native.conv_gradient, form=form))(*arrays)
-    assert_gradients(*arrays, first)
+    assert_gradients(arrays, first)
     for _ in range(5):
         again = jax.jit(partial(native.conv_gradient, form=form))(*arrays)
         jax.tree.map(np.testing.assert_array_equal, again, first)
@@ -274,7 +273,7 @@ def test_devices_work_the_gradients_of_their_part_of_the_batch(form):
     dx, dkernel = compiled(x, kernel, dy)
     assert dx.sharding.is_equivalent_to(batch, 4)
     assert dkernel.sharding.is_equivalent_to(whole, 4)
-    assert_gradients(*arrays, (dx, dkernel))
+    assert_gradients(arrays, (dx, dkernel))
 
 
 @needs_each
