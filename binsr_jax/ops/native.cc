@@ -690,20 +690,11 @@ void ConvolveToFew(ffi::ThreadPool& pool, const Shape& s, Features x, Features k
   });
 }
 
-ffi::Error FewOutputsConv(ffi::ThreadPool pool, Features x, Features k, ffi::Result<Features> y) {
-  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
-  if (s.outputs == 1) ConvolveToFew<1>(pool, s, x, k, y->typed_data());
-  if (s.outputs == 2) ConvolveToFew<2>(pool, s, x, k, y->typed_data());
-  if (s.outputs == 3) ConvolveToFew<3>(pool, s, x, k, y->typed_data());
-  return ffi::Error::Success();
-}
-
-ffi::Error ManyOutputsConv(ffi::ThreadPool pool, Features x, Features k, ffi::Result<Features> y) {
-  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+void ConvolveToMany(ffi::ThreadPool& pool, const Shape& s, Features x, Features k, float* y) {
   const int64_t inputs = s.channels, outputs = s.outputs;
   InParallel(pool, s.batch * s.height, LeastRows(s, inputs), [&](int64_t start, int64_t end) {
     for (int64_t n = start; n < end; ++n) {
-      float* row = y->typed_data() + n * s.width * outputs;
+      float* row = y + n * s.width * outputs;
       std::fill_n(row, s.width * outputs, 0.0f);
       for (int64_t i = 0; i < s.kh; ++i) {
         const int64_t down = i - s.kh / 2;
@@ -718,6 +709,14 @@ ffi::Error ManyOutputsConv(ffi::ThreadPool pool, Features x, Features k, ffi::Re
       }
     }
   });
+}
+
+ffi::Error FloatConv(ffi::ThreadPool pool, Features x, Features k, ffi::Result<Features> y) {
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  if (s.outputs == 1) ConvolveToFew<1>(pool, s, x, k, y->typed_data());
+  if (s.outputs == 2) ConvolveToFew<2>(pool, s, x, k, y->typed_data());
+  if (s.outputs == 3) ConvolveToFew<3>(pool, s, x, k, y->typed_data());
+  if (s.outputs > 3) ConvolveToMany(pool, s, x, k, y->typed_data());
   return ffi::Error::Success();
 }
 
@@ -766,14 +765,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_branch, PackedBranch,
                                   .Attr<int64_t>("shuffle")
                                   .Ret<Features>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_few_outputs_conv, FewOutputsConv,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Features>()
-                                  .Arg<Features>()
-                                  .Ret<Features>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_many_outputs_conv, ManyOutputsConv,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_float_conv, FloatConv,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Features>()

@@ -37,8 +37,7 @@ _LANES = 16  # of a vector, at most
 _FUNCTIONS = (
     "packed_conv",
     "packed_branch",
-    "few_outputs_conv",
-    "many_outputs_conv",
+    "float_conv",
     "kernel_gradients",
 )
 # The forms of native.cc, the fastest first, and what the compiler defines where the CPU can
@@ -116,8 +115,7 @@ def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
 
     For CPU alone.
     """
-    few = kernel.shape[3] <= _FEW_OUTPUTS
-    return (_few_outputs if few else _many_outputs)(x, kernel, form)
+    return _float_conv(x, kernel, form)
 
 
 def form_for_gradient(x: jax.Array, kernel: jax.Array) -> str:
@@ -135,7 +133,7 @@ def conv_gradient(
     The kernel's is summed over each image, and then over the images.
     """
     kh, kw, _, _ = kernel.shape
-    dx = _many_outputs(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), form)
+    dx = _float_conv(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), form)
     images = _kernel_gradients(x, dy, kh, kw, form).reshape(len(x), -1)
     # As a product: XLA's sum over the first axis takes 25 times as long.
     return dx, (jnp.ones(len(x)) @ images).reshape(kernel.shape)
@@ -195,15 +193,9 @@ def _conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> 
 
 
 @_by_batch("b h w c, i j c o -> b h w o", operands=2)
-def _few_outputs(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+def _float_conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
-    return jax.ffi.ffi_call(f"binsr_{form}_few_outputs_conv", y)(x, kernel)
-
-
-@_by_batch("b h w c, i j c o -> b h w o", operands=2)
-def _many_outputs(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
-    y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
-    return jax.ffi.ffi_call(f"binsr_{form}_many_outputs_conv", y)(x, kernel)
+    return jax.ffi.ffi_call(f"binsr_{form}_float_conv", y)(x, kernel)
 
 
 @_by_batch("b h w c, b h w o -> b i j c o", operands=2)
@@ -269,7 +261,9 @@ def _compiled(form: str) -> Path:
         options = [*_FLAGS, f"-DFORM={form.capitalize()}", "-isystem", headers]
         command = [compiler, *options, str(_SOURCE), "-o", str(beside)]
         if sys.stderr.isatty():  # somebody waits
-            print("Compiling the convolutions for this CPU, once: seconds.", file=sys.stderr)
+            print(
+                "Compiling the convolutions for this CPU, once, in some seconds.", file=sys.stderr
+            )
         try:
             subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS)
             os.replace(beside, library)
