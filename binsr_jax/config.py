@@ -64,8 +64,9 @@ def default() -> Config:
     config.train.compute = "float32"  # the type of products in convolutions, or bfloat16
     config.train.remat = False  # on accelerators: keep a unit's input alone for its gradient
     config.train.scan = False  # on accelerators: work equal units in a loop, compiled once
-    config.train.loss = "l1"  # l1, l2 or charbonnier
-    config.train.loss_epsilon = 1e-3  # of charbonnier: sqrt(error^2 + epsilon^2)
+    config.train.loss = "l1"  # l1, l2, charbonnier or psnr
+    config.train.loss_epsilon = 1e-3  # of charbonnier and psnr: its square is added to error^2
+    config.train.luma_weight = 0.0  # this times the loss of the luma alone is added to the loss
     config.train.ssim_weight = 0.0  # this times (1 - SSIM) is added to the loss
     config.train.init_from = ""  # a work dir: a new run starts from its parameters, where they fit
     config.train.teacher = ""  # a work dir: its network's output is a second target of the loss

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from binsr_jax.config import Config
+from binsr_jax.ops.image import LUMA_WEIGHTS
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -29,33 +30,57 @@ def _charbonnier(output: jax.Array, target: jax.Array, epsilon: float) -> jax.Ar
     return jnp.mean(jnp.sqrt(jnp.square(output - target) + epsilon**2))
 
 
+def _psnr(output: jax.Array, target: jax.Array, epsilon: float) -> jax.Array:
+    errors = jnp.mean(jnp.square(output - target), axis=tuple(range(1, output.ndim)))
+    return jnp.mean(10 * jnp.log10(errors + epsilon**2))
+
+
 LOSSES: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
     "l1": _l1,
     "l2": _l2,
     "charbonnier": _charbonnier,
+    "psnr": _psnr,
 }
 
 
 def make_loss(train: Config) -> Loss:
-    """The loss of a config: ``penalty(output - target) + ssim_weight (1 - SSIM)``.
+    """The loss of a config: a penalty of the error, and terms that may join it.
+
+        penalty(output, target) + luma_weight penalty(Y(output), Y(target)) + ssim_weight (1 - SSIM)
 
     The penalty is the mean of ``|e|`` ("l1"), ``e^2`` ("l2") or ``sqrt(e^2 + epsilon^2)``
     ("charbonnier"; Lai et al., "Deep Laplacian Pyramid Networks"), epsilon being
-    ``train.loss_epsilon``.
+    ``train.loss_epsilon``, or the mean of ``10 log10(mean e^2 + epsilon^2)`` over the images
+    ("psnr"; Chen et al., "Simple Baselines for Image Restoration"): less the PSNR, in dB, so that
+    images count alike whether their errors are large or small. Y is the luma that scores are of,
+    without its constant.
 
     Args:
         train: ``config.train``; its ``loss`` is a key of ``LOSSES``.
 
     Returns:
-        A function of two arrays ``[B, H, W, C]`` with values around 0..1 that gives a scalar.
+        A function of two arrays ``[B, H, W, C]`` with values around 0..1 that gives a scalar, and
+        that raises a ValueError if there is a luma to weigh and C is not 3.
     """
-    penalty, weight = LOSSES[train.loss], train.ssim_weight
+    penalty, luma_weight, ssim_weight = LOSSES[train.loss], train.luma_weight, train.ssim_weight
 
     def loss(output: jax.Array, target: jax.Array) -> jax.Array:
         value = penalty(output, target, train.loss_epsilon)
-        return value + weight * (1.0 - ssim(output, target)) if weight else value
+        if luma_weight:
+            value += luma_weight * penalty(_luma(output), _luma(target), train.loss_epsilon)
+        if ssim_weight:
+            value += ssim_weight * (1.0 - ssim(output, target))
+        return value
 
     return loss
+
+
+def _luma(image: jax.Array) -> jax.Array:
+    """``Y - 16 / 255`` of RGB ``[B, H, W, 3]`` in 0..1, as ``[B, H, W]``."""
+    if image.shape[-1] != 3:
+        raise ValueError(f"luma is that of 3 channels, not of an image {image.shape}")
+    # A sum, not a matrix product, which accelerators would round to bfloat16.
+    return jnp.sum(image * (jnp.asarray(LUMA_WEIGHTS, image.dtype) / 255), axis=-1)
 
 
 def ssim(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
+from binsr_jax.tasks import task_of
 from binsr_jax.training.losses import LOSSES
 from binsr_jax.training.state import SCHEDULES
 from binsr_jax.training.step import COMPUTE, PARALLEL
@@ -30,6 +31,7 @@ _RULES: dict[str, Rule] = {
     "train.beta2": _BELOW_1,
     "train.epsilon": _ABOVE_0,
     "train.loss_epsilon": _ABOVE_0,
+    "train.luma_weight": _AT_LEAST_0,
     "train.ssim_weight": _AT_LEAST_0,
     "train.teacher_weight": _AT_LEAST_0,
     "train.clip_norm": _AT_LEAST_0,
@@ -65,6 +67,11 @@ def check_settings(config: Config) -> None:
         if not holds(value):
             raise UserError(f"config.{name} is {value}, but {requirement}.")
     train = config.train
+    if train.luma_weight and task_of(config).channels != 3:
+        raise UserError(
+            f"config.train.luma_weight is {train.luma_weight}, but the images of the task "
+            f"{config.task} have no colour: leave it at 0."
+        )
     if train.warmup >= train.steps:
         raise UserError(
             f"config.train.warmup is {train.warmup}, but must be below config.train.steps, "

@@ -22,10 +22,15 @@ def test_the_defaults_pass(tiny):
         ({"train.ema": 1.0}, "config.train.ema is 1.0, but must be at least 0 and below 1."),
         (
             {"train.loss": "l3"},
-            "config.train.loss is 'l3', but must be one of: l1, l2, charbonnier.",
+            "config.train.loss is 'l3', but must be one of: l1, l2, charbonnier, psnr.",
         ),
         ({"train.clip_norm": -1.0}, "config.train.clip_norm is -1.0, but must be at least 0."),
         ({"train.ssim_weight": -0.1}, "config.train.ssim_weight is -0.1, but must be at least 0."),
+        ({"train.luma_weight": -1.0}, "config.train.luma_weight is -1.0, but must be at least 0."),
+        (
+            {"task": "jpeg", "scale": 1, "train.luma_weight": 0.5},
+            "config.train.luma_weight is 0.5, but the images of the task jpeg have no colour",
+        ),
         ({"train.loss_epsilon": 0.0}, "config.train.loss_epsilon is 0.0, but must be above 0."),
         ({"train.schedule": "linear"}, "must be one of: constant, multistep, cosine."),
         ({"parallel": "shard"}, "must be one of: mesh, pmap."),
