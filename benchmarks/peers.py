@@ -291,7 +291,7 @@ def torch_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     torch.set_num_threads(threads)
     example = torch.from_numpy(images[:1].transpose(0, 3, 1, 2))  # channels-last in memory
     with torch.inference_mode():
-        traced = torch.jit.trace(
+        traced: Any = torch.jit.trace(
             lambda x: build_network(TorchOps(), model, x), example, check_trace=False
         )
 
@@ -353,7 +353,7 @@ def _onnxruntime(content: bytes, threads: int) -> Side:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return _nchw(lambda x: session.run(None, {"x": x})[0])
+    return _nchw(lambda x: np.asarray(session.run(None, {"x": x})[0]))
 
 
 def onnxruntime_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
@@ -369,7 +369,7 @@ def onnxruntime_int8(model: PackedModel, images: np.ndarray, threads: int) -> Si
         def __init__(self) -> None:
             self.left = [{"x": x[None].transpose(0, 3, 1, 2).copy()} for x in images]
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> Any:  # None after the last, which the parent's type leaves out
             return self.left.pop() if self.left else None
 
     with tempfile.TemporaryDirectory() as folder:

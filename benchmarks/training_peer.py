@@ -25,8 +25,8 @@ class Sign(torch.autograd.Function):
         return torch.where(x > 0, 1.0, -1.0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
+        (x,), (gradient,) = ctx.saved_tensors, grad_outputs
         return gradient * (2 - 2 * x.abs()).clamp(min=0)
 
 
