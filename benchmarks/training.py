@@ -16,6 +16,7 @@ import argparse
 import functools
 import itertools
 import json
+import os
 import resource
 import tempfile
 import time
@@ -166,9 +167,10 @@ def memory_job(side: str, case: str, shape: dict[str, int], threads: int) -> dic
 
 def start_job(case: str, shape: dict[str, int], threads: int, cache: str) -> dict[str, float]:
     """Makes a first step, with the compiled programs of a folder."""
-    import jax
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # looked at when JAX is imported
+    from binsr_jax.cli import keep_compiled_programs
 
-    jax.config.update("jax_compilation_cache_dir", cache)
+    keep_compiled_programs()
     loss, _ = make_side("ours", case, shape, threads)()
     return {"loss": loss}
 

@@ -63,6 +63,9 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path.home() / ".cache" / "binsr-jax" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # Also the draws of the first parameters, of which each takes less than JAX's own second.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def check_kernel() -> None:

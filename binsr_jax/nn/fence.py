@@ -20,6 +20,7 @@ from binsr_jax.nn.attention import POOLED
 from binsr_jax.nn.binary import FOLDED
 
 UNIT_INPUT = "unit_input"  # the name by which ``jax.checkpoint`` knows the input of a unit
+KEPT = "kept"  # the collection of what a unit keeps for its gradient: see ``keep``
 
 
 def chain(
@@ -57,8 +58,9 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
 
     ``fence(unit)(x, train, progress)`` equals ``unit(x, train, progress)`` in value, gradient,
     parameters and updates of mutable collections; see ``binsr_jax.nn.units`` for the contract of a
-    unit. Equal units of one shape are compiled once. Only the unit's input is kept for the
-    gradient, which runs the unit forward again. On other backends than CPU the function is inlined.
+    unit. Equal units of one shape are compiled once. Of the unit only its input is kept for the
+    gradient, which runs it forward again, and what the unit gives to ``keep``. On other backends
+    than CPU the function is inlined.
 
     Args:
         unit: a unit made inside the module that calls it. It draws no random numbers, and its
@@ -73,6 +75,39 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
         return y
 
     return call
+
+
+def keep(unit: nn.Module, name: str, value: jax.Array) -> jax.Array:
+    """``value``, which the gradient of a fenced unit is to read instead of computing it again.
+
+    It is worth the memory where it is dear to compute. It is written to the collection ``KEPT``
+    where that is mutable, and taken from it where it is there: then what computes ``value`` is
+    needed for nothing, and XLA leaves it out.
+    """
+    if unit.has_variable(KEPT, name):
+        return _instead(value, unit.get_variable(KEPT, name))
+    if unit.is_mutable_collection(KEPT) and not unit.is_initializing():
+        unit.put_variable(KEPT, name, value)
+    return value
+
+
+@jax.custom_vjp
+def _instead(computed: jax.Array, kept: jax.Array) -> jax.Array:
+    """``kept``, with the gradient of ``computed``, which it equals."""
+    del computed
+    return kept
+
+
+def _instead_forward(computed: jax.Array, kept: jax.Array):
+    return _instead(computed, kept), None
+
+
+def _instead_backward(saved: None, gradient: jax.Array):
+    del saved
+    return gradient, None
+
+
+_instead.defvjp(_instead_forward, _instead_backward)
 
 
 def _scanned(
@@ -121,11 +156,14 @@ def _fenced(unit: nn.Module, train: bool, mutable: tuple[str, ...], *inputs: Any
 
 
 def _fenced_forward(unit: nn.Module, train: bool, mutable: tuple[str, ...], *inputs: Any):
-    return _fenced(unit, train, mutable, *inputs), inputs
+    y, updates = call_apart(partial(_forward, unit, train, (*mutable, KEPT)), *inputs)
+    updates = dict(updates)
+    kept = updates.pop(KEPT, {})
+    return (y, updates), (inputs, kept)
 
 
-def _fenced_backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], inputs, gradients):
-    return call_apart(partial(_backward, unit, train, mutable), inputs, gradients)
+def _fenced_backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], saved, gradients):
+    return call_apart(partial(_backward, unit, train, mutable), *saved, gradients)
 
 
 _fenced.defvjp(_fenced_forward, _fenced_backward)
@@ -138,9 +176,13 @@ def _forward(unit: nn.Module, train: bool, mutable: tuple[str, ...], variables, 
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], inputs, gradients):
+def _backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], inputs, kept, gradients):
+    def forward(variables: Any, x: jax.Array, progress: jax.Array):
+        given = {**variables, KEPT: kept} if kept else variables
+        return _forward(unit, train, mutable, given, x, progress)
+
     with set_xla_metadata(inlineable=None):  # the functions inside are inlined again
-        _, pullback = jax.vjp(partial(_forward, unit, train, mutable), *inputs)
+        _, pullback = jax.vjp(forward, *inputs)
         return pullback(gradients)
 
 

@@ -22,7 +22,7 @@ from binsr_jax.nn.attention_units import (
 )
 from binsr_jax.nn.binary import PReLU, RPReLU
 from binsr_jax.nn.conv import Conv
-from binsr_jax.nn.fence import fence
+from binsr_jax.nn.fence import fence, keep
 from binsr_jax.nn.unit import BinaryUnit, Unit
 from binsr_jax.ops.binarize import Progress
 
@@ -38,7 +38,7 @@ class ResidualBlock(Unit):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         features = x.shape[-1]
-        y = self.float_conv(features, name="conv_0")(x)
+        y = keep(self, "features", self.float_conv(features, name="conv_0")(x))
         y = self.float_conv(features, name="conv_1")(nn.relu(y))
         return x + self.residual_scale * y
 

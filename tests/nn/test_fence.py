@@ -1,5 +1,6 @@
 """A fenced unit is the unit: same parameters, values, gradients and updates."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from binsr_jax.nn.fence import chain
+from binsr_jax.nn.fence import chain, keep
 from binsr_jax.nn.units import UNITS, AttentionUnit
 
 
@@ -28,7 +29,7 @@ class Scaled(nn.Module):
 class Chain(nn.Module):
     """Units of one kind in a row, the last of them another if asked; each at its own progress."""
 
-    unit: type[nn.Module]
+    unit: Callable[..., nn.Module]
     fenced: bool
     scan: bool = False
     last: type[nn.Module] | None = None
@@ -132,6 +133,35 @@ def test_equal_units_share_one_function():
     calls = [line for line in module.splitlines() if "func.call @" in line and "inlineable" in line]
     assert len(calls) == 3
     assert len({line.split("call @")[1].split("(")[0] for line in calls}) == 1
+
+
+class Keeping(nn.Module):
+    """A unit that says so when it computes what it keeps."""
+
+    run: Callable[[], None]
+
+    @nn.compact
+    def __call__(self, x, train=False, progress=0.0):
+        def waves(x):
+            self.run()
+            return np.sin(x)
+
+        gain = self.param("gain", nn.initializers.constant(0.5), ())
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        y = gain * x + jax.pure_callback(waves, shape, jax.lax.stop_gradient(x))
+        return x + jnp.tanh(keep(self, "waves", y))
+
+
+def test_what_a_unit_keeps_is_not_computed_again_for_its_gradient():
+    x, runs = _image(), []
+    chain = Chain(partial(Keeping, lambda: runs.append(1)), True)
+    variables = _variables(chain, x)
+    plain = _loss_and_gradients(Chain(chain.unit, False), variables, x, 0.0)
+    runs.clear()
+    step = jax.jit(partial(_loss_and_gradients, chain))
+    _assert_close(step(variables, x, 0.0), plain)
+    jax.effects_barrier()
+    assert len(runs) == 3  # once a unit
 
 
 def test_fence_over_a_mesh():

@@ -1,7 +1,9 @@
 """Schedules against arithmetic by hand, and the types of a fresh state."""
 
 import dataclasses
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +99,39 @@ def test_gradients_are_clipped_to_a_global_norm(tiny):
         np.testing.assert_allclose(low, plain / np.float32(5), rtol=1e-6)
     structures = {jax.tree.structure(state) for state in moments.values()}
     assert len(structures) == 1  # so that a checkpoint fits whatever the clip
+
+
+@pytest.mark.parametrize("unit", ["residual", "reactnet", "attention"])
+def test_the_first_parameters_are_those_that_the_network_draws(tiny, unit):
+    config = tiny(**{"model.unit": unit, "model.binary_attention": "se", "train.ema": 0.9})
+    model = models.build(config.model, config.scale)
+    state = create_state(config, model, make_optimizer(config.train))
+    draw = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 3))))
+    expected = dict(draw(jax.random.key(config.seed)))
+    for params in (state.params, state.ema):
+        jax.tree.map(np.testing.assert_array_equal, params, expected["params"])
+    assert len({leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)}) == len(
+        jax.tree.leaves(state)
+    )
+
+
+class Loud(nn.Module):
+    """A network that says so when it is run."""
+
+    run: Callable[[], None]
+
+    @nn.compact
+    def __call__(self, x, train=False, progress=0.0):
+        gain = self.param("gain", nn.initializers.ones, ())
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return gain * x + jax.pure_callback(lambda: self.run() or np.float32(0), shape)
+
+
+def test_a_state_is_made_without_running_the_network(tiny):
+    config, runs = tiny(), []
+    model = Loud(lambda: runs.append(1))
+    state = create_state(config, model, make_optimizer(config.train))
+    assert float(state.params["gain"]) == 1
+    assert not runs
+    jax.block_until_ready(jax.jit(model.apply)({"params": state.params}, jnp.zeros((1, 2, 2, 3))))
+    assert runs
