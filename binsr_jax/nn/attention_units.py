@@ -12,9 +12,10 @@ and one of the branch.
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
-from binsr_jax.nn.binary import RPReLU
+from binsr_jax.nn.binary import RPReLU, binary_branch, one_pass
 from binsr_jax.nn.fence import fence
 from binsr_jax.nn.unit import BinaryUnit
 from binsr_jax.ops.binarize import Progress
@@ -29,7 +30,7 @@ class _Attended(BinaryUnit):
 
     def _attend(self, branch: str, x: jax.Array, bare: bool = False) -> jax.Array | None:
         """``map(x) * x``, or the map alone if ``bare``, of a branch; None if it has none."""
-        kind = self.residual_attention if branch == "residual" else self.binary_attention
+        kind = self._kind(branch)
         if kind == "none":
             return None
         if kind not in ATTENTION:
@@ -39,6 +40,9 @@ class _Attended(BinaryUnit):
         # Without a fence XLA convolves twice on CPU, for the map and for the product, and rounds
         # the sum of the branches differently from one size of image to another.
         return fence(attention)(x)
+
+    def _kind(self, branch: str) -> str:
+        return self.residual_attention if branch == "residual" else self.binary_attention
 
 
 class AttentionUnit(_Attended):
@@ -53,14 +57,34 @@ class AttentionUnit(_Attended):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        y = self._branch(x, train, progress)
+        parts = self._parts(x)
+        if self._is_one_pass(parts[1]):
+            return one_pass(x, *parts, self._scale("binary"), self._residual())
+        y = binary_branch(x, *parts, train, progress, self._blends(train))
         return self._scaled("binary", y) + self._scaled("residual", x)
 
     def _scaled(self, branch: str, x: jax.Array) -> jax.Array:
         """``a A(x)`` for one of the two branches."""
         attended = self._attend(branch, x)
-        start = nn.initializers.constant(1.0 if attended is None else 2.0)
-        return self.param(f"{branch}_scale", start, ()) * (x if attended is None else attended)
+        return self._scale(branch) * (x if attended is None else attended)
+
+    def _scale(self, branch: str) -> jax.Array:
+        start = 1.0 if self._kind(branch) == "none" else 2.0
+        return self.param(f"{branch}_scale", nn.initializers.constant(start), ())
+
+    def _is_one_pass(self, conv: nn.Module) -> bool:
+        """Whether the convolution, a packed one, can work the whole unit: see ``one_pass``."""
+        kinds = self._kind("binary"), self._kind("residual")
+        fits = kinds in (("none", "none"), ("none", "spatial"))
+        return fits and hasattr(conv, "branch") and not self.is_initializing()
+
+    def _residual(self) -> jax.Array:
+        """What ``one_pass`` takes of the residual branch: its scale, and its attention's map."""
+        scale = self._scale("residual")[None]
+        if self._kind("residual") == "none":
+            return scale
+        attention = self.variables["params"]["residual_attention"]["map"]
+        return jnp.concatenate([scale, attention["bias"], attention["kernel"][:, 0]])
 
 
 class Base(_Attended):

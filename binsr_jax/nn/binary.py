@@ -1,6 +1,7 @@
 """The three layers of a binary unit: RSign, the binary convolution and RPReLU."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -159,14 +160,30 @@ def binary_branch(
         skip: whether x is added, enlarged by nearest neighbours where there is a shuffle.
         shuffle: r of the pixel shuffle; 1 for none.
     """
-    fused = getattr(conv, "branch", None)
-    if fused is not None and not conv.is_initializing():
-        threshold = rsign.variables.get("params", {}).get("threshold")
-        return fused(x, threshold, rprelu.variables["params"], skip, shuffle)
+    if hasattr(conv, "branch") and not conv.is_initializing():
+        residual = jnp.ones((1,), x.dtype) if skip else None
+        return one_pass(x, rsign, conv, rprelu, residual=residual, shuffle=shuffle)
     signs = rsign(x, progress, blend)
     y = rprelu(conv(signs, signs=not blend, train=train, progress=progress))
     y = depth_to_space(y, shuffle)
     return y + upsample_nearest(x, shuffle) if skip else y
+
+
+def one_pass(
+    x: jax.Array,
+    rsign: RSign,
+    conv: Any,
+    rprelu: RPReLU,
+    factor: jax.Array | None = None,
+    residual: jax.Array | None = None,
+    shuffle: int = 1,
+) -> jax.Array:
+    """``binary_branch``, and what is added to it, of a packed convolution: one that has ``branch``.
+
+    ``factor`` and ``residual`` are those of ``ops.packed.packed_branch``.
+    """
+    threshold = rsign.variables.get("params", {}).get("threshold")
+    return conv.branch(x, threshold, rprelu.variables["params"], shuffle, factor, residual)
 
 
 def _folded(

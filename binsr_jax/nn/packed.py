@@ -17,8 +17,9 @@ from jax import lax
 from binsr_jax.ops.activation import rprelu
 from binsr_jax.ops.binarize import Progress, rsign
 from binsr_jax.ops.conv import conv2d
-from binsr_jax.ops.image import depth_to_space, upsample_nearest
+from binsr_jax.ops.image import depth_to_space
 from binsr_jax.ops.packed import (
+    add_residual,
     int8_conv,
     pack_activations,
     packed_branch,
@@ -74,16 +75,18 @@ class PackedConv(FloatConv):
         x: jax.Array,
         threshold: jax.Array | None,
         rprelu: Mapping[str, jax.Array],
-        skip: bool,
-        shuffle: int,
+        shuffle: int = 1,
+        factor: jax.Array | None = None,
+        residual: jax.Array | None = None,
     ) -> jax.Array:
-        """``nn.binary.binary_branch`` in one function.
+        """``nn.binary.binary_branch``, and what is added to it, in one function.
 
         Args:
             x: f32 ``[B, H, W, I]``.
             threshold: f32 ``[I]``, of ``RSign``; none is 0.
             rprelu: the parameters of ``RPReLU``.
-            skip, shuffle: as there.
+            shuffle: as there.
+            factor, residual: as of ``ops.packed.packed_branch``.
 
         Returns:
             f32 ``[B, r H, r W, features / r^2]``.
@@ -92,10 +95,10 @@ class PackedConv(FloatConv):
         threshold = jnp.zeros(x.shape[-1:], x.dtype) if threshold is None else threshold
         bias = own.get("bias", jnp.zeros_like(own["scale"]))
         shifts = (rprelu["shift_in"], rprelu["slope"], rprelu["shift_out"])
-        arrays = (x, threshold, own["words"], own["scale"], bias, *shifts)
-        cpu, default = (
-            partial(f, skip=skip, shuffle=shuffle) for f in (packed_branch, _branch_by_int8)
-        )
+        factor = jnp.ones((), x.dtype) if factor is None else factor
+        residual = jnp.zeros((0,), x.dtype) if residual is None else residual
+        arrays = (x, threshold, own["words"], own["scale"], bias, *shifts, factor, residual)
+        cpu, default = (partial(f, shuffle=shuffle) for f in (packed_branch, _branch_by_int8))
         return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
     def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
@@ -136,10 +139,13 @@ def _branch_by_int8(
     words: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-    *rprelu_parameters: jax.Array,
-    skip: bool,
+    shift_in: jax.Array,
+    slope: jax.Array,
+    shift_out: jax.Array,
+    factor: jax.Array,
+    residual: jax.Array,
     shuffle: int,
 ) -> jax.Array:
     y = _by_int8(rsign(x, threshold), words).astype(x.dtype) * scale + bias
-    y = depth_to_space(rprelu(y, *rprelu_parameters), shuffle)
-    return y + upsample_nearest(x, shuffle) if skip else y
+    y = depth_to_space(rprelu(y, shift_in, slope, shift_out), shuffle)
+    return add_residual(factor * y, x, residual, shuffle)

@@ -89,10 +89,12 @@ class BinaryUnit(Unit):
         self, x: jax.Array, train: bool, progress: Progress, skip: bool = False
     ) -> jax.Array:
         """``RPReLU(bconv(RSign(x)))``, with "rprelu" too; and ``+ x`` with ``skip``."""
+        return binary_branch(x, *self._parts(x), train, progress, self._blends(train), skip)
+
+    def _parts(self, x: jax.Array) -> tuple[RSign, nn.Module, RPReLU]:
+        """The submodules "rsign", "conv" and "rprelu" of a branch."""
         rsign = RSign(self.surrogate, name="rsign")
-        conv = self.conv(x.shape[-1], name="conv")
-        rprelu = RPReLU(name="rprelu")
-        return binary_branch(x, rsign, conv, rprelu, train, progress, self._blends(train), skip)
+        return rsign, self.conv(x.shape[-1], name="conv"), RPReLU(name="rprelu")
 
     def _blends(self, train: bool) -> bool:
         return train and self.progressive != "none"

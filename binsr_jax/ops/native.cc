@@ -8,7 +8,8 @@
 //
 // And a whole branch of a unit, as binsr_jax.ops.packed.packed_branch says it, in one pass:
 //
-//   y = shuffle(rprelu(scale * dot)) of the signs of x - threshold, and + x where there is a skip
+//   y = factor * shuffle(rprelu(scale * dot)) of the signs of x - threshold, and + gain * x, where the
+//       gain may be a map of x: see Residual
 //
 // A row of the output needs kh rows of the input. They are kept as items, words or parts of words,
 // with padding beside them, so that what a pixel needs of one row is contiguous. Output channels lie
@@ -22,6 +23,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
@@ -51,9 +53,11 @@ struct Shape {
 
 // What a branch does with its dot products, for each output channel; both shifts are added.
 struct Epilogue {
-  const float *scale, *shift_in, *slope, *shift_out;
+  const float *scale, *shift_in, *slope, *shift_out, *factor;
 
-  Epilogue From(int64_t o) const { return {scale + o, shift_in + o, slope + o, shift_out + o}; }
+  Epilogue From(int64_t o) const {
+    return {scale + o, shift_in + o, slope + o, shift_out + o, factor + o};
+  }
 };
 
 // Each form has
@@ -65,8 +69,9 @@ struct Epilogue {
 //                                       k[(r * count + i) * kOutputs + o] differ, of all r < rows
 //                                       and i < count
 //   Pack(x, threshold, s, words)        the signs of a pixel
-//   Finish(dots, pixels, e, skip, skip_stride, outputs, y, y_stride)
-//                                       the branch's output for some outputs of a block of pixels
+//   Finish(dots, pixels, e, skip, skip_stride, gains, outputs, y, y_stride)
+//                                       the output for some outputs of a block of pixels; what is
+//                                       skipped to a pixel is taken times its gain
 
 // Plain C++, to compare the others with.
 struct Portable {
@@ -99,12 +104,13 @@ struct Portable {
 
   template <class T>
   static void Finish(const T* dots, int64_t pixels, const Epilogue& e, const float* skip,
-                     int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
+                     int64_t skip_stride, const float* gains, int64_t outputs, float* y,
+                     int64_t y_stride) {
     for (int64_t p = 0; p < pixels; ++p)
       for (int64_t o = 0; o < outputs; ++o) {
         const float u = dots[p * kOutputs + o] * e.scale[o] + e.shift_in[o];
-        const float v = (u > 0 ? u : u * e.slope[o]) + e.shift_out[o];
-        y[p * y_stride + o] = skip ? v + skip[p * skip_stride + o] : v;
+        const float v = ((u > 0 ? u : u * e.slope[o]) + e.shift_out[o]) * e.factor[o];
+        y[p * y_stride + o] = skip ? v + gains[p] * skip[p * skip_stride + o] : v;
       }
   }
 };
@@ -160,23 +166,27 @@ struct Table {
   }
 
   static void Finish(const Dot* dots, int64_t pixels, const Epilogue& e, const float* skip,
-                     int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
+                     int64_t skip_stride, const float* gains, int64_t outputs, float* y,
+                     int64_t y_stride) {
     int64_t o = 0;
     for (; o + 8 <= outputs; o += 8) {
       const __m256 scale = _mm256_loadu_ps(e.scale + o), shift_in = _mm256_loadu_ps(e.shift_in + o);
       const __m256 slope = _mm256_loadu_ps(e.slope + o), shift_out = _mm256_loadu_ps(e.shift_out + o);
+      const __m256 factor = _mm256_loadu_ps(e.factor + o);
       for (int64_t p = 0; p < pixels; ++p) {
         const auto* at = reinterpret_cast<const __m128i*>(dots + p * kOutputs + o);
         const __m256 dot = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(at)));
         const __m256 u = _mm256_add_ps(_mm256_mul_ps(dot, scale), shift_in);
         const __m256 below = _mm256_mul_ps(u, slope);
-        __m256 v = _mm256_add_ps(_mm256_blendv_ps(u, below, u), shift_out);
-        if (skip) v = _mm256_add_ps(v, _mm256_loadu_ps(skip + p * skip_stride + o));
+        __m256 v = _mm256_mul_ps(_mm256_add_ps(_mm256_blendv_ps(u, below, u), shift_out), factor);
+        if (skip)
+          v = _mm256_add_ps(v, _mm256_mul_ps(_mm256_set1_ps(gains[p]),
+                                             _mm256_loadu_ps(skip + p * skip_stride + o)));
         _mm256_storeu_ps(y + p * y_stride + o, v);
       }
     }
     if (o < outputs)
-      Portable::Finish(dots + o, pixels, e.From(o), skip ? skip + o : nullptr, skip_stride,
+      Portable::Finish(dots + o, pixels, e.From(o), skip ? skip + o : nullptr, skip_stride, gains,
                        outputs - o, y + o, y_stride);
   }
 
@@ -318,22 +328,27 @@ struct Population : Portable {
   }
 
   static void Finish(const Dot* dots, int64_t pixels, const Epilogue& e, const float* skip,
-                     int64_t skip_stride, int64_t outputs, float* y, int64_t y_stride) {
+                     int64_t skip_stride, const float* gains, int64_t outputs, float* y,
+                     int64_t y_stride) {
     int64_t o = 0;
     for (; o + kLanes <= outputs; o += kLanes) {
       const __m512 scale = _mm512_loadu_ps(e.scale + o), shift_in = _mm512_loadu_ps(e.shift_in + o);
       const __m512 slope = _mm512_loadu_ps(e.slope + o), shift_out = _mm512_loadu_ps(e.shift_out + o);
+      const __m512 factor = _mm512_loadu_ps(e.factor + o);
       for (int64_t p = 0; p < pixels; ++p) {
         const __m512 dot = _mm512_cvtepi32_ps(_mm512_loadu_si512(dots + p * kOutputs + o));
         const __m512 u = _mm512_add_ps(_mm512_mul_ps(dot, scale), shift_in);
         const __mmask16 negative = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_LT_OQ);
-        __m512 v = _mm512_add_ps(_mm512_mask_mul_ps(u, negative, u, slope), shift_out);
-        if (skip) v = _mm512_add_ps(v, _mm512_loadu_ps(skip + p * skip_stride + o));
+        __m512 v = _mm512_mul_ps(
+            _mm512_add_ps(_mm512_mask_mul_ps(u, negative, u, slope), shift_out), factor);
+        if (skip)
+          v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_set1_ps(gains[p]),
+                                             _mm512_loadu_ps(skip + p * skip_stride + o)));
         _mm512_storeu_ps(y + p * y_stride + o, v);
       }
     }
     if (o < outputs)
-      Portable::Finish(dots + o, pixels, e.From(o), skip ? skip + o : nullptr, skip_stride,
+      Portable::Finish(dots + o, pixels, e.From(o), skip ? skip + o : nullptr, skip_stride, gains,
                        outputs - o, y + o, y_stride);
   }
 };
@@ -480,12 +495,24 @@ void Convolve(ffi::ThreadPool& pool, const Shape& s, const uint32_t* k, const Wo
   });
 }
 
+using Eight = float __attribute__((vector_size(32)));
+
+Eight LoadEight(const float* from) {
+  Eight v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+float Sum(Eight v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
 // The convolution of floats x [B, H, W, C] with k [kh, kw, C, kOuts] to few outputs. Eight channels
 // are added up side by side, and then those eight sums: for each pixel in the same order, wherever it
 // lies. What is beside the image is left out.
 template <int kOuts>
 struct FewOutputs {
-  using Lanes = float __attribute__((vector_size(32)));
+  using Lanes = Eight;
   static constexpr int64_t kLanes = 8;
 
   FewOutputs(const Shape& s, const float* k) : s(s), k(s.kh * s.kw * s.channels / kLanes * kOuts) {
@@ -528,8 +555,7 @@ struct FewOutputs {
         for (int64_t c = 0; c < s.channels; c += kLanes, weights += kOuts)
 #pragma GCC unroll 4
           for (int p = 0; p < kCount; ++p) {
-            Lanes lanes;
-            std::memcpy(&lanes, at + p * s.channels + c, sizeof lanes);
+            const Lanes lanes = LoadEight(at + p * s.channels + c);
 #pragma GCC unroll 3
             for (int o = 0; o < kOuts; ++o)
               sums[p][o] = MultiplyAdd(lanes, weights[o], sums[p][o]);
@@ -537,10 +563,7 @@ struct FewOutputs {
       }
     }
     for (int p = 0; p < kCount; ++p)
-      for (int o = 0; o < kOuts; ++o) {
-        const Lanes& v = sums[p][o];
-        y[p * kOuts + o] = ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-      }
+      for (int o = 0; o < kOuts; ++o) y[p * kOuts + o] = Sum(sums[p][o]);
   }
 
   static Lanes MultiplyAdd(Lanes a, Lanes b, Lanes c) {
@@ -630,7 +653,7 @@ using Dots = ffi::Buffer<ffi::S16, 4>;
 using Features = ffi::Buffer<ffi::F32, 4>;
 using Gradients = ffi::Buffer<ffi::F32, 5>;  // of a kernel, by each image
 using PerChannel = ffi::Buffer<ffi::F32, 1>;
-using PerOutput = ffi::Buffer<ffi::F32, 2>;  // [4, outputs]: what an Epilogue has
+using PerOutput = ffi::Buffer<ffi::F32, 2>;  // [5, outputs]: what an Epilogue has
 
 ffi::Error PackedConv(ffi::ThreadPool pool, Bits x, Bits k, int64_t channels,
                       ffi::Result<Dots> y) {
@@ -646,11 +669,51 @@ ffi::Error PackedConv(ffi::ThreadPool pool, Bits x, Bits k, int64_t channels,
   return ffi::Error::Success();
 }
 
+// What is added to a branch: x times a; or, with spatial attention, times a sigmoid(b + sum of w x)
+// over the channels of the pixel. In one buffer: nothing, or a, or a, b and w.
+struct Residual {
+  explicit Residual(PerChannel buffer)
+      : size(buffer.element_count()), channels(size - 2), a(buffer.typed_data()) {}
+
+  // Of so many pixels, at most kPixels, from x on.
+  void Gains(const float* x, int64_t pixels, float* gains) const {
+    if (size == 1) std::fill_n(gains, pixels, *a);
+    if (size <= 1) return;
+    if (pixels == kPixels)
+      Sums<kPixels>(x, gains);
+    else
+      for (int64_t p = 0; p < pixels; ++p) Sums<1>(x + p * channels, gains + p);
+    for (int64_t p = 0; p < pixels; ++p) gains[p] = *a / (1 + std::exp(-gains[p]));
+  }
+
+  const int64_t size;
+
+ private:
+  template <int kCount>
+  void Sums(const float* x, float* to) const {
+    const float* w = a + 2;
+    Eight sums[kCount] = {};
+    int64_t c = 0;
+    for (; c + 8 <= channels; c += 8)
+#pragma GCC unroll 4
+      for (int p = 0; p < kCount; ++p) sums[p] += LoadEight(x + p * channels + c) * LoadEight(w + c);
+    for (int p = 0; p < kCount; ++p) {
+      to[p] = a[1] + Sum(sums[p]);
+      for (int64_t i = c; i < channels; ++i) to[p] += x[p * channels + i] * w[i];
+    }
+  }
+
+  const int64_t channels;
+  const float* const a;
+};
+
 ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, Bits k,
-                        PerOutput epilogue, bool skip, int64_t shuffle, ffi::Result<Features> y) {
+                        PerOutput epilogue, PerChannel added, int64_t shuffle,
+                        ffi::Result<Features> y) {
   const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
   const float* e = epilogue.typed_data();
-  const Epilogue all = {e, e + s.outputs, e + 2 * s.outputs, e + 3 * s.outputs};
+  const Epilogue all = {e, e + s.outputs, e + 2 * s.outputs, e + 3 * s.outputs, e + 4 * s.outputs};
+  const Residual residual(added);
   const auto words = [&](int64_t r, uint32_t* scratch) {
     const float* from = x.typed_data() + r * s.width * s.channels;
     for (int64_t w = 0; w < s.width; ++w)
@@ -667,14 +730,17 @@ ffi::Error PackedBranch(ffi::ThreadPool pool, Features x, PerChannel threshold, 
       for (int64_t i = 0; i < pixels * s.channels; i += 16)
         __builtin_prefetch(x.typed_data() +
                            ((row + s.kh / 2 + 1) * s.width + left) * s.channels + i);
+    const float* from = x.typed_data() + (row * s.width + left) * s.channels;
+    float gains[kPixels];
+    residual.Gains(from, pixels, gains);
     for (int64_t o = first; o < first + outputs;) {
       const int64_t place = o / features, feature = o % features;
       const int64_t run = std::min(features - feature, first + outputs - o);
       const int64_t large_row = row * shuffle + place / shuffle;
       const int64_t to = (large_row * s.width + left) * shuffle + place % shuffle;
       FORM::Finish(dots + o - first, pixels, all.From(o),
-                   skip ? x.typed_data() + (row * s.width + left) * s.channels + feature : nullptr,
-                   s.channels, run, y->typed_data() + to * features + feature, shuffle * features);
+                   residual.size ? from + feature : nullptr, s.channels, gains, run,
+                   y->typed_data() + to * features + feature, shuffle * features);
       o += run;
     }
   };
@@ -761,7 +827,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_branch, PackedBranch,
                                   .Arg<PerChannel>()
                                   .Arg<Bits>()
                                   .Arg<PerOutput>()
-                                  .Attr<bool>("skip")
+                                  .Arg<PerChannel>()
                                   .Attr<int64_t>("shuffle")
                                   .Ret<Features>());
 

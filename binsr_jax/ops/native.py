@@ -86,19 +86,20 @@ def packed_branch(
     threshold: jax.Array,
     w_bits: jax.Array,
     epilogue: jax.Array,
-    skip: bool,
+    residual: jax.Array,
     shuffle: int,
     form: str,
 ) -> jax.Array:
     """``ops.packed.packed_branch`` in a native form, equal but for rounding. For CPU alone.
 
     Args:
-        x, threshold, w_bits, skip, shuffle: as there.
-        epilogue: f32 ``[4, O]``: the scale, what is added after it, the slope, and what is added
-            after that.
+        x, threshold, w_bits, shuffle: as there.
+        epilogue: f32 ``[5, O]``: the scale, what is added after it, the slope, what is added after
+            that, and the factor.
+        residual: as there, or f32 ``[0]`` for none.
         form: of `forms`.
     """
-    return _branch(x, threshold, w_bits, epilogue, skip, shuffle, form)
+    return _branch(x, threshold, w_bits, epilogue, residual, shuffle, form)
 
 
 def form_for_conv(x: jax.Array, kernel: jax.Array) -> str:
@@ -205,13 +206,13 @@ def _kernel_gradients(x: jax.Array, dy: jax.Array, kh: int, kw: int, form: str) 
     return jax.ffi.ffi_call(f"binsr_{form}_kernel_gradients", y)(x, dy)
 
 
-@_by_batch("b h w c, c, i j k o, e o -> b y x f", operands=4)
+@_by_batch("b h w c, c, i j k o, e o, r -> b y x f", operands=5)
 def _branch(
     x: jax.Array,
     threshold: jax.Array,
     w_bits: jax.Array,
     epilogue: jax.Array,
-    skip: bool,
+    residual: jax.Array,
     shuffle: int,
     form: str,
 ) -> jax.Array:
@@ -219,7 +220,7 @@ def _branch(
     shape = (batch, height * shuffle, width * shuffle, w_bits.shape[3] // shuffle**2)
     y = jax.ShapeDtypeStruct(shape, jnp.float32)
     call = jax.ffi.ffi_call(f"binsr_{form}_packed_branch", y)
-    return call(x, threshold, w_bits, epilogue, skip=skip, shuffle=np.int64(shuffle))
+    return call(x, threshold, w_bits, epilogue, residual, shuffle=np.int64(shuffle))
 
 
 @functools.cache

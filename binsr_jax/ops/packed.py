@@ -141,14 +141,16 @@ def packed_branch(
     shift_in: jax.Array,
     slope: jax.Array,
     shift_out: jax.Array,
-    skip: bool = False,
+    factor: jax.Array | None = None,
+    residual: jax.Array | None = None,
     shuffle: int = 1,
 ) -> jax.Array:
     """A binary branch on packed weights, of a unit or an upsampler (BBCU, figure 1).
 
-        y = depth_to_space(rprelu(scale * packed_conv(x > threshold, w) + bias), shuffle)
+        y = factor depth_to_space(rprelu(scale * packed_conv(x > threshold, w) + bias), shuffle)
 
-    and with ``skip`` also ``+ upsample_nearest(x, shuffle)``, which is x where nothing is shuffled.
+    and with a residual ``(a)`` also ``+ a upsample_nearest(x, shuffle)``, where nothing is shuffled
+    ``+ a x``; with one of ``(a, b, w)``, which is spatial attention, ``+ a sigmoid(w . x + b) x``.
 
     On CPU it is one pass over x in native code where there is such (``ops.native``), which saves
     the memory's time; equal but for the rounding of ``bias - shift_in``.
@@ -159,40 +161,61 @@ def packed_branch(
         w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
         scale, bias: f32 ``[O]``.
         shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
-        skip: whether x is added; then O is ``C shuffle^2``.
+        factor: f32 scalar; 1 if left out.
+        residual: f32 ``[1]`` or ``[2 + C]``; then O is ``C shuffle^2``. Nothing is added without.
         shuffle: r of the pixel shuffle; O is a multiple of r^2.
 
     Returns:
         f32 ``[B, r H, r W, O / r^2]``.
 
     Raises:
-        ValueError, TypeError: as `packed_conv`; or O does not fit ``skip`` or ``shuffle``.
+        ValueError, TypeError: as `packed_conv`; or O does not fit the residual or ``shuffle``.
     """
     _check_floats("packed_branch", "x", x, "[B, H, W, C]")
     channels, outputs = x.shape[-1], w_bits.shape[-1]
-    if outputs % shuffle**2 or (skip and outputs != channels * shuffle**2):
+    factor = jnp.ones((), x.dtype) if factor is None else factor
+    residual = jnp.zeros((0,), x.dtype) if residual is None else residual
+    if residual.shape not in ((0,), (1,), (2 + channels,)):
+        raise ValueError(
+            f"packed_branch: a residual {residual.shape} does not fit {channels} channels"
+        )
+    if outputs % shuffle**2 or (residual.size and outputs != channels * shuffle**2):
         raise ValueError(
             f"packed_branch: {outputs} outputs do not fit {channels} channels and shuffle {shuffle}"
         )
 
     def by_xla(x: jax.Array, *arrays: jax.Array) -> jax.Array:
-        threshold, w_bits, scale, bias, *rprelu_parameters = arrays
+        threshold, w_bits, scale, bias, *rprelu_parameters, factor, residual = arrays
         dot = packed_conv(_pack_last(x > threshold), w_bits, channels).astype(jnp.float32)
         y = depth_to_space(rprelu(dot * scale + bias, *rprelu_parameters), shuffle)
-        return y + upsample_nearest(x, shuffle) if skip else y
+        return add_residual(factor * y, x, residual, shuffle)
 
-    arrays = (x, threshold, w_bits, scale, bias, shift_in, slope, shift_out)
+    arrays = (x, threshold, w_bits, scale, bias, shift_in, slope, shift_out, factor, residual)
     form = native.form_for(x, w_bits)
     if form == "xla":
         return by_xla(*arrays)
     _check_packed(jax.eval_shape(_pack_last, x > threshold), w_bits, channels)
 
     def natively(x: jax.Array, *arrays: jax.Array) -> jax.Array:
-        threshold, w_bits, scale, bias, shift_in, slope, shift_out = arrays
-        epilogue = jnp.stack([scale, bias - shift_in, slope, shift_out])
-        return native.packed_branch(x, threshold, w_bits, epilogue, skip, shuffle, form)
+        threshold, w_bits, scale, bias, shift_in, slope, shift_out, factor, residual = arrays
+        factors = jnp.broadcast_to(factor, scale.shape)
+        epilogue = jnp.stack([scale, bias - shift_in, slope, shift_out, factors])
+        return native.packed_branch(x, threshold, w_bits, epilogue, residual, shuffle, form)
 
     return lax.platform_dependent(*arrays, cpu=natively, default=by_xla)
+
+
+def add_residual(y: jax.Array, x: jax.Array, residual: jax.Array, shuffle: int) -> jax.Array:
+    """``y`` and what `packed_branch` adds to it: ``[B, r H, r W, C], [B, H, W, C] -> y's shape``.
+
+    The residual is f32 ``[1]``, ``[2 + C]``, or ``[0]`` for none.
+    """
+    if not residual.size:
+        return y
+    gain = residual[0]
+    if residual.size > 1:
+        gain *= jax.nn.sigmoid(x @ residual[2:, None] + residual[1])
+    return y + upsample_nearest(gain * x, shuffle)
 
 
 def _packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.Array:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def test_parts_worked_by_several_threads_fit_together(form):
     assert_exact(form, 1, (3, 37, 50), 64, 64, (3, 3))
 
 
-def branch_operands(channels, outputs, size=(2, 5, 7)):
+def branch_operands(channels, outputs, size=(2, 5, 7)) -> Any:
     x, w = random_operands(outputs, size, channels, outputs, (3, 3))
     rng = np.random.default_rng(channels)
     vectors = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in (channels, *(outputs,) * 5))
@@ -91,6 +92,28 @@ def branch_operands(channels, outputs, size=(2, 5, 7)):
     # Some features lie exactly on their threshold, which is negative.
     x = x.at[0, 0].set(threshold)
     return x, threshold, pack_weights(w), *others
+
+
+def residuals(channels):
+    """What may be added to a branch: nothing, x times a number, or times a map of it."""
+    numbers = np.random.default_rng(channels + 1).normal(size=2 + channels)
+    spatial = jnp.asarray(numbers * [1, 1, *(channels * [0.3])], jnp.float32)
+    return {"none": None, "plain": spatial[:1], "spatial": spatial}
+
+
+def test_the_residual_with_a_map_is_that_of_numpy():
+    x, *others = branch_operands(6, 6)
+    *_, residual = residuals(6).values()
+    a, b, *w = np.asarray(residual, np.float64)
+    added = packed_branch(x, *others, residual=residual) - packed_branch(x, *others)
+    gain = a / (1 + np.exp(-(np.asarray(x, np.float64) @ np.array(w) + b)))
+    np.testing.assert_allclose(added, gain[..., None] * x, rtol=1e-4, atol=1e-4)
+
+
+def test_the_factor_is_of_the_branch_alone():
+    x, *others = branch_operands(6, 6)
+    plain, doubled = (packed_branch(x, *others, factor=jnp.float32(f)) for f in (1.0, 2.0))
+    np.testing.assert_array_equal(doubled, 2 * plain)
 
 
 def by_xla(monkeypatch, *operands, **options):
@@ -101,22 +124,26 @@ def by_xla(monkeypatch, *operands, **options):
 
 @needs_each
 @pytest.mark.parametrize(
-    ("channels", "outputs", "options"),
+    ("channels", "outputs", "residual", "options"),
     [
-        (64, 64, {"skip": True}),
-        (64, 64, {}),
-        (33, 33, {"skip": True}),
-        (5, 20, {"skip": True, "shuffle": 2}),
-        (64, 256, {"skip": True, "shuffle": 2}),
-        (96, 96, {"skip": True}),
-        (48, 48 * 9, {"skip": True, "shuffle": 3}),
-        (64, 12, {"shuffle": 2}),
-        (32, 3, {}),
+        (64, 64, "plain", {}),
+        (64, 64, "none", {}),
+        (64, 64, "spatial", {"factor": -0.75}),
+        (33, 33, "plain", {"factor": 1.5}),
+        (33, 33, "spatial", {}),
+        (5, 20, "spatial", {"shuffle": 2}),
+        (5, 20, "plain", {"shuffle": 2}),
+        (64, 256, "plain", {"shuffle": 2}),
+        (96, 96, "spatial", {}),
+        (48, 48 * 9, "plain", {"shuffle": 3}),
+        (64, 12, "none", {"shuffle": 2}),
+        (32, 3, "none", {"factor": 0.0}),
     ],
 )
-def test_a_branch_is_that_of_xla(monkeypatch, form, channels, outputs, options):
+def test_a_branch_is_that_of_xla(monkeypatch, form, channels, outputs, residual, options):
     """The integers are equal; scale and shifts differ by the rounding of a few float operations."""
     operands = branch_operands(channels, outputs)
+    options = options | {"residual": residuals(channels)[residual]}
     expected = by_xla(monkeypatch, *operands, **options)
     monkeypatch.setattr(native, "chosen_form", lambda: form)
     y = jax.jit(lambda *arrays: packed_branch(*arrays, **options))(*operands)
@@ -125,12 +152,14 @@ def test_a_branch_is_that_of_xla(monkeypatch, form, channels, outputs, options):
 
 
 @needs_each
-def test_a_pixel_does_not_depend_on_the_image_around_it(monkeypatch, form):
+@pytest.mark.parametrize("residual", ["plain", "spatial"])
+def test_a_pixel_does_not_depend_on_the_image_around_it(monkeypatch, form, residual):
     """What tiles rest on: far from the border a piece gives the very bits of the whole."""
     monkeypatch.setattr(native, "chosen_form", lambda: form)
     x, *others = branch_operands(64, 64, (1, 19, 23))
-    whole = packed_branch(x, *others, skip=True)
-    piece = packed_branch(x[:, 4:15, 3:20], *others, skip=True)
+    options = {"residual": residuals(64)[residual]}
+    whole = packed_branch(x, *others, **options)
+    piece = packed_branch(x[:, 4:15, 3:20], *others, **options)
     np.testing.assert_array_equal(piece[:, 1:-1, 1:-1], whole[:, 5:14, 4:19])
 
 
@@ -147,7 +176,7 @@ def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
             return packed_conv(pack_activations(x), w_bits, 40)
         if part.endswith("outputs"):
             return conv2d(x, jnp.ones((3, 3, 40, 3 if part.startswith("few") else 16)))
-        return packed_branch(x, threshold, w_bits, *others, skip=True)
+        return packed_branch(x, threshold, w_bits, *others, residual=residuals(40)["spatial"])
 
     arrays = (x, threshold, w_bits, *others)
     expected = jax.jit(run)(*arrays)
