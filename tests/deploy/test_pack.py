@@ -15,6 +15,7 @@ from binsr_jax.tasks import task_of
 NETWORKS = [
     {"features": 33, "weight_scale": "learnable"},
     {"unit": "bbcu", "scale": 3, "image_skip": "bilinear"},
+    {"residual_attention": "spatial", "image_skip": "bilinear"},
     {"scale": 4, "residual_attention": "spatial", "binary_attention": "se"},
     {"unit": "residual", "body_end": "conv", "upsampler": "float"},
     {"unit": "irnet"},
