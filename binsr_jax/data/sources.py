@@ -104,6 +104,12 @@ def open_mixture(config: Config) -> list[tuple[PairCache, float]]:
     return mixture
 
 
+def source_kinds(config: Config) -> str:
+    """The kinds of source that `open_mixture` opens, each once, such as "folder samples"."""
+    kinds = [_mixed(entry)[0] for entry in config.data.sources] or [config.data.source]
+    return " ".join(dict.fromkeys(kinds))
+
+
 def _mixed(entry: str) -> tuple[str, str, float]:
     """Source, folder and weight of an entry of `data.sources`."""
     where, equals, number = entry.rpartition("=")

@@ -65,7 +65,7 @@ class PackedModel:
     Attributes:
         config: The full config; its ``model``, ``scale`` and ``task`` say what the network is.
         params: Of ``models.build(config.model, config.scale, channels, conv=PackedConv)``.
-        provenance: How it was trained: ``steps``, ``source`` (``config.data.source``), ``data`` (a
+        provenance: How it was trained: ``steps``, ``source`` (the kinds of data), ``data`` (a
             fingerprint of the training data), ``scores`` (name to number) and ``package`` (the
             version of binsr-jax that packed it); all of them may be missing.
         floats: How floats are stored, ``"float32"`` or ``"float16"``.

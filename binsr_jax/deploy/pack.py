@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax import __version__, models
 from binsr_jax.config import Config, config_from_json, config_to_json, default
+from binsr_jax.data.sources import source_kinds
 from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
 from binsr_jax.nn.binary import FOLDED, BinaryConv
 from binsr_jax.nn.packed import PackedConv
@@ -104,7 +105,7 @@ def from_workdir(
         settings[section][field] = defaults[section][field]
     provenance = {
         "steps": step,
-        "source": config.data.source,
+        "source": source_kinds(config),
         "data": data,
         "scores": {f"{first}/psnr": score} if scored else {},
         "package": __version__,

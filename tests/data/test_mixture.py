@@ -9,7 +9,7 @@ from PIL import Image
 
 from binsr_jax.config import config_from_json, config_to_json, default
 from binsr_jax.data.pipeline import training_batches
-from binsr_jax.data.sources import fingerprint, open_mixture, open_source
+from binsr_jax.data.sources import fingerprint, open_mixture, open_source, source_kinds
 from binsr_jax.errors import UserError
 
 
@@ -102,3 +102,17 @@ def test_a_folder_of_broken_images_alone_is_refused(config, tmp_path):
     config.data.sources, config.data.skip_broken = (f"folder:{tmp_path / 'none'}",), True
     with pytest.raises(UserError, match=r"No image of .* can be used.*a\.png"):
         open_mixture(config)
+
+
+@pytest.mark.parametrize(
+    ("sources", "kinds"),
+    [
+        ((), "tfds"),
+        (("samples",), "samples"),
+        (("folder:a=3", "samples=1", "folder:b"), "folder samples"),
+    ],
+)
+def test_the_kinds_of_source_are_named_once(sources, kinds):
+    config = default()
+    config.data.source, config.data.sources = "tfds", sources
+    assert source_kinds(config) == kinds

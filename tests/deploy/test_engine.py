@@ -86,7 +86,9 @@ def test_in_strips_of_two_inputs_of_two_widths(height):
     np.testing.assert_allclose(in_strips(f, (x, other), 4, 1), f(x, other), atol=1e-5)
 
 
-@pytest.mark.parametrize(("residual", "binary"), [("none", "none"), ("spatial", "none"), ("spatial", "pixel")])
+@pytest.mark.parametrize(
+    ("residual", "binary"), [("none", "none"), ("spatial", "none"), ("spatial", "pixel")]
+)
 def test_a_pixel_has_one_value_in_every_tile(engine, residual, binary):
     network = engine(
         features=64, blocks=2, residual_attention=residual, binary_attention=binary, scale=2
