@@ -51,7 +51,7 @@ def make_loss(train: Config) -> Loss:
     The penalty is the mean of ``|e|`` ("l1"), ``e^2`` ("l2") or ``sqrt(e^2 + epsilon^2)``
     ("charbonnier"; Lai et al., "Deep Laplacian Pyramid Networks"), epsilon being
     ``train.loss_epsilon``, or the mean of ``10 log10(mean e^2 + epsilon^2)`` over the images
-    ("psnr"; Chen et al., "Simple Baselines for Image Restoration"): less the PSNR, in dB, so that
+    ("psnr"; Chen et al., "Simple Baselines for Image Restoration"): minus the PSNR in dB, so that
     images count alike whether their errors are large or small. Y is the luma that scores are of,
     without its constant.
 
