@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
-from binsr_jax.nn.binary import RPReLU, binary_branch, one_pass
+from binsr_jax.nn.binary import RPReLU, binary_branch, one_pass, works_branches
 from binsr_jax.nn.fence import fence
 from binsr_jax.nn.unit import BinaryUnit
 from binsr_jax.ops.binarize import Progress
@@ -76,7 +76,7 @@ class AttentionUnit(_Attended):
         """Whether the convolution, a packed one, can work the whole unit: see ``one_pass``."""
         kinds = self._kind("binary"), self._kind("residual")
         fits = kinds in (("none", "none"), ("none", "spatial"))
-        return fits and hasattr(conv, "branch") and not self.is_initializing()
+        return fits and works_branches(conv)
 
     def _residual(self) -> jax.Array:
         """What ``one_pass`` takes of the residual branch: its scale, and its attention's map."""

@@ -160,7 +160,7 @@ def binary_branch(
         skip: whether x is added, enlarged by nearest neighbours where there is a shuffle.
         shuffle: r of the pixel shuffle; 1 for none.
     """
-    if hasattr(conv, "branch") and not conv.is_initializing():
+    if works_branches(conv):
         residual = jnp.ones((1,), x.dtype) if skip else None
         return one_pass(x, rsign, conv, rprelu, residual=residual, shuffle=shuffle)
     signs = rsign(x, progress, blend)
@@ -169,16 +169,21 @@ def binary_branch(
     return y + upsample_nearest(x, shuffle) if skip else y
 
 
+def works_branches(conv: nn.Module) -> bool:
+    """Whether ``one_pass`` is for this convolution: a packed one, but when it is initialised."""
+    return hasattr(conv, "branch") and not conv.is_initializing()
+
+
 def one_pass(
     x: jax.Array,
     rsign: RSign,
     conv: Any,
     rprelu: RPReLU,
-    factor: jax.Array | None = None,
+    factor: jax.Array | float = 1.0,
     residual: jax.Array | None = None,
     shuffle: int = 1,
 ) -> jax.Array:
-    """``binary_branch``, and what is added to it, of a packed convolution: one that has ``branch``.
+    """``binary_branch``, and what is added to it, of a packed convolution: see ``works_branches``.
 
     ``factor`` and ``residual`` are those of ``ops.packed.packed_branch``.
     """

@@ -58,9 +58,9 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
 
     ``fence(unit)(x, train, progress)`` equals ``unit(x, train, progress)`` in value, gradient,
     parameters and updates of mutable collections; see ``binsr_jax.nn.units`` for the contract of a
-    unit. Equal units of one shape are compiled once. Of the unit only its input is kept for the
-    gradient, which runs it forward again, and what the unit gives to ``keep``. On other backends
-    than CPU the function is inlined.
+    unit. Equal units of one shape are compiled once. For the gradient, which runs
+    the unit forward again, its input is kept, and what it gives to ``keep``. On other backends than
+    CPU the function is inlined.
 
     Args:
         unit: a unit made inside the module that calls it. It draws no random numbers, and its
@@ -178,8 +178,7 @@ def _forward(unit: nn.Module, train: bool, mutable: tuple[str, ...], variables, 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], inputs, kept, gradients):
     def forward(variables: Any, x: jax.Array, progress: jax.Array):
-        given = {**variables, KEPT: kept} if kept else variables
-        return _forward(unit, train, mutable, given, x, progress)
+        return _forward(unit, train, mutable, {**variables, KEPT: kept}, x, progress)
 
     with set_xla_metadata(inlineable=None):  # the functions inside are inlined again
         _, pullback = jax.vjp(forward, *inputs)

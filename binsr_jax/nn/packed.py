@@ -76,7 +76,7 @@ class PackedConv(FloatConv):
         threshold: jax.Array | None,
         rprelu: Mapping[str, jax.Array],
         shuffle: int = 1,
-        factor: jax.Array | None = None,
+        factor: jax.Array | float = 1.0,
         residual: jax.Array | None = None,
     ) -> jax.Array:
         """``nn.binary.binary_branch``, and what is added to it, in one function.
@@ -95,8 +95,6 @@ class PackedConv(FloatConv):
         threshold = jnp.zeros(x.shape[-1:], x.dtype) if threshold is None else threshold
         bias = own.get("bias", jnp.zeros_like(own["scale"]))
         shifts = (rprelu["shift_in"], rprelu["slope"], rprelu["shift_out"])
-        factor = jnp.ones((), x.dtype) if factor is None else factor
-        residual = jnp.zeros((0,), x.dtype) if residual is None else residual
         arrays = (x, threshold, own["words"], own["scale"], bias, *shifts, factor, residual)
         cpu, default = (partial(f, shuffle=shuffle) for f in (packed_branch, _branch_by_int8))
         return lax.platform_dependent(*arrays, cpu=cpu, default=default)
@@ -142,8 +140,8 @@ def _branch_by_int8(
     shift_in: jax.Array,
     slope: jax.Array,
     shift_out: jax.Array,
-    factor: jax.Array,
-    residual: jax.Array,
+    factor: jax.Array | float,
+    residual: jax.Array | None,
     shuffle: int,
 ) -> jax.Array:
     y = _by_int8(rsign(x, threshold), words).astype(x.dtype) * scale + bias

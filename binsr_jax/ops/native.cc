@@ -497,10 +497,19 @@ void Convolve(ffi::ThreadPool& pool, const Shape& s, const uint32_t* k, const Wo
 
 using Eight = float __attribute__((vector_size(32)));
 
-Eight LoadEight(const float* from) {
-  Eight v;
-  std::memcpy(&v, from, sizeof v);
+// Zeros stand for what lacks to eight.
+Eight LoadEight(const float* from, int64_t count = 8) {
+  Eight v = {};
+  std::memcpy(&v, from, count * sizeof(float));
   return v;
+}
+
+Eight MultiplyAdd(Eight a, Eight b, Eight c) {
+#ifdef __FMA__
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
 }
 
 float Sum(Eight v) {
@@ -512,7 +521,6 @@ float Sum(Eight v) {
 // lies. What is beside the image is left out.
 template <int kOuts>
 struct FewOutputs {
-  using Lanes = Eight;
   static constexpr int64_t kLanes = 8;
 
   FewOutputs(const Shape& s, const float* k) : s(s), k(s.kh * s.kw * s.channels / kLanes * kOuts) {
@@ -543,7 +551,7 @@ struct FewOutputs {
  private:
   template <int kCount>
   void Block(const float* row, int64_t h, int64_t w, float* y) const {
-    Lanes sums[kCount][kOuts] = {};
+    Eight sums[kCount][kOuts] = {};
     for (int64_t i = 0; i < s.kh; ++i) {
       const int64_t down = i - s.kh / 2;
       if (h + down < 0 || h + down >= s.height) continue;
@@ -551,11 +559,11 @@ struct FewOutputs {
         const int64_t column = w + j - s.kw / 2;
         if (column < 0 || column >= s.width) continue;
         const float* at = row + (down * s.width + column) * s.channels;
-        const Lanes* weights = k.data() + (i * s.kw + j) * s.channels / kLanes * kOuts;
+        const Eight* weights = k.data() + (i * s.kw + j) * s.channels / kLanes * kOuts;
         for (int64_t c = 0; c < s.channels; c += kLanes, weights += kOuts)
 #pragma GCC unroll 4
           for (int p = 0; p < kCount; ++p) {
-            const Lanes lanes = LoadEight(at + p * s.channels + c);
+            const Eight lanes = LoadEight(at + p * s.channels + c);
 #pragma GCC unroll 3
             for (int o = 0; o < kOuts; ++o)
               sums[p][o] = MultiplyAdd(lanes, weights[o], sums[p][o]);
@@ -566,16 +574,8 @@ struct FewOutputs {
       for (int o = 0; o < kOuts; ++o) y[p * kOuts + o] = Sum(sums[p][o]);
   }
 
-  static Lanes MultiplyAdd(Lanes a, Lanes b, Lanes c) {
-#ifdef __FMA__
-    return _mm256_fmadd_ps(a, b, c);
-#else
-    return a * b + c;
-#endif
-  }
-
   const Shape s;
-  std::vector<Lanes> k;
+  std::vector<Eight> k;
 };
 
 #ifdef __AVX512F__
@@ -689,18 +689,21 @@ struct Residual {
   const int64_t size;
 
  private:
+  // In the same order for each pixel, wherever it lies.
   template <int kCount>
   void Sums(const float* x, float* to) const {
     const float* w = a + 2;
     Eight sums[kCount] = {};
-    int64_t c = 0;
-    for (; c + 8 <= channels; c += 8)
+    const auto add = [&](int64_t c, int64_t count) {
+      const Eight weights = LoadEight(w + c, count);
 #pragma GCC unroll 4
-      for (int p = 0; p < kCount; ++p) sums[p] += LoadEight(x + p * channels + c) * LoadEight(w + c);
-    for (int p = 0; p < kCount; ++p) {
-      to[p] = a[1] + Sum(sums[p]);
-      for (int64_t i = c; i < channels; ++i) to[p] += x[p * channels + i] * w[i];
-    }
+      for (int p = 0; p < kCount; ++p)
+        sums[p] = MultiplyAdd(LoadEight(x + p * channels + c, count), weights, sums[p]);
+    };
+    int64_t c = 0;
+    for (; c + 8 <= channels; c += 8) add(c, 8);
+    if (c < channels) add(c, channels - c);
+    for (int p = 0; p < kCount; ++p) to[p] = a[1] + Sum(sums[p]);
   }
 
   const int64_t channels;

@@ -141,7 +141,7 @@ def packed_branch(
     shift_in: jax.Array,
     slope: jax.Array,
     shift_out: jax.Array,
-    factor: jax.Array | None = None,
+    factor: jax.Array | float = 1.0,
     residual: jax.Array | None = None,
     shuffle: int = 1,
 ) -> jax.Array:
@@ -161,7 +161,7 @@ def packed_branch(
         w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
         scale, bias: f32 ``[O]``.
         shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
-        factor: f32 scalar; 1 if left out.
+        factor: a scalar.
         residual: f32 ``[1]`` or ``[2 + C]``; then O is ``C shuffle^2``. Nothing is added without.
         shuffle: r of the pixel shuffle; O is a multiple of r^2.
 
@@ -173,18 +173,16 @@ def packed_branch(
     """
     _check_floats("packed_branch", "x", x, "[B, H, W, C]")
     channels, outputs = x.shape[-1], w_bits.shape[-1]
-    factor = jnp.ones((), x.dtype) if factor is None else factor
-    residual = jnp.zeros((0,), x.dtype) if residual is None else residual
-    if residual.shape not in ((0,), (1,), (2 + channels,)):
+    if residual is not None and residual.shape not in ((1,), (2 + channels,)):
         raise ValueError(
             f"packed_branch: a residual {residual.shape} does not fit {channels} channels"
         )
-    if outputs % shuffle**2 or (residual.size and outputs != channels * shuffle**2):
+    if outputs % shuffle**2 or (residual is not None and outputs != channels * shuffle**2):
         raise ValueError(
             f"packed_branch: {outputs} outputs do not fit {channels} channels and shuffle {shuffle}"
         )
 
-    def by_xla(x: jax.Array, *arrays: jax.Array) -> jax.Array:
+    def by_xla(x: jax.Array, *arrays: Any) -> jax.Array:
         threshold, w_bits, scale, bias, *rprelu_parameters, factor, residual = arrays
         dot = packed_conv(_pack_last(x > threshold), w_bits, channels).astype(jnp.float32)
         y = depth_to_space(rprelu(dot * scale + bias, *rprelu_parameters), shuffle)
@@ -196,21 +194,22 @@ def packed_branch(
         return by_xla(*arrays)
     _check_packed(jax.eval_shape(_pack_last, x > threshold), w_bits, channels)
 
-    def natively(x: jax.Array, *arrays: jax.Array) -> jax.Array:
+    def natively(x: jax.Array, *arrays: Any) -> jax.Array:
         threshold, w_bits, scale, bias, shift_in, slope, shift_out, factor, residual = arrays
         factors = jnp.broadcast_to(factor, scale.shape)
         epilogue = jnp.stack([scale, bias - shift_in, slope, shift_out, factors])
-        return native.packed_branch(x, threshold, w_bits, epilogue, residual, shuffle, form)
+        added = jnp.zeros((0,), x.dtype) if residual is None else residual
+        return native.packed_branch(x, threshold, w_bits, epilogue, added, shuffle, form)
 
     return lax.platform_dependent(*arrays, cpu=natively, default=by_xla)
 
 
-def add_residual(y: jax.Array, x: jax.Array, residual: jax.Array, shuffle: int) -> jax.Array:
+def add_residual(y: jax.Array, x: jax.Array, residual: jax.Array | None, shuffle: int) -> jax.Array:
     """``y`` and what `packed_branch` adds to it: ``[B, r H, r W, C], [B, H, W, C] -> y's shape``.
 
-    The residual is f32 ``[1]``, ``[2 + C]``, or ``[0]`` for none.
+    The residual is f32 ``[1]`` or ``[2 + C]``, or none.
     """
-    if not residual.size:
+    if residual is None:
         return y
     gain = residual[0]
     if residual.size > 1:

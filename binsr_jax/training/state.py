@@ -132,7 +132,7 @@ def _without_waste(f: Callable[[jax.Array], Any], key: jax.Array) -> Any:
     equations = []
     for equation in reversed(closed.jaxpr.eqns):
         if needed.intersection(equation.outvars):
-            equations.insert(0, equation)
+            equations.append(equation)
             needed.update(v for v in equation.invars if not isinstance(v, Literal))
-    needed_alone = closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations))
+    needed_alone = closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations[::-1]))
     return jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(needed_alone)(key))
