@@ -23,6 +23,8 @@ class Task:
         border: Pixels left out on each side before an image is scored.
         luma: Whether scores are taken on the Y channel (of MATLAB's rgb2ycbcr) of RGB images, or on
             all channels that there are.
+        grey: Whether the one channel of a colour image is its grey in 0..255, 0.299 R + 0.587 G +
+            0.114 B, or that Y, in 16..235.
         sets: Benchmark sets that its papers report, in their order.
         degradation: What makes the input of an image: a key of
             ``data.degradations.DEGRADATIONS``. Tables call the input so, too.
@@ -40,11 +42,12 @@ class Task:
     degradation: str = "bicubic"
     levels: tuple[int, ...] = ()
     scores: tuple[str, ...] = ("psnr", "ssim")
+    grey: bool = False
 
     @property
     def protocol(self) -> str:
         """The scoring rule in words, printed beside every number: "Y, border 2"."""
-        pixels = "RGB" if self.channels == 3 and not self.luma else "Y"
+        pixels = "RGB" if self.channels == 3 and not self.luma else "grey" if self.grey else "Y"
         return f"{pixels}, border {self.border}"
 
     def scored_sets(self, name: str) -> tuple[str, ...]:
@@ -89,6 +92,21 @@ def _denoising(config: Config) -> Task:
     )
 
 
+def _grey_denoising(config: Config) -> Task:
+    _require_scale_1(config)
+    return Task(
+        name="Grey denoising",
+        scale=1,
+        channels=1,
+        border=0,
+        luma=False,
+        sets=("BSD68", "Set12"),
+        degradation="noise",
+        levels=_levels(config, (15, 25, 50), 255),
+        grey=True,
+    )
+
+
 def _jpeg(config: Config) -> Task:
     _require_scale_1(config)
     return Task(
@@ -126,6 +144,7 @@ def _levels(config: Config, usual: tuple[int, ...], most: int) -> tuple[int, ...
 TASKS: dict[str, Callable[[Config], Task]] = {
     "sr": _super_resolution,
     "denoise": _denoising,
+    "denoise_grey": _grey_denoising,
     "jpeg": _jpeg,
 }
 

@@ -153,6 +153,7 @@ def test_the_papers_rows_are_there():
         "bbcu_sr": 2 * 10 + 4,
         "bin_edsr": 1,
         "denoise": 8,
+        "denoise_grey": 4,
         "edsr": 1,
         "jpeg": 8,
         "quickstart": 1,

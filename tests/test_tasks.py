@@ -61,6 +61,14 @@ def test_denoising_is_scored_on_rgb_at_three_levels():
     assert {"CBSD68", "Kodak24", "McMaster", "Urban100"} <= set(task.sets)
 
 
+def test_grey_denoising_is_scored_on_grey_at_three_levels():
+    task = task_of(_config("denoise_grey"))
+    assert (task.scale, task.channels, task.degradation, task.grey) == (1, 1, "noise", True)
+    assert task.protocol == "grey, border 0"
+    assert task.levels == (15, 25, 50)
+    assert set(task.sets) == {"BSD68", "Set12"}
+
+
 def test_jpeg_is_scored_on_luma_at_four_levels():
     task = task_of(_config("jpeg"))
     assert (task.scale, task.channels, task.degradation) == (1, 1, "jpeg")

@@ -143,7 +143,8 @@ def _samples(config: Config, split: str) -> Undecoded:
 
 def _title(source: str, split: str, task: Task) -> str:
     """What a cache is called: "folder-train-x2", or "folder-train-grey" of a task of scale 1."""
-    colours = "rgb" if task.channels == 3 else "grey"
+    grey = "full-grey" if task.grey else "grey"
+    colours = "rgb" if task.channels == 3 else grey
     return f"{source}-{split}-{f'x{task.scale}' if task.scale > 1 else colours}"
 
 
@@ -197,7 +198,8 @@ def _tfds(config: Config, split: str) -> Undecoded:
     labels = tuple(f"{name} {key} {i}" for i in range(len(examples)))
 
     def image(i: int, part: str, channels: int) -> np.ndarray:
-        return read_image(io.BytesIO(examples[i][part]), channels, f"{part} of {labels[i]}")
+        file = io.BytesIO(examples[i][part])
+        return read_image(file, channels, f"{part} of {labels[i]}", task.grey)
 
     def decode(i: int) -> Pair | None:
         if task.scale == 1:
@@ -243,7 +245,7 @@ def _single_images(title: str, folder: Path, task: Task) -> Undecoded:
     files = _images_of(folder)
 
     def decode(i: int) -> Pair | None:
-        hq = read_image(files[i], task.channels)
+        hq = read_image(files[i], task.channels, full_range=task.grey)
         if task.scale == 1:
             return hq, hq
         return bicubic_pair(hq, task.scale) if min(hq.shape[:2]) >= task.scale else None
