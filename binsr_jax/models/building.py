@@ -22,8 +22,10 @@ from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.nn.projection import BinaryProjection
-from binsr_jax.nn.unit import PROGRESSIVE
-from binsr_jax.nn.units import BBCU, UNITS, ConvUnit
+from binsr_jax.nn.units import UNITS
+from binsr_jax.nn.units.base import PROGRESSIVE
+from binsr_jax.nn.units.baselines import ConvUnit
+from binsr_jax.nn.units.bbcu import BBCU
 from binsr_jax.nn.upsamplers import BinaryUpsampler, Upsampler
 from binsr_jax.ops.binarize import SURROGATES
 
