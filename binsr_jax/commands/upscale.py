@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 
 from binsr_jax.cli import check_kernel, keep_compiled_programs
-from binsr_jax.deploy.upscale import FORMATS, Options, find_images, plan_jobs, run_jobs
+from binsr_jax.deploy.jobs import FORMATS, Options, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.errors import UserError
 
