@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from binsr_jax import cli, cost
+from binsr_jax import cost, launcher
 from binsr_jax.commands import plot
 from binsr_jax.config import Config
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int | None:
     """Runs ``binsr study``; the exit status is 128 + n where signal n stopped it."""
     if args.study == "curves":
         return plot.run(args)
-    cli.keep_compiled_programs()
+    launcher.keep_compiled_programs()
     args.output = args.output.expanduser()
     args.workdir = (args.workdir or args.output / "rows").expanduser()
     study = {"table": _table, "k": _amplification, "activations": _activations}[args.study]
