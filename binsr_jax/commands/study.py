@@ -34,7 +34,7 @@ from binsr_jax.evaluation.report import json_line
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
-from binsr_jax.studies.runs import Result, StoppedError, check, train_rows
+from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_model
 from binsr_jax.training.workdir import replace_text, writing_to
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int | None:
         with _terminated_like_interrupted(), writing_to(args.output):
             args.output.mkdir(parents=True, exist_ok=True)
             return study(args)
-    except StoppedError as stopped:
+    except StudyStoppedError as stopped:
         status = stopped.status
     except _TerminatedError:
         status = 128 + signal.SIGTERM
