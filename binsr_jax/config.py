@@ -22,7 +22,7 @@ def default() -> Config:
     config.parallel = "mesh"  # mesh (jax.jit over a device mesh) or pmap
 
     config.model = ConfigDict()
-    config.model.name = "edsr"  # edsr, srresnet or dncnn: a key of binsr_jax.models.MODELS
+    config.model.name = "edsr"  # edsr, srresnet, dncnn, rrdbnet or srvgg: a key of MODELS
     config.model.unit = "attention"  # of the body: a key of binsr_jax.nn.units.UNITS
     config.model.features = 64  # channels of the body
     config.model.blocks = 16  # of two convolutions each; of dncnn: convolutions of the body
@@ -42,6 +42,9 @@ def default() -> Config:
     config.model.bias = "float"  # which convolutions have biases: none, the float ones, or all
     config.model.amplification = 130.0  # k: the image times k goes in, and k is undone at the end
     config.model.residual_scale = 1.0  # of the float unit's branch (0.1 in the large EDSR)
+    config.model.growth = 32  # of rrdbnet: channels that a convolution of a dense block adds
+    config.model.unshuffle = True  # of rrdbnet: below x4 pixels of the input become channels first
+    config.model.activation = "prelu"  # of srvgg: prelu, relu or leaky_relu (slope 0.1)
     config.model.image_skip = "none"  # none or bilinear: the enlarged input is added to the output
 
     config.data = ConfigDict()

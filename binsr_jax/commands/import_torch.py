@@ -11,13 +11,22 @@ found in it, and batch normalisation is folded.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from binsr_jax import models
+from binsr_jax.config import Config
 from binsr_jax.errors import UserError
 from binsr_jax.models.dncnn_weights import plain_dncnn
+from binsr_jax.models.esrgan_weights import (
+    rrdbnet_config,
+    rrdbnet_names,
+    srvgg_config,
+    srvgg_names,
+)
 from binsr_jax.models.official import ARCHITECTURES, official_config
 from binsr_jax.models.torch_files import read_state
 from binsr_jax.models.torch_weights import from_torch
@@ -29,34 +38,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr import-torch``."""
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the weights: .pth, .safetensors or .npz")
-    add("--arch", required=True, choices=ARCHITECTURES, help="the network they are of")
-    add("--scale", type=int, choices=(2, 3, 4), default=2, help="of super-resolution (default: 2)")
+    archs = (*ARCHITECTURES, "rrdbnet", "srvgg")
+    add("--arch", required=True, choices=archs, help="the network they are of")
+    scale = "of super-resolution (default: 2; of rrdbnet and srvgg: as the file says)"
+    add("--scale", type=int, choices=(1, 2, 3, 4), help=scale)
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the work dir to make")
     add("--amplification", type=float, metavar="K", help="k, where it is not the usual one")
     add("--residual-scale", type=float, metavar="S", help="of EDSR, where it is not the usual one")
     add("--norm-epsilon", type=float, metavar="E", help="of batch normalisation, likewise")
+    activation = "of srvgg, where it has no weights of its own"
+    add("--activation", choices=("relu", "leaky_relu"), help=activation)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr import-torch``."""
     state = read_state(args.file)
     try:
-        if args.arch in ("dncnn", "dncnn3"):
-            state = plain_dncnn(state, args.norm_epsilon)
-        config = official_config(args.arch, args.scale, state)
-        for field in ("amplification", "residual_scale"):
-            if (value := getattr(args, field)) is not None:
-                config.model[field] = value
-        channels = task_of(config).channels
-        network = models.build(config.model, config.scale, channels)
-        image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-        shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-        params = from_torch(state, shapes)
+        config, params = _network(state, args)
     except UserError as error:
         raise UserError(f"{args.file} as {args.arch}: {error}.") from error
     start_run(args.output, config.lock(), params, f"imported {digest(args.file)}")
     model = config.model
+    k = f", k {model.amplification:g}" if args.arch in ARCHITECTURES else ""
     print(
         f"{args.output}: {task_of(config).name}, {model.name} of {model.blocks} blocks of "
-        f"{model.features} channels, k {model.amplification:g}"
+        f"{model.features} channels{k}"
     )
+
+
+def _network(state: dict[str, np.ndarray], args: argparse.Namespace) -> tuple[Config, Any]:
+    """The config and the parameters of the network of these weights."""
+    names = None
+    if args.arch == "rrdbnet":
+        config, names = rrdbnet_config(state), rrdbnet_names(state)
+    elif args.arch == "srvgg":
+        config, names = srvgg_config(state, args.activation), srvgg_names(state)
+    else:
+        if args.arch in ("dncnn", "dncnn3"):
+            state = plain_dncnn(state, args.norm_epsilon)
+        config = official_config(args.arch, args.scale or 2, state)
+        for field in ("amplification", "residual_scale"):
+            if (value := getattr(args, field)) is not None:
+                config.model[field] = value
+    if names is not None and args.scale not in (None, config.scale):
+        raise UserError(f"its scale is {config.scale}, not {args.scale}: leave --scale out")
+    channels = task_of(config).channels
+    network = models.build(config.model, config.scale, channels)
+    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    return config, from_torch(state, shapes, names)
