@@ -41,7 +41,9 @@ def test_scale_that_does_not_exist_names_the_right_ones(scale):
 def test_unknown_task_names_the_right_ones():
     config = config_module.default()
     config.task = "srr"
-    with pytest.raises(UserError, match=r"config.task is 'srr', .*: sr, denoise, jpeg"):
+    with pytest.raises(
+        UserError, match=r"config.task is 'srr', .*: sr, denoise, denoise_grey, jpeg"
+    ):
         task_of(config)
 
 

@@ -98,8 +98,7 @@ def _unwrapped(content: Any, path: Path) -> Mapping[Any, Any]:
 def _finite(array: Any) -> np.ndarray | None:
     """An array as float32, or None if it is none of finite numbers."""
     dtype = getattr(array, "dtype", None)
-    small_floats = [np.dtype(t) for t in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e5m2)]
-    if dtype is None or (dtype.kind not in "fiu" and dtype not in small_floats):
+    if dtype is None or (dtype.kind not in "fiu" and dtype != jnp.bfloat16):
         return None
     with np.errstate(over="ignore"):  # what is too large for float32 is refused
         values = np.asarray(array).astype(np.float32)

@@ -84,7 +84,7 @@ def from_torch(
     unknown, misshapen = [], []
     if names is None:
         spelled = _spelled_out(state)
-        names = {name: ours for name in state if (ours := _translate(spelled[name]))}
+        names = {name: path for name in state if (path := _translate(spelled[name]))}
     for name, array in state.items():
         if name.startswith(("sub_mean.", "add_mean.")):
             _require_div2k_mean(name, array)
