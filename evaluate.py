@@ -4,12 +4,15 @@
     python evaluate.py --model model.binsr --engine packed --sets Set5 --data_dir FOLDER
     python evaluate.py --bicubic --scale 2 --sets samples
     python evaluate.py --degraded --task denoise --levels 15,50 --sets CBSD68,Kodak24@500
+    python evaluate.py --model model.binsr --task photo --sets Set14
 
 Prints a Markdown table, in which the input's own score stands above each network's, and appends one
 JSON line an image and one a set to results.jsonl, in the work dir or in --output. A benchmark set
 is a folder FOLDER/Set5/*.png of HR images, or FOLDER/Set5/HR/*.png with
 FOLDER/Set5/LR_bicubic/X2/*x2.png; "samples" are the held-out images that come with the package, and
-Kodak24@500 are the 500x500 pixels in the middle of each image of Kodak24.
+Kodak24@500 are the 500x500 pixels in the middle of each image of Kodak24. With --task a network is
+scored by the protocol of another task of the same scale: one that was trained on clean images on
+photographs, or one for colour on luma.
 """
 
 import datetime
@@ -27,7 +30,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Score the network trained in thi
 MODEL = flags.DEFINE_string("model", None, "Score the network in this file of binsr pack.")
 ENGINE = flags.DEFINE_enum("engine", None, ["packed", "float"], "How --model is worked.")
 DEGRADED = flags.DEFINE_bool("degraded", False, "Score the degraded input of --task itself.")
-TASK = flags.DEFINE_enum("task", None, list(TASKS), "Task of --degraded; default sr.")
+TASK = flags.DEFINE_enum(
+    "task", None, list(TASKS), "Task to score; default: the network's own, or sr with --degraded."
+)
 BICUBIC = flags.DEFINE_bool("bicubic", False, "Score bicubic enlargement: --degraded --task sr.")
 WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "Which checkpoint of the work dir.")
 SETS = flags.DEFINE_list("sets", None, "Benchmark sets; default: eval.sets of the config.")
@@ -52,8 +57,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if [bool(WORKDIR.value), bool(MODEL.value), BICUBIC.value, DEGRADED.value].count(True) != 1:
         raise UserError("Give one of --workdir=DIR, --model=FILE, --degraded and --bicubic.")
-    if TASK.value and not DEGRADED.value:
-        raise UserError("--task goes with --degraded: a network has its own task.")
+    if TASK.value and BICUBIC.value:
+        raise UserError("--task does not go with --bicubic, which is --degraded --task sr.")
     if ENGINE.value and not MODEL.value:
         raise UserError("--engine goes with --model=FILE, which binsr pack makes of a work dir.")
     if WORKDIR.value:
@@ -64,6 +69,8 @@ def main(argv: Sequence[str]) -> None:
         scored = subject.packed(MODEL.value, engine, SCALE.value)
     else:
         scored = subject.degraded(TASK.value or "sr", SCALE.value)
+    if TASK.value and scored.restore is not None:
+        scored = subject.scored_as(scored, TASK.value)
     config = scored.config
     if LEVELS.value:
         config.eval.levels = tuple(int(n) if n.isdecimal() else n for n in LEVELS.value)

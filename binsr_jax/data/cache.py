@@ -24,7 +24,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from binsr_jax.data.degradations import Pair
+from binsr_jax.data.pairs import Pair
 from binsr_jax.errors import UserError
 
 _VERSION = 1  # of the files' layout and of the way that pairs are made
