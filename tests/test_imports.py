@@ -14,6 +14,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "recipes": set(),
+    "configs": {"recipes"},
     "ops": set(),
     "nn": {"ops"},
     "models": {"nn", "ops"},
