@@ -97,9 +97,9 @@ def initialised(state: TrainState, config: Config) -> TrainState:
         )
     anew = sorted("/".join(path) for path in fresh.keys() - taken.keys())
     for kernel in latent & taken.keys():
-        scale = (*kernel[:-1], "scale")
-        if scale in fresh and scale not in given:
-            taken[scale] = mean_scale(taken[kernel])
+        weight_scale = (*kernel[:-1], "scale")
+        if weight_scale in fresh and weight_scale not in given:
+            taken[weight_scale] = mean_scale(taken[kernel])
     logging.info(
         "Took %d of %d parameters from step %d of %s; started anew: %s.",
         len(fresh) - len(anew),

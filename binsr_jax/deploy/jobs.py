@@ -16,7 +16,7 @@ import jax
 from PIL import Image
 from tqdm import tqdm
 
-from binsr_jax.data.images import SUFFIXES, list_images
+from binsr_jax.data.images import IMAGE_SUFFIXES, list_images
 from binsr_jax.deploy.picture_files import picture_size, read_picture, write_picture
 from binsr_jax.deploy.pictures import FORMATS, canvas, finish, fitted, paste
 from binsr_jax.deploy.upscaler import Upscaler, Work
@@ -26,7 +26,7 @@ from binsr_jax.files import printable
 Image.init()
 # Endings of pictures, by which an output is told from a folder.
 _PICTURES = {
-    *SUFFIXES,
+    *IMAGE_SUFFIXES,
     *Image.registered_extensions(),
     *(".jxl", ".heic", ".heif", ".hif", ".svg", ".dng", ".raw", ".jxr", ".exr", ".webm", ".mp4"),
 }
@@ -88,7 +88,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             files = [path] if os.path.lexists(path) else []
         else:
             matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
-            files = [file for file in matches if file.suffix.lower() in SUFFIXES]
+            files = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise UserError(
                 f"There are no images in the folder {path}."
@@ -135,12 +135,14 @@ def plan_jobs(
                 f"The output {folder} is neither a folder nor a file of a format that is written: "
                 f"choose one of {', '.join(FORMATS)}, or end a folder's name in /."
             )
-    made: dict[tuple[str, str], str] = {}
+    makers: dict[tuple[str, str], str] = {}
     for file in files:
-        made.setdefault((_folder_of(folder or file.parent), f"{file.stem}{suffix}"), _real(file))
+        where = os.path.realpath(folder or file.parent)
+        for stem in _stems(file):
+            makers.setdefault((where, stem + suffix), _real(file))
     jobs: list[Job] = []
     for file in files:
-        maker = made.get((_folder_of(file.parent), file.stem), _real(file))
+        maker = makers.get((os.path.realpath(file.parent), file.stem), _real(file))
         if not suffix or maker == _real(file):
             ending = file.suffix if file.suffix.lower() in FORMATS else ".png"
             name = f"{file.stem}{suffix}{f'.{form}' if form else ending}"
@@ -292,14 +294,12 @@ def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
         targets[first] = first.target
         taken.add(target)
         for job in others:
-            ending = job.source.suffix[1:].lower()
-            where = job.source.absolute().parent.name
-            names = [f"{job.source.stem}_{ending}", f"{where}_{job.source.stem}"]
-            names.append(f"{where}_{job.source.stem}_{ending}")
-            names = names if job.source.suffix.lower() != first.source.suffix.lower() else names[1:]
-            numbered = (f"{names[-1]}_{number}" for number in itertools.count(2))
-            for name in itertools.chain(names, numbered):
-                path = job.target.with_name(f"{name}{suffix}{job.target.suffix}")
+            _, *stems = _stems(job.source)
+            if job.source.suffix.lower() == first.source.suffix.lower():  # it tells nothing apart
+                stems = stems[1:]
+            numbered = (f"{stems[-1]}_{number}" for number in itertools.count(2))
+            for stem in itertools.chain(stems, numbered):
+                path = job.target.with_name(f"{stem}{suffix}{job.target.suffix}")
                 if _real(path) not in taken:
                     break
             targets[job] = path
@@ -307,8 +307,15 @@ def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
     return [Job(job.source, targets[job]) for job in jobs]
 
 
-def _folder_of(folder: Path) -> str:
-    return os.path.realpath(folder)
+def _stems(file: Path) -> tuple[str, ...]:
+    """What an output of an image may be called, before its suffix: the plainest first."""
+    ending, folder = file.suffix[1:].lower(), file.absolute().parent.name
+    return (
+        file.stem,
+        f"{file.stem}_{ending}",
+        f"{folder}_{file.stem}",
+        f"{folder}_{file.stem}_{ending}",
+    )
 
 
 def _real(file: Path) -> str:
