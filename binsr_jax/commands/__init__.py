@@ -14,6 +14,7 @@ JAX. A flag may be written with - or _ between its words.
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 
 from binsr_jax import __version__
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 
 COMMANDS: dict[str, str] = {
     "train": "train a network by a recipe",
@@ -52,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of this process by default.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may be no text of this encoding
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser("binsr", description="1-bit image restoration.")
     parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -92,7 +97,7 @@ def _guarded(call: Callable[[], int]) -> int:
     try:
         return call()
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print(printable("error: " + " ".join(str(error).split())), file=sys.stderr)
     except KeyboardInterrupt:
         print("error: Interrupted.", file=sys.stderr)
     except BrokenPipeError:  # who reads a long table, such as head, has seen enough of it
