@@ -17,13 +17,14 @@ from binsr_jax.config import Config, config_from_json
 from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import network_validator, validator
+from binsr_jax.files import replace_text
 from binsr_jax.studies.rows import Row
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import differences, load_model
 from binsr_jax.training.journal import read_log
 from binsr_jax.training.loop import train
 from binsr_jax.training.settings import check_settings
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.training.workdir import writing_to
 
 # What may change between two parts of a row's training: it does not change what comes of it.
 _FREE = (
@@ -39,7 +40,7 @@ _FREE = (
 )
 
 
-class StoppedError(Exception):
+class StudyStoppedError(Exception):
     """A signal has stopped the training of a row, which was saved."""
 
     def __init__(self, status: int):
@@ -92,7 +93,7 @@ def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
 
     Raises:
         UserError: A work dir holds a row that was trained with other settings.
-        StoppedError: A signal has stopped a row's training.
+        StudyStoppedError: A signal has stopped a row's training.
     """
     for row in rows:
         _check_settings_of(folder / row.name, row.config)
@@ -149,11 +150,11 @@ def _train(config: Config, workdir: Path) -> tuple[dict[str, float], float | Non
     if not saved or _last_scores(workdir, config) is None:
         status = train(config, str(workdir), validate)
         if status:
-            raise StoppedError(status)
+            raise StudyStoppedError(status)
     rows = read_log(workdir / "log.jsonl")
     scores = _last_scores(workdir, config)
     if scores is None:  # its validation, after the last step, was broken off
-        raise StoppedError(128 + signal.SIGTERM)
+        raise StudyStoppedError(128 + signal.SIGTERM)
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     if _eval(config_from_json(stored)) != _eval(config):  # trained before other sets were asked for
         _, _, variables, step = load_model(workdir, "latest")
