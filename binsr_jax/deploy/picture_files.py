@@ -107,13 +107,14 @@ def picture_of(image: Image.Image) -> Picture:
     source = getattr(image, "fp", None)
     fresh = isinstance(image, ImageFile.ImageFile) and image.tile and image.tell() == 0
     if fresh and source is not None and image.format in ("PNG", "TIFF"):  # others are read right
-        place = source.tell()
-        try:
+        with _named(None):
+            place = source.tell()
             source.seek(0)
-            with _named(None), _opened(source, image.width * image.height) as opened:
-                return _decoded(opened)
-        finally:
-            source.seek(place)
+            try:
+                with _opened(source, image.width * image.height) as opened:
+                    return _decoded(opened)
+            finally:
+                source.seek(place)
     with _named(None):
         image.load()  # here, where it is an error if the file is damaged
         with contextlib.suppress(Exception):  # broken EXIF: the picture stays as it lies
@@ -191,7 +192,7 @@ def _named(file: Path | None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{file or 'The image'}: {error}") from error
+        raise UserError(f"{file or 'The image'}: {str(error).rstrip('.')}.") from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise any of a dozen types on broken data
@@ -306,6 +307,8 @@ def _levels(pixels: np.ndarray, layout: tiff.Layout) -> np.ndarray:
 
 def _dpi(image: Image.Image, found: png.Png | None) -> tuple[float, float] | None:
     dpi = found.dpi if found is not None else image.info.get("dpi")
+    if dpi == (72, 72) and image.info.get("jfif_unit", 1) == 0:  # Pillow's own, for none
+        return None
     try:
         across, down = (float(value) for value in dpi or ())
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
