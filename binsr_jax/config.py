@@ -53,8 +53,13 @@ def default() -> Config:
     config.data.sources = ()  # several instead: ("folder:DIR=3", "samples=1"), mixed by weight
     config.data.skip_broken = False  # leave out images that cannot be read, instead of refusing
     config.data.patch = 64  # side of an HR training patch, a multiple of the scale
-    config.data.sigma = (0.0, 75.0)  # denoise: range of the noise's deviation, in units of 0..255
-    config.data.quality = (0, 50)  # jpeg: range of the compression's quality, ends included
+    config.data.sigma = (0.0, 75.0)  # denoise, photo: range of the noise's deviation, of 0..255
+    config.data.quality = (0, 50)  # jpeg, jpeg_colour, photo: range of quality, ends included
+    config.data.subsampling = ("4:2:0", "4:4:4")  # jpeg_colour, photo: of chroma, drawn evenly
+    config.data.grey = 0.1  # jpeg_colour: share of patches that are grey
+    config.data.blur = (0.0, 0.5)  # photo: range of the blur's deviation, in LR pixels
+    config.data.twice = 0.3  # photo: share of degraded patches reduced and compressed twice
+    config.data.clean = 0.2  # photo: share of patches that are only reduced, by the bicubic
     config.data.flip = True  # random horizontal flips
     config.data.rotate = True  # random rotations by 90 degrees
     config.data.workers = 0  # processes that prepare batches; 0 prepares them in a thread
@@ -140,6 +145,7 @@ def config_from_json(values: dict[str, Any]) -> Config:
 # What tuples hold: the first type, and others that become it. Texts, unless they are named here.
 _ELEMENTS: dict[str, tuple[type, ...]] = {
     "data.sigma": (float, int),
+    "data.blur": (float, int),
     "data.quality": (int,),
     "train.milestones": (int,),
     "eval.levels": (int,),

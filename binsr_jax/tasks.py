@@ -78,6 +78,23 @@ def _super_resolution(config: Config) -> Task:
     )
 
 
+def _photographs(config: Config) -> Task:
+    if config.scale not in _SCALES:
+        raise UserError(
+            f"config.scale is {config.scale}, but photographs are enlarged 2, 3 or 4 times."
+        )
+    return Task(
+        name=f"Photo x{config.scale}",
+        scale=config.scale,
+        channels=3,
+        border=config.scale,
+        luma=True,
+        sets=("Set14", "B100", "Urban100"),
+        degradation="photo",
+        levels=_levels(config, (40, 60, 80), 100),
+    )
+
+
 def _denoising(config: Config) -> Task:
     _require_scale_1(config)
     return Task(
@@ -122,6 +139,23 @@ def _jpeg(config: Config) -> Task:
     )
 
 
+def _jpeg_colour(subsampling: str) -> Callable[[Config], Task]:
+    def task(config: Config) -> Task:
+        _require_scale_1(config)
+        return Task(
+            name=f"Colour JPEG artifact reduction, {subsampling}",
+            scale=1,
+            channels=3,
+            border=0,
+            luma=False,
+            sets=("LIVE1",),
+            degradation=f"jpeg_{subsampling.replace(':', '')}",
+            levels=_levels(config, (10, 20, 30, 40), 100),
+        )
+
+    return task
+
+
 def _require_scale_1(config: Config) -> None:
     if config.scale != 1:
         raise UserError(
@@ -146,7 +180,14 @@ TASKS: dict[str, Callable[[Config], Task]] = {
     "denoise": _denoising,
     "denoise_grey": _grey_denoising,
     "jpeg": _jpeg,
+    # Two protocols of one task: networks for colour are trained with both subsamplings.
+    "jpeg_colour": _jpeg_colour("4:2:0"),
+    "jpeg_444": _jpeg_colour("4:4:4"),
+    "photo": _photographs,
 }
+
+# Those that enlarge by a scale of 2, 3 or 4; the others have scale 1.
+ENLARGING = ("sr", "photo")
 
 
 def task_of(config: Config) -> Task:

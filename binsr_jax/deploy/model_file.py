@@ -23,6 +23,7 @@ from binsr_jax import __version__, models
 from binsr_jax.config import Config, config_from_json, config_to_json
 from binsr_jax.cost import stored_bytes
 from binsr_jax.errors import UserError
+from binsr_jax.files import replace_bytes
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.ops.packed import pack_weights, unpack_weights
 from binsr_jax.tasks import Task, task_of
@@ -358,16 +359,8 @@ def _bytes(file: BinaryIO, count: int) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     """Writes a file beside its final name and renames it, so that it is never half written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_bytes(path, content)
     except OSError as error:
         raise UserError(
             f"Cannot write the model file {path} ({error.strerror}): name another with -o."

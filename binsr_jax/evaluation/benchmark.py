@@ -131,9 +131,9 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
     A set ``NAME`` is a folder of HR images, ``NAME/*.png`` or ``NAME/HR/*.png``, from which the
     inputs are made as the task says. For super-resolution that is the MATLAB-exact bicubic after
     cropping to a multiple of the scale; or LR images are ``NAME/LR_bicubic/X2/*x2.png``, beside
-    ``NAME/HR``, if there are such. "samples" are the held-out images that come with the package.
-    ``NAME@500`` takes the 500x500 pixels in the middle of each image, from row (H - 500) // 2 and
-    column (W - 500) // 2.
+    ``NAME/HR``, if there are such and the task has no levels. "samples" are the held-out images
+    that come with the package. ``NAME@500`` takes the 500x500 pixels in the middle of each image,
+    from row (H - 500) // 2 and column (W - 500) // 2.
 
     Args:
       name: "samples" or a folder's name.
@@ -162,7 +162,7 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
             f"{hr} has no images ({', '.join(IMAGE_SUFFIXES)}); a set is {_layouts(name, task)}."
         )
     lr = folder / "LR_bicubic" / f"X{task.scale}"
-    if hr == folder or not lr.is_dir() or crop:
+    if hr == folder or not lr.is_dir() or crop or level:
         return BenchmarkSet(title, task, files, None, level, crop)
     by_stem = {file.stem: file for file in list_images(lr)}
     lr_files = []

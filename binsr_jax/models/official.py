@@ -50,7 +50,7 @@ _EDSR = {
 _DNCNN = {"name": "dncnn", "unit": "float", "head_activation": "relu"}
 _BINARY_DNCNN = {**_DNCNN, "unit": "bbcu"}
 _DENOISE = {3: "denoise", 1: "denoise_grey"}
-_JPEG = {1: "jpeg"}
+_JPEG = {1: "jpeg", 3: "jpeg_colour"}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bbcu_l": Architecture({**_SRRESNET, "unit": "bbcu"}, best_amplification),

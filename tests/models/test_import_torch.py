@@ -109,7 +109,12 @@ def changed(state: dict[str, np.ndarray], **arrays: Any) -> dict[str, np.ndarray
     ("arch", "changes", "words"),
     [
         ("bbcu_l", {}, r"network: no value for body_2/conv/kernel, .* and 8 more; check"),
-        ("dncnn3_bin", {}, "of images of 3 channels, and dncnn3_bin has 1"),
+        ("dncnn3_bin", {}, "no value for body_0/conv/bias, "),
+        (
+            "dncnn3_bin",
+            {"model__0__weight": np.zeros((6, 2, 3, 3))},
+            "of 2 channels, and .* 1 or 3",
+        ),
         (
             "dncnn3_bin",
             {
