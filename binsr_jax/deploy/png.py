@@ -40,7 +40,7 @@ class Png:
         key: the grey or the colour that is transparent, where there is one.
         profile: the ICC profile, or None.
         exif: the EXIF, or None.
-        xmp: the XMP, or None.
+        xmp: the XMP; may be empty.
         dpi: dots an inch, across and down, or None.
         animated: whether there are more frames.
         notes: what was left out.
@@ -52,7 +52,7 @@ class Png:
     key: tuple[int, ...] = ()
     profile: bytes | None = None
     exif: bytes | None = None
-    xmp: str | None = None
+    xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     animated: bool = False
     notes: list[str] = field(default_factory=list)
@@ -153,7 +153,7 @@ def _note(png: Png, name: bytes, content: bytes) -> None:
         packed, _, rest = content[18:20], *content[20:].partition(b"\0")[1:]
         text = rest.partition(b"\0")[2]
         plain = _inflated(text, _MOST_TEXT) if packed[:1] == b"\1" else text[:_MOST_TEXT]
-        png.xmp = (plain or b"").decode("utf-8", "replace")
+        png.xmp = plain or b""
     elif name in (b"zTXt" + _RAW_EXIF, b"tEXt" + _RAW_EXIF):
         text = (
             content[22:] if name.startswith(b"tEXt") else _inflated(content[23:], _MOST_TEXT) or b""

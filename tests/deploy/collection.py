@@ -226,6 +226,14 @@ def _jpeg() -> Iterator[Case]:
     scan = progressive.rindex(b"\xff\xda")
     scans = progressive[:-2] + progressive[scan:-2] * 300 + b"\xff\xd9"
     yield Case("many_scans.jpg", scans, says="scans")
+    comments = b"\xff\xfe\0\2" * 100_000
+    yield Case("comments.jpg", whole[:2] + comments + whole[2:], says="segments")
+    yield Case("padding.jpg", whole[:2] + b"\xff" * 100_000 + whole[2:], says="cut off")
+    many = struct.pack("<H", 5000) + struct.pack("<HHII", 0x9999, 1, 65_000, 8) * 5000
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + many
+    overlapping = b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
+    yield Case("overlapping.jpg", whole[:2] + overlapping + whole[2:], rgb, within=4,
+               says="EXIF cannot be read")  # fmt: skip
     yield Case("cut.jpg", whole[: len(whole) * 2 // 3], says="")
     yield Case("header_only.jpg", whole[:frame], says="")
 
@@ -430,11 +438,18 @@ def _others() -> Iterator[Case]:
     plain = np.asarray(indexed.convert("RGB"))
     yield Case("still.gif", _saved(indexed, "GIF"), plain)
     yield Case("interlaced.gif", _saved(indexed, "GIF", interlace=1), plain)
+    whole = _saved(indexed, "GIF")
+    start = whole.rindex(b",\0\0\0\0")
+    comments = b"\x21\xfe\1a\0" * 50_000
+    yield Case("comments.gif", whole[:start] + comments + whole[start:], plain)
+    yield Case("no_screen.gif", whole[:6] + bytes(4) + whole[10:], says="no pixels")
+    claim = whole[:6] + struct.pack("<HH", 990, 990) + whole[10:]
+    yield Case("large_claim.gif", claim, says="claims more")
     frames = [indexed, Image.fromarray(255 - rgb).quantize(32)]
     yield Case("animated.gif", _saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
                plain, says="first frame")  # fmt: skip
     still = _saved(indexed, "GIF")
-    yield Case("huge.gif", still[:6] + b"\xff\xff\xff\xff" + still[10:], says="--max-megapixels")
+    yield Case("huge.gif", still[:6] + b"\xff\xff\xff\xff" + still[10:], says="claims more")
     yield Case("cut.gif", still[: len(still) * 2 // 3], says="")
     opaque = rgba.copy()
     opaque[..., 3] = np.maximum(opaque[..., 3], 1)
