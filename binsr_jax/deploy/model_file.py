@@ -52,7 +52,7 @@ NETWORK_FIELDS = (
 )
 
 _MAX_HEADER = 1 << 19
-_MAX_FIELDS = {"features": 4096, "blocks": 64, "attention_hidden": 4096}
+_MAX_FIELDS = {"features": 4096, "blocks": 64, "attention_hidden": 4096, "growth": 4096}
 _MAX_NUMBER = 10**6  # of settings and scores
 _MAX_REASON = 300  # characters
 _FLOATS = {"float32": "F32", "float16": "F16"}  # to the names of safetensors
