@@ -53,9 +53,11 @@ def _palette(flags: int) -> int:
 
 def _after(data: bytes, place: int) -> int:
     """Where a row of blocks ends, each with its length before it, the last empty."""
-    while place < len(data) and data[place]:
+    for _ in range(_MOST_BLOCKS + (len(data) - place) // 16):  # encoders fill them with 255 bytes
+        if place >= len(data) or not data[place]:
+            return place + 1
         place += 1 + data[place]
-    return place + 1
+    raise ValueError("it is cut into too many blocks")
 
 
 def _another(data: bytes, place: int) -> bool:

@@ -26,6 +26,7 @@ _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _MOST_PROFILE = 2**23
 _MOST_TEXT = 2**20
 _PIECE = 2**16
+_MOST_CHUNKS = 1000  # and one for each KiB: encoders make them of 8 KiB
 _INCH = 0.0254
 
 
@@ -109,8 +110,10 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
     """Name and content of each chunk, and whether its sum is right."""
-    place = len(SIGNATURE)
-    while place + 12 <= len(data):
+    place, most = len(SIGNATURE), _MOST_CHUNKS + len(data) // 1024
+    for _ in range(most):
+        if place + 12 > len(data):
+            return
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         if end + 4 > len(data):
@@ -122,6 +125,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
         (check,) = struct.unpack_from(">I", data, end)
         yield name, data[place + 8 : end], zlib.crc32(data[place + 4 : end]) == check
         place = end + 4
+    raise ValueError(f"it is cut into more than {most} chunks")
 
 
 def _kind(name: bytes, content: memoryview) -> bytes:

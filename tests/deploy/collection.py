@@ -167,7 +167,8 @@ def _png_beside() -> Iterator[Case]:
     head, end = whole[:start], chunk(b"IEND", b"")
     pieces = b"".join(chunk(b"IDAT", content[i : i + 3]) for i in range(0, len(content), 3))
     yield Case("many_pieces.png", head + pieces + end, v)
-    yield Case("empty_pieces.png", head + chunk(b"IDAT", b"") * 20_000 + pieces + end, v)
+    empty = head + chunk(b"IDAT", b"") * 20_000 + pieces + end
+    yield Case("empty_pieces.png", empty, says="chunks")
     yield Case("no_end.png", whole[:-12], v)
     yield Case("more_after.png", whole + b"more", v)
     yield Case("animated.png", png(v, 8, 2, chunk(b"acTL", struct.pack(">II", 3, 0))), v,
@@ -206,6 +207,8 @@ def _jpeg() -> Iterator[Case]:
         for kind, values in (("grey", grey), ("rgb", rgb)):
             data = _saved(values, "JPEG", quality=95, **options)
             yield Case(f"{name}_{kind}.jpg", data, values, within=4)
+    kept = _saved(rgb, "JPEG", quality=95, keep_rgb=True)
+    yield Case("no_ycc.jpg", kept, rgb, within=4)
     cmyk = Image.fromarray(rgb).convert("CMYK")
     data = _saved(cmyk, "JPEG", quality=98)
     yield Case("cmyk.jpg", data, np.asarray(cmyk.convert("RGB")), within=5, says="CMYK")
@@ -442,6 +445,8 @@ def _others() -> Iterator[Case]:
     start = whole.rindex(b",\0\0\0\0")
     comments = b"\x21\xfe\1a\0" * 50_000
     yield Case("comments.gif", whole[:start] + comments + whole[start:], plain)
+    blocks = b"\x21\xfe" + b"\1a" * 150_000 + b"\0"
+    yield Case("blocks.gif", whole[:start] + blocks + whole[start:], says="too many blocks")
     yield Case("no_screen.gif", whole[:6] + bytes(4) + whole[10:], says="no pixels")
     claim = whole[:6] + struct.pack("<HH", 990, 990) + whole[10:]
     yield Case("large_claim.gif", claim, says="claims more")
