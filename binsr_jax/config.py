@@ -169,7 +169,9 @@ def field_value(name: str, known: Any, value: Any) -> Any:
         if all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
             return tuple(kinds[0](element) for element in value)
         return None
-    if type(known) is float and type(value) is int and abs(value) < 2**53:
+    if type(value) is int and abs(value) >= 2**53:
+        return None
+    if type(known) is float and type(value) is int:
         return float(value)
     return value if type(value) is type(known) else None
 
