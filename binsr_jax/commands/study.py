@@ -31,13 +31,14 @@ from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
 from binsr_jax.evaluation.report import json_line
+from binsr_jax.files import replace_text
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_model
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.training.workdir import writing_to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

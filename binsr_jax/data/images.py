@@ -11,7 +11,19 @@ from binsr_jax.ops.image import luma_uint8
 
 _GREY_MODES = ("1", "L", "LA", "La")
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".png",
+    ".apng",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 
 
 def list_images(folder: Path) -> list[Path]:

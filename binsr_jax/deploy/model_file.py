@@ -25,6 +25,7 @@ from binsr_jax.cost import stored_bytes
 from binsr_jax.deploy.description import Description, describe, read_description
 from binsr_jax.deploy.signs import Kernel, bits_of, words_of
 from binsr_jax.errors import UserError
+from binsr_jax.files import replace_bytes
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.tasks import Task, task_of
 
@@ -118,7 +119,7 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
     arrays = {}
     for name, tensor in tensors.items():
         if tensor.kernel is not None:
-            arrays[name] = bits_of(np.asarray(params[_words(name)]), tensor.kernel)
+            arrays[name] = bits_of(np.asarray(params[_w_bits(name)]), tensor.kernel)
         else:
             with np.errstate(over="ignore"):  # what is too large for float16 is refused below
                 arrays[name] = np.asarray(params[name]).astype(model.floats).reshape(tensor.shape)
@@ -170,7 +171,7 @@ def _read(file: BinaryIO) -> PackedModel:
     for name in sorted(offsets, key=offsets.__getitem__):
         data, tensor = _bytes(file, tensors[name].size), tensors[name]
         if tensor.kernel is not None:
-            params[_words(name)] = _words_of(name, data, tensor.kernel)
+            params[_w_bits(name)] = _w_bits_of(name, data, tensor.kernel)
         else:
             array = np.frombuffer(data, "<f2" if tensor.dtype == "F16" else "<f4")
             if not np.isfinite(array).all():
@@ -232,17 +233,17 @@ def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int
     return starts
 
 
-def _words_of(name: str, data: bytes, kernel: Kernel) -> jax.Array:
-    """The words of a kernel, of the string of its signs."""
+def _w_bits_of(name: str, data: bytes, kernel: Kernel) -> jax.Array:
+    """The packed kernel, of the string of its signs."""
     used = math.prod(kernel) % 8  # bits of the last byte; 0: all
     if used and data[-1] >> used:
         raise UserError(f"the tensor {name} has bits behind its last sign")
     return jnp.asarray(words_of(np.frombuffer(data, np.uint8), kernel))
 
 
-def _words(signs: str) -> str:
+def _w_bits(signs: str) -> str:
     """The name of the parameter that holds the kernel whose signs have this name."""
-    return signs.removesuffix("signs") + "words"
+    return signs.removesuffix("signs") + "w_bits"
 
 
 def _same(value: Any, wanted: Any) -> bool:
@@ -287,16 +288,8 @@ def _bytes(file: BinaryIO, count: int) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     """Writes a file beside its final name and renames it, so that it is never half written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_bytes(path, content)
     except OSError as error:
         raise UserError(
             f"Cannot write the model file {path} ({error.strerror}): name another with -o."

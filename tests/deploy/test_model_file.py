@@ -264,7 +264,7 @@ def test_a_file_of_version_1_is_read(tmp_path):
     params: dict[str, Any] = flatten_dict(model.params, sep="/")
     for name, array in arrays.items():
         if name.endswith("/signs"):
-            words = params[name.removesuffix("signs") + "words"]
+            words = params[name.removesuffix("signs") + "w_bits"]
             np.testing.assert_array_equal(words, pack_weights(jnp.asarray(array, jnp.float32)))
         else:
             np.testing.assert_array_equal(params[name], np.float32(array))
@@ -430,7 +430,7 @@ def load_tiny() -> PackedModel:
         if words is None:
             place[leaf] = jnp.ones(tensor.shape)
         else:
-            place["words"] = jnp.zeros(words, jnp.uint32)
+            place["w_bits"] = jnp.zeros(words, jnp.uint32)
     return PackedModel(config, params, {})
 
 
