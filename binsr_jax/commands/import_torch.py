@@ -21,6 +21,7 @@ import safetensors.numpy
 
 from binsr_jax import models
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.models.official import ARCHITECTURES, official_config
 from binsr_jax.models.torch_weights import from_torch
 from binsr_jax.tasks import task_of
@@ -60,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
     start_run(args.output, config.lock(), params, f"imported {digest(args.file)}")
     model = config.model
     print(
-        f"{args.output}: {task_of(config).name}, {model.name} of {model.blocks} blocks of "
-        f"{model.features} channels, k {model.amplification:g}"
+        f"{printable(str(args.output))}: {task_of(config).name}, {model.name} of {model.blocks} "
+        f"blocks of {model.features} channels, k {model.amplification:g}"
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from binsr_jax import __version__
-from binsr_jax.config import Config, config_from_json, default, field_value
+from binsr_jax import __version__, models
+from binsr_jax.config import Config, config_from_json, default, field_value, flat_fields
 from binsr_jax.errors import UserError
 from binsr_jax.nn.units import UNITS
 from binsr_jax.tasks import task_of
@@ -101,8 +101,8 @@ def describe(
     """
     check_network(config)
     network, training = {}, {}
-    defaults = _flat(default())
-    for name, value in _flat(config).items():
+    defaults = flat_fields(default())
+    for name, value in flat_fields(config).items():
         if not _is_of_network(name):
             if name not in _FOLDERS:
                 training[name] = value
@@ -181,6 +181,13 @@ def check_network(config: Config) -> None:
         )
 
 
+def without_training(config: Config) -> Config:
+    """The config of the same network with the defaults of all that is of training."""
+    return config_from_json(
+        _nested({name: v for name, v in flat_fields(config).items() if _is_of_network(name)})
+    )
+
+
 def bounded(provenance: dict[str, Any]) -> dict[str, Any]:
     """What of a provenance can be shown; the rest is left out.
 
@@ -247,7 +254,7 @@ def _with_training(config: Config, stored: Any) -> Config:
     Whether their values make sense is not looked at: to run the network they do not matter.
     """
     config = config.copy_and_resolve_references().unlock()
-    for name, known in _flat(config).items():
+    for name, known in flat_fields(config).items():
         if _is_of_network(name) or name in _FOLDERS:
             continue
         *sections, field = name.split(".")
@@ -258,21 +265,23 @@ def _with_training(config: Config, stored: Any) -> Config:
         if isinstance(value, dict) and field in value:
             fitting = field_value(name, known, value[field])
             target[field] = known if fitting is None else fitting
+    # Values that the network's own checks refuse would keep it from being run.
     try:
         task_of(config)
     except UserError:
         config.eval.levels = ()
+    try:
+        models.build(config.model, config.scale, task_of(config).channels)
+    except UserError:
+        for name in TRAINING_FIELDS:
+            field = name.removeprefix("model.")
+            config.model[field] = default().model[field]
     return config.lock()
 
 
 def _is_of_network(name: str) -> bool:
     """Whether a field of a config changes what a packed network computes."""
     return name in ("task", "scale") or (name.startswith("model.") and name not in TRAINING_FIELDS)
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """The fields of a config by name: a tuple is a value."""
-    return flatten_dict(config.to_dict(), sep=".")
 
 
 def _nested(fields: dict[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,9 @@ def words_of(data: np.ndarray, kernel: Kernel) -> np.ndarray:
         first = i * count // 8
         bits = np.unpackbits(data[first : -(-(i + 1) * count // 8)], bitorder="little")
         bits = bits[i * count - 8 * first :][:count].reshape(inputs, outputs)
-        octets = np.zeros((4 * words.shape[1], outputs), np.uint8)
-        packed = np.packbits(bits, axis=0, bitorder="little")
-        octets[: len(packed)] = packed
+        # Bit k of byte j is channel k n + j, where a column has n bytes.
+        bits = np.concatenate([bits, np.zeros((32 * words.shape[1] - inputs, outputs), np.uint8)])
+        octets = np.packbits(bits.reshape(8, -1, outputs), axis=0, bitorder="little")
         octets = octets.reshape(-1, 4, outputs).swapaxes(1, 2)
         words[i] = np.ascontiguousarray(octets).view("<u4")[..., 0]
     return words.reshape(kh, kw, -1, outputs)
@@ -41,9 +41,8 @@ def bits_of(words: np.ndarray, kernel: Kernel) -> np.ndarray:
     data = np.zeros(-(-kh * kw * count // 8), np.uint8)
     for i, part in enumerate(np.asarray(words, "<u4").reshape(kh * kw, -1, outputs)):
         octets = np.ascontiguousarray(part)[..., None].view(np.uint8).swapaxes(1, 2)
-        bits = np.unpackbits(
-            octets.reshape(-1, outputs), axis=0, count=inputs, bitorder="little"
-        ).ravel()
+        bits = np.unpackbits(octets.reshape(1, -1, outputs), axis=0, bitorder="little")
+        bits = bits.reshape(-1, outputs)[:inputs].ravel()
         first, shift = divmod(i * count, 8)
         packed = np.packbits(np.concatenate([np.zeros(shift, np.uint8), bits]), bitorder="little")
         data[first : first + len(packed)] |= packed

@@ -19,11 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from binsr_jax import models
-from binsr_jax.config import Config, config_from_json, config_to_json
+from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
 from binsr_jax.tasks import task_of
 from binsr_jax.training.state import TrainState
@@ -58,17 +57,7 @@ def _text_checksum(config: dict[str, Any]) -> int:
 
 def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
     """The fields in which two configs differ: name -> (value stored, value asked)."""
-
-    def flat(config: Config, prefix: str = "") -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for key, value in config.items():
-            if isinstance(value, ConfigDict):
-                fields |= flat(value, f"{prefix}{key}.")
-            else:
-                fields[f"{prefix}{key}"] = value
-        return fields
-
-    old, new = flat(stored), flat(asked)
+    old, new = flat_fields(stored), flat_fields(asked)
     return {
         name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())

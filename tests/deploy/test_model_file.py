@@ -190,6 +190,9 @@ UNKNOWN: dict[str, Any] = {
     "a new setting": lambda p: p["config"]["train"].update(holograms=3),
     "a setting of another type": lambda p: p["config"]["train"].update(ema=[0.9, 0.99]),
     "a setting of another meaning": lambda p: p["config"]["eval"].update(levels=[7]),
+    "a setting that the network's checks refuse": lambda p: p["config"]["model"].update(
+        surrogate="stairs"
+    ),
     "a huge setting": lambda p: p["config"]["train"].update(keep=10**30),
     "no config": lambda p: p.update(config="none"),
     "sections of another type": lambda p: p["config"].update(train=5, model=[], eval=None),
