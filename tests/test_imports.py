@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": set(),
     "config": {"errors"},
     "recipes": set(),
+    "configs": {"recipes"},
     "ops": {"files"},
     "nn": {"ops"},
     "models": {"nn", "ops"},

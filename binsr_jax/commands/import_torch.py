@@ -1,7 +1,7 @@
 """Makes a work dir of official PyTorch weights, to be scored and packed like a trained one.
 
 binsr import-torch BBCUL-x2.pth --arch bbcu_l --scale 2 -o runs/bbcu_l
-python evaluate.py --workdir runs/bbcu_l --sets Set5
+binsr evaluate --workdir runs/bbcu_l --sets Set5
 binsr pack --workdir runs/bbcu_l -o bbcu_l.binsr
 
 FILE is a .safetensors or .npz of arrays under their PyTorch names, or a .pth, which PyTorch reads
