@@ -3,7 +3,8 @@
 Outputs are called like their images with a suffix, such as photo_x2.png or photo_restored.png, and
 lie beside them or in the folder given with -o. Outputs that are there are left alone, so a run that
 was interrupted goes on where it was. An image that cannot be read does not stop the others: it is
-named at the end, and the exit status is 1.
+named at the end, and the exit status is 1. Of images that would go to one file the second gets its
+ending or its folder into its name.
 
 Large images are worked in tiles that overlap by as far as the network looks, with the same result
 as in one piece. Memory: about 8 + 6 scale^2 bytes for each pixel of an image, and --memory.

@@ -7,7 +7,7 @@ takes one whose compressed data are damaged or end early for a whole one.
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -22,6 +22,7 @@ _ADAM7 = (
     (0, 2, 1, 2),
     (1, 2, 0, 1),
 )  # first row and step, first column and step
+_XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _MOST_PROFILE = 2**23
 _MOST_TEXT = 2**20
 _PIECE = 2**16
@@ -39,7 +40,7 @@ class Png:
         key: the grey or the colour that is transparent, where there is one.
         profile: the ICC profile, or None.
         exif: the EXIF, or None.
-        xmp: the XMP, or None.
+        xmp: the XMP; may be empty.
         dpi: dots an inch, across and down, or None.
         animated: whether there are more frames.
         notes: what was left out.
@@ -51,7 +52,7 @@ class Png:
     key: tuple[int, ...] = ()
     profile: bytes | None = None
     exif: bytes | None = None
-    xmp: str | None = None
+    xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     animated: bool = False
     notes: list[str] = field(default_factory=list)
@@ -65,6 +66,7 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
     """
     needed: list[tuple[bytes, memoryview]] = []
     png = Png()
+    beside: set[bytes] = {b""}  # what is of no use
     data: list[memoryview] = []
     header: tuple[int, ...] = ()
     for name, content, whole in _chunks(memoryview(file.read())):
@@ -81,8 +83,9 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
             data.append(content)
         elif name in (b"PLTE", b"tRNS") and not data:
             needed.append((name, content))
-        elif whole:
-            _note(png, name, bytes(content[: 2**24]))
+        elif whole and (kind := _kind(name, content)) not in beside:
+            beside.add(kind)  # the first of each counts, since each takes time
+            _note(png, kind, bytes(content[: 2**24]))
     if not header:
         raise ValueError("it is cut off")
     width, height, bits, colour, *_, interlaced = header
@@ -94,7 +97,7 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
     if pixels and width * height <= most_pixels:
         _require_pixels(data, _bytes_of(width, height, bits * _CHANNELS[colour], bool(interlaced)))
     parts = [SIGNATURE, *(_chunk(*chunk) for chunk in needed)]
-    parts += [_chunk(b"IDAT", b"".join(data)), _chunk(b"IEND", b"")]
+    parts += [*_merged(data), _chunk(b"IEND", b"")]
     if b"tRNS" in names and colour in (0, 2):
         content = needed[names.index(b"tRNS")][1]
         size = 2 * _CHANNELS[colour]
@@ -121,6 +124,15 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
         place = end + 4
 
 
+def _kind(name: bytes, content: memoryview) -> bytes:
+    """What a chunk beside the pixels holds: its name, or a text's keyword, or nothing of use."""
+    if name in (b"iCCP", b"eXIf", b"pHYs", b"acTL"):
+        return name
+    keyword = bytes(content[:80]).partition(b"\0")[0]
+    wanted = {b"iTXt": (_XMP,), b"zTXt": (_RAW_EXIF,), b"tEXt": (_RAW_EXIF,)}
+    return name + keyword if keyword in wanted.get(name, ()) else b""
+
+
 def _note(png: Png, name: bytes, content: bytes) -> None:
     """Takes what is wanted of a chunk that a decoder does not need."""
     if name == b"iCCP":
@@ -137,13 +149,15 @@ def _note(png: Png, name: bytes, content: bytes) -> None:
             png.dpi = (across * _INCH, down * _INCH)
     elif name == b"acTL":
         png.animated = len(content) == 8 and struct.unpack_from(">I", content)[0] > 1
-    elif name == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0"):
+    elif name == b"iTXt" + _XMP:
         packed, _, rest = content[18:20], *content[20:].partition(b"\0")[1:]
         text = rest.partition(b"\0")[2]
         plain = _inflated(text, _MOST_TEXT) if packed[:1] == b"\1" else text[:_MOST_TEXT]
-        png.xmp = (plain or b"").decode("utf-8", "replace")
-    elif name in (b"zTXt", b"tEXt") and content.startswith(b"Raw profile type exif\0"):
-        text = content[22:] if name == b"tEXt" else _inflated(content[23:], _MOST_TEXT) or b""
+        png.xmp = plain or b""
+    elif name in (b"zTXt" + _RAW_EXIF, b"tEXt" + _RAW_EXIF):
+        text = (
+            content[22:] if name.startswith(b"tEXt") else _inflated(content[23:], _MOST_TEXT) or b""
+        )
         try:  # a name and a length on lines of their own, then hexadecimal digits
             png.exif = png.exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode())
         except ValueError:
@@ -154,10 +168,11 @@ def _require_pixels(data: Iterable[memoryview], needed: int) -> None:
     """Raises ValueError if the compressed data do not hold ``needed`` bytes, or are damaged."""
     inflate, count = zlib.decompressobj(), 0
     try:
-        for piece in data:
-            rest = bytes(piece)
+        # In small pieces, since what is left of one is copied each time.
+        for piece in (part[i : i + _PIECE] for part in data for i in range(0, len(part), _PIECE)):
+            rest: bytes | memoryview = piece
             while rest and not inflate.eof and count < needed + _PIECE:
-                count += len(inflate.decompress(rest, _PIECE))
+                count += len(inflate.decompress(rest, 16 * _PIECE))
                 rest = inflate.unconsumed_tail
         if not inflate.eof and count < needed + _PIECE:
             count += len(inflate.flush())
@@ -186,6 +201,16 @@ def _inflated(data: bytes, most: int) -> bytes | None:
     except zlib.error:
         return None
     return content if inflate.eof else None
+
+
+def _merged(data: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
+    """The parts of one chunk of pixels, made of many."""
+    yield struct.pack(">I4s", sum(map(len, data)), b"IDAT")
+    check = zlib.crc32(b"IDAT")
+    for piece in data:
+        check = zlib.crc32(piece, check)
+        yield piece
+    yield struct.pack(">I", check)
 
 
 def _chunk(name: bytes, content: bytes | memoryview) -> bytes:
