@@ -1,5 +1,6 @@
 """Every setting of a run, with its default; the recipes in ``configs/`` start from these."""
 
+import ast
 import json
 import reprlib
 from typing import Any, TypeAlias
@@ -106,7 +107,7 @@ def default() -> Config:
     config.train.teacher_weight = 1.0  # with this weight
     config.train.learning_rate = 1e-4  # the highest rate
     config.train.schedule = "multistep"  # constant, multistep or cosine
-    config.train.warmup = 0  # steps of linear warm-up from zero, before the schedule
+    config.train.warmup = 0  # steps of linear warm-up from zero, at most half of all steps
     config.train.milestones = (200_000,)  # multistep: at these steps the rate is multiplied
     config.train.decay = 0.5  # by this
     config.train.final_rate = 0.0  # cosine: the rate at the last step
@@ -148,6 +149,17 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
             known = "; ".join(f"{n} = {', '.join(values)}" for n, values in choices.items())
             raise UserError(f"This recipe has no variant {assignment!r}: it has {known}.")
         fields[name] = value
+    return fields
+
+
+def flat_fields(config: Config, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config, or of a part of it, by name: ``{"train.steps": 1000}``."""
+    fields: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            fields |= flat_fields(value, f"{prefix}{key}.")
+        else:
+            fields[f"{prefix}{key}"] = value
     return fields
 
 
@@ -205,9 +217,33 @@ def field_value(name: str, known: Any, value: Any) -> Any:
         if all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
             return tuple(kinds[0](element) for element in value)
         return None
-    if type(known) is float and type(value) is int and abs(value) < 2**53:
+    if type(value) is int and abs(value) >= 2**53:
+        return None
+    if type(known) is float and type(value) is int:
         return float(value)
     return value if type(value) is type(known) else None
+
+
+def list_value(name: str, text: str) -> tuple[Any, ...] | None:
+    """A field that is a list, as it is written on a command line: ``Set5,B100`` or ``2,3``.
+
+    Args:
+        name: of the field, such as ``"eval.sets"``.
+        text: the elements, with commas between them; or a Python tuple or list.
+
+    Returns:
+        The value, or None if the field cannot have it.
+    """
+    try:
+        value = ast.literal_eval(text) if text.strip() else ()
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, tuple | list):
+        value = () if value is None else (value,)
+    fitting = field_value(name, (), value) if value or text.strip() in ("", "()", "[]") else None
+    if fitting is None and name not in _ELEMENTS:
+        fitting = tuple(filter(None, (part.strip() for part in text.split(","))))
+    return fitting
 
 
 def _unknown_field(name: str, value: Any) -> UserError:

@@ -20,6 +20,7 @@ import numpy as np
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.models.dncnn_weights import plain_dncnn
 from binsr_jax.models.esrgan_weights import (
     rrdbnet_config,
@@ -61,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
     model = config.model
     k = f", k {model.amplification:g}" if args.arch in ARCHITECTURES else ""
     print(
-        f"{args.output}: {task_of(config).name}, {model.name} of {model.blocks} blocks of "
-        f"{model.features} channels{k}"
+        f"{printable(str(args.output))}: {task_of(config).name}, {model.name} of {model.blocks} "
+        f"blocks of {model.features} channels{k}"
     )
 
 
