@@ -102,6 +102,15 @@ def default() -> Config:
     config.train.loss_epsilon = 1e-3  # of charbonnier and psnr: its square is added to error^2
     config.train.luma_weight = 0.0  # this times the loss of the luma alone is added to the loss
     config.train.ssim_weight = 0.0  # this times (1 - SSIM) is added to the loss
+    config.train.pixel_weight = 1.0  # of that loss beside perceptual and adversarial ones
+    config.train.perceptual_weight = 0.0  # of the distance in VGG19's features
+    config.train.perceptual_file = ""  # its weights: torchvision's vgg19, .pth or .safetensors
+    config.train.perceptual_layers = ("conv5_4=1",)  # before their activation, with weights
+    config.train.gan_weight = 0.0  # of the adversarial loss; 0: no discriminator
+    config.train.gan_loss = "relativistic"  # relativistic (average) or vanilla
+    config.train.discriminator = "unet"  # unet (spectral norm) or vgg (batch norm)
+    config.train.discriminator_features = 64
+    config.train.discriminator_rate = 1e-4  # its highest rate; the schedule is the network's
     config.train.init_from = ""  # a work dir: a new run starts from its parameters, where they fit
     config.train.teacher = ""  # a work dir: its network's output is a second target of the loss
     config.train.teacher_weight = 1.0  # with this weight

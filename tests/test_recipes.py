@@ -156,9 +156,11 @@ def test_the_papers_rows_are_there():
         "denoise": 8,
         "denoise_grey": 4,
         "edsr": 1,
+        "esrgan": 2,
         "jpeg": 8,
         "photo": 1,
         "quickstart": 1,
+        "realesrgan": 2,
     }
     assert len({recipe.spec for recipe in ALL}) == len(ALL)
 

@@ -24,7 +24,7 @@ KERNELS = tuple(
 METHODS = ("area", "bilinear", "bicubic")
 _CUBIC = -0.75  # of the bicubic kernel, as in OpenCV and PyTorch
 _GREY = np.array([0.2989, 0.587, 0.114], np.float32)
-_USM_RADIUS, _USM_SIGMA, _USM_THRESHOLD = 25, 8.0, 10 / 255  # of sharpening
+USM_RADIUS, USM_SIGMA, USM_THRESHOLD = 25, 8.0, 10 / 255  # of sharpening
 
 
 @dataclass(frozen=True)
@@ -261,15 +261,13 @@ def sharpened(image: np.ndarray, weight: float) -> np.ndarray:
     """The image after an unsharp mask of a wide Gaussian, where it differs enough from the blur."""
     blur = _wide_blur(image)
     residual = image - blur
-    mask = _wide_blur((np.abs(residual) > _USM_THRESHOLD).astype(np.float32))
+    mask = _wide_blur((np.abs(residual) > USM_THRESHOLD).astype(np.float32))
     return mask * np.clip(image + weight * residual, 0, 1) + (1 - mask) * image
 
 
 def _wide_blur(image: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
-        image = ndimage.gaussian_filter1d(
-            image, _USM_SIGMA, axis, mode="mirror", radius=_USM_RADIUS
-        )
+        image = ndimage.gaussian_filter1d(image, USM_SIGMA, axis, mode="mirror", radius=USM_RADIUS)
     return image
 
 

@@ -58,6 +58,7 @@ _FOLDERS = (
     "data.sources",
     "data.cache_dir",
     "train.init_from",
+    "train.perceptual_file",
     "train.teacher",
     "eval.data_dir",
 )

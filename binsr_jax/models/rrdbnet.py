@@ -18,7 +18,7 @@ from binsr_jax.ops.image import pixel_unshuffle, upsample_nearest
 
 _SLOPE = 0.2  # of the leaky ReLU
 _RESIDUAL_SCALE = 0.2
-_OVERLAP = 32  # of tiles, in pixels of the features; docs/esrgan.md has what it costs
+_OVERLAP = 64  # of tiles, in pixels of the features; docs/recipes.md says what it costs
 _DENSE_BLOCKS, _DENSE_CONVS = 3, 5  # of a unit, and of one of its blocks
 
 

@@ -34,6 +34,8 @@ _LIBRARIES = ("binsr-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # What a network is; a run with another value of these cannot go on from its checkpoint.
 _IDENTITY = ("task", "scale", "model.")
+# What a state has, or has not.
+_SWITCHES = ("train.ema", "train.gan_weight")
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -94,7 +96,8 @@ def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
         name: values
         for name, values in differences(stored, asked).items()
         if name.startswith(_IDENTITY)
-        or (name == "train.ema" and bool(values[0]) != bool(values[1]))
+        or (name in _SWITCHES and bool(values[0]) != bool(values[1]))
+        or (name in _of_discriminator(asked) and stored.train.gan_weight)
     }
     if fields:
         listed = ", ".join(
@@ -104,6 +107,14 @@ def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
             f"The checkpoint in {workdir} is of another network ({listed}): give these fields the "
             f"checkpoint's values, or choose another --workdir."
         )
+
+
+def _of_discriminator(config: Config) -> tuple[str, ...]:
+    """The fields that a discriminator's parameters have their shapes from."""
+    if not config.train.gan_weight:
+        return ()
+    sides = ("data.patch",) if config.train.discriminator == "vgg" else ()
+    return ("train.discriminator", "train.discriminator_features", *sides)
 
 
 class Checkpoints:

@@ -93,7 +93,7 @@ class Journal:
 
         Args:
             step: How many steps are done.
-            values: ``loss``, ``gradient_norm`` and ``learning_rate``.
+            values: ``loss``, ``gradient_norm``, ``learning_rate``, and terms of the loss, if any.
         """
         done, seconds = step - self._clock_step, time.monotonic() - self._clock
         speed = done / seconds if done and seconds > 0 else None

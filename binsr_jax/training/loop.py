@@ -246,10 +246,10 @@ class _Run:
         """
         for values in jax.device_get(self._pending):
             self._finite += 1
-            for name in ("loss", "gradient_norm"):
-                if not np.isfinite(values[name]):
+            for name, value in values.items():
+                if not np.isfinite(value):
                     raise UserError(
-                        f"The {name.replace('_', ' ')} became {values[name]} at step "
+                        f"The {name.replace('_', ' ')} became {value} at step "
                         f"{self._finite}, after the log line of step {self._logged} and before "
                         f"step {step + 1}: lower --config.train.learning_rate or look for broken "
                         f"training images; the newest checkpoint is that of "
@@ -260,10 +260,10 @@ class _Run:
 
     def _mean_metrics(self, step: int) -> dict[str, float]:
         """The means since the last log line, and the rate of the last step."""
-        loss, norm = (
-            float(np.mean([values[name] for values in self._window], dtype=np.float64))
-            for name in ("loss", "gradient_norm")
-        )
-        rate = float(self._window[-1]["learning_rate"])
+        means = {
+            name: float(np.mean([values[name] for values in self._window], dtype=np.float64))
+            for name in self._window[-1]
+        }
+        means["learning_rate"] = float(self._window[-1]["learning_rate"])
         self._window, self._logged = [], step
-        return {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
+        return means

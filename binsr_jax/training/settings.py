@@ -7,10 +7,15 @@ from typing import Any
 
 from binsr_jax.config import Config, flat_fields
 from binsr_jax.errors import UserError
+from binsr_jax.models.discriminators import DISCRIMINATORS, fits
 from binsr_jax.tasks import task_of
+from binsr_jax.training.adversary import GAN_LOSSES
 from binsr_jax.training.losses import LOSSES
+from binsr_jax.training.perceptual import perceptual_layers
 from binsr_jax.training.state import SCHEDULES, warmup_steps
 from binsr_jax.training.step import COMPUTE, PARALLEL
+
+_LEAST_SIDE = 16  # of what VGG19 halves four times
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -35,6 +40,11 @@ _RULES: dict[str, Rule] = {
     "train.luma_weight": _AT_LEAST_0,
     "train.ssim_weight": _AT_LEAST_0,
     "train.teacher_weight": _AT_LEAST_0,
+    "train.pixel_weight": _AT_LEAST_0,
+    "train.perceptual_weight": _AT_LEAST_0,
+    "train.gan_weight": _AT_LEAST_0,
+    "train.discriminator_features": _AT_LEAST_1,
+    "train.discriminator_rate": _ABOVE_0,
     "train.clip_norm": _AT_LEAST_0,
     "train.ema": _BELOW_1,
     "train.log_every": _AT_LEAST_1,
@@ -48,6 +58,8 @@ _CHOICES: dict[str, Collection[str]] = {
     "train.compute": COMPUTE,
     "train.loss": LOSSES,
     "train.schedule": SCHEDULES,
+    "train.gan_loss": GAN_LOSSES,
+    "train.discriminator": DISCRIMINATORS,
 }
 
 
@@ -76,6 +88,8 @@ def check_settings(config: Config) -> None:
             f"config.train.luma_weight is {train.luma_weight}, but the images of the task "
             f"{config.task} have no colour: leave it at 0."
         )
+    if train.perceptual_weight or train.gan_weight:
+        _check_terms(config)
     if train.schedule == "multistep":
         warmup = warmup_steps(train)
         steps = (warmup, *train.milestones)
@@ -84,6 +98,37 @@ def check_settings(config: Config) -> None:
             raise UserError(
                 f"config.train.milestones is {tuple(train.milestones)}, but must be growing steps "
                 f"after the warm-up, which ends at step {warmup}."
+            )
+
+
+def _check_terms(config: Config) -> None:
+    """Checks what perceptual and adversarial terms of the loss need."""
+    train, side = config.train, config.data.patch
+    if task_of(config).channels != 3:
+        raise UserError(
+            f"The images of the task {config.task} have no colour, which perceptual and "
+            "adversarial losses need: leave config.train.perceptual_weight and gan_weight at 0."
+        )
+    if train.perceptual_weight:
+        perceptual_layers(train)
+        if side < _LEAST_SIDE:
+            raise UserError(f"config.data.patch is {side}, but VGG19 needs {_LEAST_SIDE} or more.")
+    if not train.gan_weight:
+        return
+    if not fits(train.discriminator, side):
+        sides = {"vgg": "8, 16, 32 and so on, such as 128", "unet": "multiples of 8"}
+        raise UserError(
+            f"config.data.patch is {side}, but the discriminator {train.discriminator} takes sides "
+            f"of {sides[train.discriminator]}."
+        )
+    for field, value, only in (
+        ("parallel", config.parallel, "mesh"),
+        ("train.accumulate", train.accumulate, 1),
+    ):
+        if value != only:
+            raise UserError(
+                f"config.{field} is {value}, but a discriminator sees a batch as a whole: set it "
+                f"to {only}."
             )
 
 

@@ -12,6 +12,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 
 from binsr_jax.config import Config
 from binsr_jax.tasks import task_of
+from binsr_jax.training.adversary import Adversary, create_adversary
 
 Params = Any  # the nested dict of arrays that Flax calls variables["params"]
 
@@ -26,6 +27,7 @@ class TrainState:
         collections: Its other variables by name, such as ``batch_stats``; often none.
         opt_state: Moments and counters of the optimiser.
         ema: Moving average of the parameters, or None where ``config.train.ema`` is 0.
+        adversary: The discriminator, or None where ``config.train.gan_weight`` is 0.
     """
 
     step: jax.Array
@@ -33,6 +35,7 @@ class TrainState:
     collections: dict[str, Any]
     opt_state: optax.OptState
     ema: Params | None
+    adversary: Adversary | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -104,6 +107,13 @@ def make_optimizer(train: Config) -> optax.GradientTransformation:
     return optax.GradientTransformation(adam.init, update)
 
 
+def discriminator_settings(train: Config) -> Config:
+    """``config.train`` as the discriminator's optimiser has it: with its own rate."""
+    own = train.copy_and_resolve_references()
+    own.learning_rate = train.discriminator_rate
+    return own
+
+
 def create_state(
     config: Config, model: nn.Module, optimizer: optax.GradientTransformation
 ) -> TrainState:
@@ -120,7 +130,11 @@ def create_state(
         # The average is a copy, since a buffer that appears twice cannot be donated.
         average = jax.tree.map(jnp.copy, params) if config.train.ema else None
         step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, variables, optimizer.init(params), average)
+        adversary = None
+        if config.train.gan_weight:
+            own = make_optimizer(discriminator_settings(config.train))
+            adversary = create_adversary(config, own, jax.random.fold_in(key, 1))
+        return TrainState(step, params, variables, optimizer.init(params), average, adversary)
 
     state = _without_waste(initial, jax.random.key(config.seed))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=leaf.dtype), state)

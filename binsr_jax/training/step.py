@@ -14,14 +14,23 @@ from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.nn.fence import UNIT_INPUT
 from binsr_jax.tasks import task_of
+from binsr_jax.training.adversary import generator_loss, update_adversary
 from binsr_jax.training.devices import AXIS
 from binsr_jax.training.losses import make_loss
-from binsr_jax.training.state import TrainState, learning_rate
+from binsr_jax.training.perceptual import load_vgg, perceptual_distance, perceptual_layers
+from binsr_jax.training.sharpening import sharpened
+from binsr_jax.training.state import (
+    TrainState,
+    discriminator_settings,
+    learning_rate,
+    make_optimizer,
+)
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Collections = dict[str, Any]
-Gradient = Callable[[TrainState, Batch], tuple[jax.Array, Collections, Any]]
+Terms = dict[str, jax.Array]  # of the loss, by name; and "output" where the network's is needed
+Gradient = Callable[[TrainState, Batch, Any], tuple[jax.Array, Collections, Any, Terms]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 PARALLEL = ("mesh", "pmap")
@@ -56,6 +65,9 @@ def _parts(array: jax.Array, count: int) -> jax.Array:
 def make_gradient(config: Config, model: nn.Module) -> Gradient:
     """The mean loss of a batch, the network's other variables after it, and the mean gradient.
 
+    Beside them its terms, where there are several: ``pixel``, ``perceptual`` and ``adversarial``,
+    each before its weight. The gradient's third argument is what ``fixed_networks`` gives.
+
     With ``train.accumulate`` the batch is worked in parts, one after the other. Losses are means,
     so the mean over the parts is that over the batch; other variables, such as statistics of
     batches, go from part to part. With ``train.remat`` and ``train.scan`` the program is another
@@ -66,51 +78,81 @@ def make_gradient(config: Config, model: nn.Module) -> Gradient:
         config: The run.
         model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
     """
-    loss_of = make_loss(config.train)
+    loss_of, train = make_loss(config.train), config.train
+    layers = perceptual_layers(train) if train.perceptual_weight else {}
+    sharpen = config.real.sharpen if config.task == "real" else 0.0
     parts = config.train.accumulate
     if config.train.scan:
         model = model.clone(scan=True)
 
     def loss_and_collections(
-        params: Any, collections: Collections, batch: Batch, progress: jax.Array
-    ) -> tuple[jax.Array, Collections]:
+        params: Any,
+        collections: Collections,
+        batch: Batch,
+        progress: jax.Array,
+        adversary: Any,
+        fixed: Any,
+    ) -> tuple[jax.Array, tuple[Collections, Terms]]:
         variables = {"params": params, **collections}
         output, updated = model.apply(
             variables, batch["lq"], train=True, progress=progress, mutable=list(collections)
         )
-        loss = loss_of(output, batch["hq"])
+        target = sharpened(batch["hq"], sharpen) if sharpen else batch["hq"]
+        loss, terms = loss_of(output, target), {}
+        if layers or adversary is not None:
+            terms["pixel"] = loss
+            loss = train.pixel_weight * loss
         if "teacher" in batch:
-            loss += config.train.teacher_weight * loss_of(output, batch["teacher"])
-        return loss, dict(updated)
+            loss += train.teacher_weight * loss_of(output, batch["teacher"])
+        if layers:
+            terms["perceptual"] = perceptual_distance(fixed["vgg"], layers, output, target)
+            loss += train.perceptual_weight * terms["perceptual"]
+        if adversary is not None:
+            terms["adversarial"] = generator_loss(config, adversary, output, batch["hq"])
+            loss += train.gan_weight * terms["adversarial"]
+            terms["output"] = output
+        return loss, (dict(updated), terms)
 
     if config.train.remat:
         keep = jax.checkpoint_policies.save_only_these_names(UNIT_INPUT)
         loss_and_collections = jax.checkpoint(loss_and_collections, policy=keep)
     differentiate = jax.value_and_grad(loss_and_collections, has_aux=True)
 
-    def of_part(state: TrainState, collections: Collections, batch: Batch):
+    def of_part(state: TrainState, collections: Collections, batch: Batch, fixed: Any):
         progress = state.step.astype(jnp.float32) / config.train.steps
-        (loss, collections), gradient = differentiate(state.params, collections, batch, progress)
-        return loss, collections, gradient
+        (loss, (collections, terms)), gradient = differentiate(
+            state.params, collections, batch, progress, state.adversary, fixed
+        )
+        return loss, collections, gradient, terms
 
-    def in_parts(state: TrainState, batch: Batch):
-        def add(sums: Any, part: Batch) -> tuple[Any, None]:
+    def in_parts(state: TrainState, batch: Batch, fixed: Any):
+        def add(sums: Any, part: Batch) -> tuple[Any, Terms]:
             total, collections, total_gradient = sums
-            loss, collections, gradient = of_part(state, collections, part)
-            return (total + loss, collections, optax.tree.add(total_gradient, gradient)), None
+            loss, collections, gradient, terms = of_part(state, collections, part, fixed)
+            return (total + loss, collections, optax.tree.add(total_gradient, gradient)), terms
 
         start = jnp.zeros((), jnp.float32), state.collections, optax.tree.zeros_like(state.params)
         split = {name: _parts(array, parts) for name, array in batch.items()}
-        (total, collections, total_gradient), _ = jax.lax.scan(add, start, split)
-        return total / parts, collections, jax.tree.map(lambda g: g / parts, total_gradient)
+        (total, collections, total_gradient), terms = jax.lax.scan(add, start, split)
+        gradient = jax.tree.map(lambda g: g / parts, total_gradient)
+        return total / parts, collections, gradient, jax.tree.map(lambda t: t.mean(0), terms)
 
-    def gradient_of(state: TrainState, batch: Batch):
+    def gradient_of(state: TrainState, batch: Batch, fixed: Any):
         with jax.default_matmul_precision(config.train.compute):
             if parts > 1:
-                return in_parts(state, batch)
-            return of_part(state, state.collections, batch)
+                return in_parts(state, batch, fixed)
+            return of_part(state, state.collections, batch, fixed)
 
     return gradient_of
+
+
+def fixed_networks(train: Config) -> dict[str, Any]:
+    """The parameters of networks that a step uses and does not train, by name.
+
+    Raises:
+        UserError: their weights cannot be read.
+    """
+    return {"vgg": load_vgg(train)} if train.perceptual_weight else {}
 
 
 def make_step(
@@ -134,7 +176,12 @@ def make_step(
         placed by ``place_state`` and ``place_batch``. A teacher's output beside them, ``teacher``
         like ``hq``, adds ``train.teacher_weight`` times the loss against it. The step
         donates the state, and returns the new one with float32 scalars ``loss``, ``gradient_norm``
-        and ``learning_rate``, all of them as before the update.
+        and ``learning_rate``, all of them as before the update, and the terms of the loss if there
+        are several. With ``train.gan_weight`` it then updates the discriminator on the same output,
+        and adds its loss, ``discriminator``.
+
+    Raises:
+        UserError: the weights of a perceptual loss cannot be read.
     """
     gradient_of = make_gradient(config, model)
     schedule = learning_rate(config.train)
@@ -142,11 +189,21 @@ def make_step(
     if config.train.clip_weights:
         latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
     by_hand = config.parallel == "pmap"
+    adversarial = make_optimizer(discriminator_settings(config.train))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, collections, gradients = gradient_of(state, batch)
+    def step(state: TrainState, batch: Batch, fixed: Any) -> tuple[TrainState, Metrics]:
+        loss, collections, gradients, terms = gradient_of(state, batch, fixed)
+        output = terms.pop("output", None)
         if by_hand:
-            loss, collections, gradients = jax.lax.pmean((loss, collections, gradients), AXIS)
+            loss, collections, gradients, terms = jax.lax.pmean(
+                (loss, collections, gradients, terms), AXIS
+            )
+        adversary = state.adversary
+        if adversary is not None and output is not None:
+            with jax.default_matmul_precision(config.train.compute):
+                adversary, terms["discriminator"] = update_adversary(
+                    config, adversarial, adversary, output, batch["hq"]
+                )
 
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes integers and floats
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -161,16 +218,24 @@ def make_step(
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": rate,
+            **terms,
         }
-        return TrainState(state.step + 1, params, collections, opt_state, ema), metrics
+        new = TrainState(state.step + 1, params, collections, opt_state, ema, adversary)
+        return new, metrics
 
+    replicated = NamedSharding(mesh, PartitionSpec())
+    fixed = jax.device_put(fixed_networks(config.train), replicated)
     if by_hand:
         devices = list(mesh.devices.flat)
-        return jax.pmap(
-            step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices
+        compiled: Any = jax.pmap(
+            step, AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=0, devices=devices
         )
-    replicated = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(AXIS))
-    return jax.jit(
-        step, donate_argnums=0, in_shardings=(replicated, split), out_shardings=replicated
-    )
+    else:
+        split = NamedSharding(mesh, PartitionSpec(AXIS))
+        compiled = jax.jit(
+            step,
+            donate_argnums=0,
+            in_shardings=(replicated, split, replicated),
+            out_shardings=replicated,
+        )
+    return lambda state, batch: compiled(state, batch, fixed)

@@ -60,26 +60,26 @@ def test_tiles_give_what_the_whole_gives(name, scale, fields):
 def test_less_memory_than_exact_tiles_take_means_an_overlap():
     model, _ = drawn("rrdbnet", 1)
     engine = Engine(model)
-    assert (engine.stride, engine.radius, engine.overlap) == (4, 76, 128)
+    assert (engine.stride, engine.radius, engine.overlap) == (4, 76, 256)
     deep, _ = drawn("rrdbnet", 4)
-    deep.config.model.blocks = 4
-    deep_params = {f"body_{i}": deep.params["body_0"] for i in range(4)}
+    deep.config.model.blocks = 8
+    deep_params = {f"body_{i}": deep.params["body_0"] for i in range(8)}
     engine = Engine(PackedModel(deep.config, {**deep.params, **deep_params}, {}))
-    assert (engine.radius, engine.overlap) == (64, 32)
+    assert (engine.radius, engine.overlap) == (124, 64)
     exact = (2 * engine.radius + 1) ** 2
     upscaler = Upscaler(engine)
     per_pixel = upscaler._bytes_per_pixel
     few = Upscaler(engine, int(0.6 * exact * per_pixel))
-    assert few.plan(95, 100).overlap == 0  # in one piece
-    work = few.plan(140, 130)
-    assert work.overlap == 32
+    assert few.plan(190, 190).overlap == 0  # in one piece
+    work = few.plan(220, 210)
+    assert work.overlap == 64
     for tile in work.tiles:
-        for seen, kept, side in zip(tile.seen, tile.kept, (140, 130), strict=True):
-            assert kept.start - seen.start >= 32 or seen.start == 0
-            assert seen.stop - kept.stop >= 32 or seen.stop == side
-    assert Upscaler(engine, int(1.2 * exact * per_pixel)).plan(180, 160).overlap == 0
-    image = np.random.default_rng(1).random((140, 130, 3), np.float32)
-    output = np.zeros((560, 520, 3), np.float32)
+        for seen, kept, side in zip(tile.seen, tile.kept, (220, 210), strict=True):
+            assert kept.start - seen.start >= 64 or seen.start == 0
+            assert seen.stop - kept.stop >= 64 or seen.stop == side
+    assert Upscaler(engine, int(1.2 * exact * per_pixel)).plan(280, 270).overlap == 0
+    image = np.random.default_rng(1).random((220, 210, 3), np.float32)
+    output = np.zeros((880, 840, 3), np.float32)
     for piece in few.run(image, work):
         output[piece.rows, piece.columns] = piece.pixels
     np.testing.assert_allclose(output, np.clip(engine.run(image), 0, 1), atol=1e-3)

@@ -173,7 +173,7 @@ def test_bfloat16_products_give_nearly_the_same_gradient(tiny):
         config = tiny(**{"model.unit": "bbcu", "train.compute": compute})
         model = models.build(config.model, config.scale)
         state = create_state(config, model, make_optimizer(config.train))
-        loss, _, gradient = jax.jit(make_gradient(config, model))(state, _batch(0))
+        loss, _, gradient, _ = jax.jit(make_gradient(config, model))(state, _batch(0), {})
         losses.append(float(loss))
         gradients.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)]))
     assert gradients[1].dtype == np.float32
@@ -188,7 +188,7 @@ def test_only_the_inputs_of_units_are_kept_if_asked(tiny):
         config = tiny(**{"train.remat": remat, "model.unit": "bbcu"})
         model = models.build(config.model, config.scale)
         state = create_state(config, model, make_optimizer(config.train))
-        programs.append(jax.jit(make_gradient(config, model)).lower(state, _batch(0)).as_text())
+        programs.append(jax.jit(make_gradient(config, model)).lower(state, _batch(0), {}).as_text())
     # What follows the units needs the output of the last one, which is worked out again.
     plain, remat = (program.count("call @_forward") for program in programs)
     assert remat == plain + 1
