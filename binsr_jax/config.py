@@ -2,97 +2,217 @@
 
 import json
 import reprlib
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
 from binsr_jax.errors import UserError
+from binsr_jax.fields import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    BELOW_1,
+    PART,
+    UINT32,
+    Section,
+    declared,
+    field,
+    one_of,
+    section,
+)
 
-# An ml_collections.ConfigDict. Static checkers cannot know its fields, so its type says nothing.
-Config: TypeAlias = Any
+_UNITS = (
+    *("residual", "float", "bnn", "bireal", "reactnet", "bbcu_v2", "bbcu", "irnet", "btm", "bam"),
+    *("attention", "base", "rescale_pre", "rescale_post", "single", "dual", "both"),
+)
+_ATTENTION = one_of("none", "se", "spatial", "pixel", "global")
+_PRECISION = one_of("float", "binary")
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    name: str = field("edsr", "the backbone", one_of("edsr", "srresnet", "dncnn"))
+    unit: str = field("attention", "the unit of the body", one_of(*_UNITS))
+    features: int = field(64, "channels of the body", ABOVE_0)
+    blocks: int = field(16, "of two convolutions each; of dncnn: convolutions of the body", ABOVE_0)
+    residual_attention: str = field(
+        "none", "attention on the residual branch of a unit", _ATTENTION
+    )
+    binary_attention: str = field("none", "attention on the binary branch of a unit", _ATTENTION)
+    attention_hidden: int = field(4, "hidden features of squeeze-and-excitation", ABOVE_0)
+    surrogate: str = field(
+        "parabola", "gradient of the activations' sign", one_of("parabola", "clip", "tanh")
+    )
+    weight_scale: str = field(
+        "mean", "how binary weights are scaled", one_of("mean", "learnable", "libra")
+    )
+    progressive: str = field(
+        "none",
+        "in training the signs of the body come together or in turn",
+        one_of("none", "together", "in_turn"),
+    )
+    progressive_until: float = field(
+        0.5, "the part of the training after which all are signs", PART
+    )
+    head: str = field("float", "the first convolution", _PRECISION)
+    head_activation: str = field(
+        "leaky_relu",
+        "what follows it (the slope of leaky_relu is 0.1)",
+        one_of("none", "relu", "leaky_relu"),
+    )
+    body_end: str = field(
+        "unit",
+        "what closes the body of edsr: one more unit, or a float convolution",
+        one_of("unit", "conv"),
+    )
+    upsampler: str = field("binary", "the upsampler", _PRECISION)
+    hr_conv: str = field(
+        "none", "of srresnet: a convolution after the upsampler", one_of("none", "float", "binary")
+    )
+    tail: str = field("float", "the last convolution", _PRECISION)
+    bias: str = field("float", "which convolutions have biases", one_of("none", "float", "all"))
+    amplification: float = field(
+        130.0, "k: the image times k goes in, and k is undone at the end", ABOVE_0
+    )
+    residual_scale: float = field(1.0, "of the float unit's branch (0.1 in the large EDSR)")
+    image_skip: str = field(
+        "none", "bilinear adds the enlarged input to the output", one_of("none", "bilinear")
+    )
+
+
+class DataConfig(Section):
+    """The training images."""
+
+    source: str = field(
+        "samples",
+        "where training images come from: tfds is DIV2K, samples come with the package",
+        one_of("tfds", "folder", "samples"),
+    )
+    dir: str = field("", "of folder: where HR (and LR) images are; of tfds: its data_dir")
+    sources: tuple[str, ...] = field(
+        (), "several instead: ('folder:DIR=3', 'samples=1'), mixed by weight"
+    )
+    skip_broken: bool = field(False, "leave out images that cannot be read, instead of refusing")
+    patch: int = field(64, "side of an HR training patch, a multiple of the scale")
+    sigma: tuple[float, ...] = field(
+        (0.0, 75.0),
+        "denoise: range of the noise's deviation, in units of 0..255",
+        elements=(float, int),
+    )
+    quality: tuple[int, ...] = field(
+        (0, 50), "jpeg: range of the compression's quality, ends included", elements=(int,)
+    )
+    flip: bool = field(True, "random horizontal flips")
+    rotate: bool = field(True, "random rotations by 90 degrees")
+    workers: int = field(
+        0, "processes that prepare batches; 0 prepares them in a thread", AT_LEAST_0
+    )
+    cache_dir: str = field("", "where decoded images are kept; empty: ~/.cache/binsr-jax")
+
+
+class TrainConfig(Section):
+    """The training."""
+
+    steps: int = field(1000, "updates of the parameters", AT_LEAST_1)
+    batch: int = field(16, "of all devices and processes together", AT_LEAST_1)
+    accumulate: int = field(
+        1, "a batch is processed in so many parts, one after the other", AT_LEAST_1
+    )
+    compute: str = field(
+        "float32", "the type of products in convolutions", one_of("float32", "bfloat16")
+    )
+    remat: bool = field(False, "on accelerators: keep only the input of a unit for its gradient")
+    scan: bool = field(False, "on accelerators: run equal units in a loop, compiled once")
+    loss: str = field("l1", "the loss", one_of("l1", "l2", "charbonnier", "psnr"))
+    loss_epsilon: float = field(
+        1e-3, "of charbonnier and psnr: its square is added to the squared error", ABOVE_0
+    )
+    luma_weight: float = field(
+        0.0, "weight of the same loss on luma alone, which is added", AT_LEAST_0
+    )
+    ssim_weight: float = field(0.0, "weight of 1 - SSIM, which is added to the loss", AT_LEAST_0)
+    init_from: str = field("", "a work dir: a new run starts from its parameters, where they fit")
+    teacher: str = field("", "a work dir: its network's output is a second target of the loss")
+    teacher_weight: float = field(1.0, "weight of the teacher's target in the loss", AT_LEAST_0)
+    learning_rate: float = field(1e-4, "the highest rate", ABOVE_0)
+    schedule: str = field(
+        "multistep", "of the learning rate", one_of("constant", "multistep", "cosine")
+    )
+    warmup: int = field(0, "steps of linear warm-up from zero, before the schedule", AT_LEAST_0)
+    milestones: tuple[int, ...] = field(
+        (200_000,),
+        "of multistep: the steps at which the rate is multiplied by decay",
+        elements=(int,),
+    )
+    decay: float = field(0.5, "of multistep: the factor at each milestone", ABOVE_0)
+    final_rate: float = field(0.0, "cosine: the rate at the last step", AT_LEAST_0)
+    beta1: float = field(0.9, "of Adam", BELOW_1)
+    beta2: float = field(0.99, "of Adam", BELOW_1)
+    epsilon: float = field(1e-8, "of Adam", ABOVE_0)
+    clip_norm: float = field(
+        0.0, "the highest global norm of the gradients; 0: not clipped", AT_LEAST_0
+    )
+    clip_weights: bool = field(False, "clip latent binary weights to -1..1 after each update")
+    ema: float = field(
+        0.0, "decay of the moving average of the parameters that is scored; 0: none", BELOW_1
+    )
+    log_every: int = field(50, "steps between log lines", AT_LEAST_1)
+    checkpoint_every: int = field(500, "steps between checkpoints", AT_LEAST_1)
+    keep: int = field(2, "latest checkpoints kept, beside the best", AT_LEAST_1)
+
+
+class EvalConfig(Section):
+    """The validation, and what ``binsr evaluate`` scores by default."""
+
+    every: int = field(
+        1000, "steps between validations; the last step is always validated", AT_LEAST_1
+    )
+    sets: tuple[str, ...] = field(
+        ("samples",), "benchmark sets to score; samples come with the package"
+    )
+    levels: tuple[int, ...] = field(
+        (), "sigmas or qualities to score at; empty: those of the task's papers", elements=(int,)
+    )
+    data_dir: str = field("", "folder of the other sets; empty: $BINSR_DATA")
+
+
+class Config(Section):
+    """All settings of a run; see ``Section`` for what a config is at run time."""
+
+    seed: int = field(0, "of the parameters and of the input sequence", UINT32)
+    task: str = field("sr", "what the network restores", one_of("sr", "denoise", "jpeg"))
+    scale: int = field(2, "upscaling factor; 1 where the task does not enlarge")
+    devices: int = field(0, "how many devices share a batch; 0: all there are", AT_LEAST_0)
+    parallel: str = field(
+        "mesh", "mesh (jax.jit over a mesh of devices) or pmap", one_of("mesh", "pmap")
+    )
+    model: ModelConfig = section(ModelConfig)
+    data: DataConfig = section(DataConfig)
+    train: TrainConfig = section(TrainConfig)
+    eval: EvalConfig = section(EvalConfig)
+
+
+FIELDS = declared(Config)
 
 
 def default() -> Config:
-    """All fields of a config with neutral defaults; the papers' recipes are in ``configs/``."""
+    """All fields of a config with their defaults; the papers' recipes are in ``configs/``."""
     config = ConfigDict()
-    config.seed = 0  # of parameters and of the input sequence
-    config.task = "sr"  # a key of binsr_jax.tasks.TASKS
-    config.scale = 2  # upscaling factor; 1 where the task does not enlarge
-    config.devices = 0  # how many devices share a batch; 0 means all there are
-    config.parallel = "mesh"  # mesh (jax.jit over a device mesh) or pmap
+    for name, declaration in FIELDS.items():
+        *sections, key = name.split(".")
+        place = config
+        for part in sections:
+            if part not in place:
+                place[part] = ConfigDict()
+            place = place[part]
+        place[key] = declaration.default
+    return cast(Config, config)
 
-    config.model = ConfigDict()
-    config.model.name = "edsr"  # edsr, srresnet or dncnn: a key of binsr_jax.models.MODELS
-    config.model.unit = "attention"  # of the body: a key of binsr_jax.nn.units.UNITS
-    config.model.features = 64  # channels of the body
-    config.model.blocks = 16  # of two convolutions each; of dncnn: convolutions of the body
-    config.model.residual_attention = "none"  # none, se, spatial, pixel or global
-    config.model.binary_attention = "none"  # the same, on the binary branch
-    config.model.attention_hidden = 4  # hidden features of squeeze-and-excitation
-    config.model.surrogate = "parabola"  # gradient of the activations' sign: parabola, clip or tanh
-    config.model.weight_scale = "mean"  # of binary weights: mean (|w|), learnable or libra
-    config.model.progressive = "none"  # in training the body's signs come together or in_turn
-    config.model.progressive_until = 0.5  # the part of the training after which all are signs
-    config.model.head = "float"  # the first convolution: float or binary
-    config.model.head_activation = "leaky_relu"  # after it: none, relu or leaky_relu (slope 0.1)
-    config.model.body_end = "unit"  # what closes the body of edsr: one more unit, or a float conv
-    config.model.upsampler = "binary"  # binary or float
-    config.model.hr_conv = "none"  # of srresnet, after the upsampler: none, float or binary
-    config.model.tail = "float"  # the last convolution: float or binary
-    config.model.bias = "float"  # which convolutions have biases: none, the float ones, or all
-    config.model.amplification = 130.0  # k: the image times k goes in, and k is undone at the end
-    config.model.residual_scale = 1.0  # of the float unit's branch (0.1 in the large EDSR)
-    config.model.image_skip = "none"  # none or bilinear: the enlarged input is added to the output
 
-    config.data = ConfigDict()
-    config.data.source = "samples"  # tfds (DIV2K), folder, or samples (packaged with binsr_jax)
-    config.data.dir = ""  # folder: where HR (and LR) images are; tfds: its data_dir
-    config.data.sources = ()  # several instead: ("folder:DIR=3", "samples=1"), mixed by weight
-    config.data.skip_broken = False  # leave out images that cannot be read, instead of refusing
-    config.data.patch = 64  # side of an HR training patch, a multiple of the scale
-    config.data.sigma = (0.0, 75.0)  # denoise: range of the noise's deviation, in units of 0..255
-    config.data.quality = (0, 50)  # jpeg: range of the compression's quality, ends included
-    config.data.flip = True  # random horizontal flips
-    config.data.rotate = True  # random rotations by 90 degrees
-    config.data.workers = 0  # processes that prepare batches; 0 prepares them in a thread
-    config.data.cache_dir = ""  # where decoded images are kept; "" means ~/.cache/binsr-jax
-
-    config.train = ConfigDict()
-    config.train.steps = 1000
-    config.train.batch = 16  # of all devices and processes together
-    config.train.accumulate = 1  # a batch is worked in so many parts, one after the other
-    config.train.compute = "float32"  # the type of products in convolutions, or bfloat16
-    config.train.remat = False  # on accelerators: keep a unit's input alone for its gradient
-    config.train.scan = False  # on accelerators: work equal units in a loop, compiled once
-    config.train.loss = "l1"  # l1, l2, charbonnier or psnr
-    config.train.loss_epsilon = 1e-3  # of charbonnier and psnr: its square is added to error^2
-    config.train.luma_weight = 0.0  # this times the loss of the luma alone is added to the loss
-    config.train.ssim_weight = 0.0  # this times (1 - SSIM) is added to the loss
-    config.train.init_from = ""  # a work dir: a new run starts from its parameters, where they fit
-    config.train.teacher = ""  # a work dir: its network's output is a second target of the loss
-    config.train.teacher_weight = 1.0  # with this weight
-    config.train.learning_rate = 1e-4  # the highest rate
-    config.train.schedule = "multistep"  # constant, multistep or cosine
-    config.train.warmup = 0  # steps of linear warm-up from zero, before the schedule
-    config.train.milestones = (200_000,)  # multistep: at these steps the rate is multiplied
-    config.train.decay = 0.5  # by this
-    config.train.final_rate = 0.0  # cosine: the rate at the last step
-    config.train.beta1 = 0.9  # of Adam
-    config.train.beta2 = 0.99
-    config.train.epsilon = 1e-8
-    config.train.clip_norm = 0.0  # the highest global norm of the gradients; 0: not clipped
-    config.train.clip_weights = False  # keep latent binary weights in -1..1 after each update
-    config.train.ema = 0.0  # decay of the moving average of the parameters that is scored; 0: none
-    config.train.log_every = 50  # steps between log lines
-    config.train.checkpoint_every = 500  # steps between checkpoints
-    config.train.keep = 2  # latest checkpoints kept, beside the best
-
-    config.eval = ConfigDict()
-    config.eval.every = 1000  # steps between validations; the last step is always validated
-    config.eval.sets = ("samples",)  # sets to score; samples: the packaged ones
-    config.eval.levels = ()  # sigmas or qualities to score at; () means those of the task's papers
-    config.eval.data_dir = ""  # folder of the other sets; "" means $BINSR_DATA
-    return config
+def copy_of(config: Config) -> Config:
+    """An unlocked copy."""
+    return cast(Config, ConfigDict(config.to_dict()))
 
 
 def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
@@ -134,16 +254,7 @@ def config_from_json(values: dict[str, Any]) -> Config:
     return config.lock()
 
 
-# What tuples hold: the first type, and others that become it. Texts, unless they are named here.
-_ELEMENTS: dict[str, tuple[type, ...]] = {
-    "data.sigma": (float, int),
-    "data.quality": (int,),
-    "train.milestones": (int,),
-    "eval.levels": (int,),
-}
-
-
-def _fill(target: Config, values: dict[str, Any], prefix: str) -> None:
+def _fill(target: Any, values: dict[str, Any], prefix: str) -> None:
     for key, value in values.items():
         if key not in target:
             raise _unknown_field(prefix + key, value)
@@ -165,7 +276,7 @@ def field_value(name: str, known: Any, value: Any) -> Any:
         value: what it is to be; a list becomes a tuple, and a whole number a float.
     """
     if isinstance(known, tuple) and isinstance(value, list | tuple):
-        kinds = _ELEMENTS.get(name, (str,))
+        kinds = FIELDS[name].elements
         if all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
             return tuple(kinds[0](element) for element in value)
         return None

@@ -4,6 +4,7 @@ import difflib
 import logging as python_logging
 import os
 import re
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from binsr_jax.config import default
+from binsr_jax.config import FIELDS, default
 from binsr_jax.errors import UserError
+from binsr_jax.fields import Field
 from binsr_jax.ops import native
 from binsr_jax.recipes import recipe_file
 
@@ -137,7 +139,21 @@ def _help(program: Program, name: str) -> str:
     for flag in values:
         text = values[flag].help
         lines.append(f"  --{flag.replace('_', '-'):<16} {text}")
+    if "config" in values:
+        lines += ["", "fields of the config, with their defaults:"]
+        lines += [line for field in FIELDS.items() for line in _field_help(*field)]
     return "\n".join(lines)
+
+
+def _field_help(name: str, declaration: Field) -> list[str]:
+    """The lines of a field: what to write, and what it means."""
+    rule = declaration.rule
+    choices = rule.choices if rule else ()
+    bound = f"; {rule.requirement}" if rule and not choices else ""
+    text = declaration.meaning + bound + (f": {', '.join(choices)}" if choices else "")
+    indent = " " * 6
+    wrapped = textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=indent)
+    return [f"  --config.{name}={declaration.default!r}", wrapped]
 
 
 def _flag_mistake(argv: Sequence[str], error: Exception) -> str:

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
@@ -50,11 +48,7 @@ def run(args: argparse.Namespace) -> None:
         for field in ("amplification", "residual_scale"):
             if (value := getattr(args, field)) is not None:
                 config.model[field] = value
-        channels = task_of(config).channels
-        network = models.build(config.model, config.scale, channels)
-        image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-        shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-        params = from_torch(state, shapes)
+        params = from_torch(state, models.shapes(config)["params"])
     except UserError as error:
         raise UserError(f"{args.file} as {args.arch}: {error}.") from error
     start_run(args.output, config.lock(), params, f"imported {digest(args.file)}")

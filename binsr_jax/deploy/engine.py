@@ -53,9 +53,7 @@ class Engine:
         self.scale: int = model.task.scale
         self.channels: int = model.task.channels
         self._params = model.params
-        network = models.build(
-            model.config.model, self.scale, self.channels, _CONVOLUTIONS[arithmetic]
-        )
+        network: Any = models.build(model.config, _CONVOLUTIONS[arithmetic])
         image = jax.ShapeDtypeStruct((1, 1, 1, self.channels), jnp.float32)
         self.radius: int = _reach(self._params)
         features, pooled = jax.eval_shape(partial(_extract, network), self._params, None, image)

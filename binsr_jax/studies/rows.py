@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from binsr_jax.config import Config, field_value
+from binsr_jax.config import Config, copy_of, field_value
 from binsr_jax.errors import UserError
 from binsr_jax.recipes import Published, Recipe, list_rows, open_recipe
 
@@ -131,7 +131,7 @@ def reduced(
     Raises:
         UserError: there is no such field, or it cannot have such a value.
     """
-    config = ConfigDict(config.to_dict())
+    config = copy_of(config)
     budget.apply(config)
     if features is not None:
         model, part = config.model, features / _PAPER_FEATURES

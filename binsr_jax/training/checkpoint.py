@@ -25,7 +25,6 @@ from orbax.checkpoint import checkpoint_managers
 from binsr_jax import models
 from binsr_jax.config import Config, config_from_json, config_to_json
 from binsr_jax.errors import UserError
-from binsr_jax.tasks import task_of
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
 
@@ -322,6 +321,6 @@ def load_model(
         if step is None:
             raise none
         config = checkpoints.config(step)
-        model = models.build(config.model, config.scale, task_of(config).channels)
+        model = models.build(config)
         variables = jax.tree.map(jnp.asarray, checkpoints.variables(step))
     return config, model, variables, step
