@@ -1,5 +1,6 @@
 """Every setting of a run, with its default; the recipes in ``configs/`` start from these."""
 
+import ast
 import json
 import reprlib
 from typing import Any, cast
@@ -12,6 +13,8 @@ from binsr_jax.fields import (
     AT_LEAST_0,
     AT_LEAST_1,
     BELOW_1,
+    FINITE,
+    MILLION,
     PART,
     UINT32,
     Section,
@@ -25,6 +28,8 @@ _UNITS = (
     *("residual", "float", "bnn", "bireal", "reactnet", "bbcu_v2", "bbcu", "irnet", "btm", "bam"),
     *("attention", "base", "rescale_pre", "rescale_post", "single", "dual", "both"),
 )
+_BACKBONE = one_of("edsr", "srresnet", "dncnn", "rrdbnet", "srvgg")
+_TASK = one_of("sr", "denoise", "denoise_grey", "jpeg", "jpeg_colour", "jpeg_444", "photo")
 _ATTENTION = one_of("none", "se", "spatial", "pixel", "global")
 _PRECISION = one_of("float", "binary")
 
@@ -32,7 +37,9 @@ _PRECISION = one_of("float", "binary")
 class ModelConfig(Section):
     """The network."""
 
-    name: str = field("edsr", "the backbone", one_of("edsr", "srresnet", "dncnn"))
+    name: str = field(
+        "edsr", "the backbone", one_of("edsr", "srresnet", "dncnn", "rrdbnet", "srvgg")
+    )
     unit: str = field("attention", "the unit of the body", one_of(*_UNITS))
     features: int = field(64, "channels of the body", ABOVE_0)
     blocks: int = field(16, "of two convolutions each; of dncnn: convolutions of the body", ABOVE_0)
@@ -73,9 +80,16 @@ class ModelConfig(Section):
     tail: str = field("float", "the last convolution", _PRECISION)
     bias: str = field("float", "which convolutions have biases", one_of("none", "float", "all"))
     amplification: float = field(
-        130.0, "k: the image times k goes in, and k is undone at the end", ABOVE_0
+        130.0, "k: the image times k goes in, and k is undone at the end", MILLION
     )
-    residual_scale: float = field(1.0, "of the float unit's branch (0.1 in the large EDSR)")
+    residual_scale: float = field(1.0, "of the float unit's branch (0.1 in the large EDSR)", FINITE)
+    growth: int = field(32, "of rrdbnet: channels that each convolution of a block adds", ABOVE_0)
+    unshuffle: bool = field(True, "of rrdbnet: below x4 pixels of the input become channels first")
+    activation: str = field(
+        "prelu",
+        "of srvgg (the slope of leaky_relu is 0.1)",
+        one_of("prelu", "relu", "leaky_relu"),
+    )
     image_skip: str = field(
         "none", "bilinear adds the enlarged input to the output", one_of("none", "bilinear")
     )
@@ -97,12 +111,23 @@ class DataConfig(Section):
     patch: int = field(64, "side of an HR training patch, a multiple of the scale")
     sigma: tuple[float, ...] = field(
         (0.0, 75.0),
-        "denoise: range of the noise's deviation, in units of 0..255",
+        "denoise, photo: range of the noise's deviation, in units of 0..255",
         elements=(float, int),
     )
     quality: tuple[int, ...] = field(
-        (0, 50), "jpeg: range of the compression's quality, ends included", elements=(int,)
+        (0, 50), "jpeg, jpeg_colour, photo: range of quality, ends included", elements=(int,)
     )
+    subsampling: tuple[str, ...] = field(
+        ("4:2:0", "4:4:4"), "jpeg_colour, photo: of chroma, drawn evenly"
+    )
+    grey: float = field(0.1, "jpeg_colour: share of patches that are grey")
+    blur: tuple[float, ...] = field(
+        (0.0, 0.5),
+        "photo: range of the blur's deviation, in LR pixels",
+        elements=(float, int),
+    )
+    twice: float = field(0.3, "photo: share of degraded patches reduced and compressed twice")
+    clean: float = field(0.2, "photo: share of patches that are only reduced, by the bicubic")
     flip: bool = field(True, "random horizontal flips")
     rotate: bool = field(True, "random rotations by 90 degrees")
     workers: int = field(
@@ -139,7 +164,7 @@ class TrainConfig(Section):
     schedule: str = field(
         "multistep", "of the learning rate", one_of("constant", "multistep", "cosine")
     )
-    warmup: int = field(0, "steps of linear warm-up from zero, before the schedule", AT_LEAST_0)
+    warmup: int = field(0, "steps of linear warm-up, at most half of all steps", AT_LEAST_0)
     milestones: tuple[int, ...] = field(
         (200_000,),
         "of multistep: the steps at which the rate is multiplied by decay",
@@ -181,7 +206,7 @@ class Config(Section):
     """All settings of a run; see ``Section`` for what a config is at run time."""
 
     seed: int = field(0, "of the parameters and of the input sequence", UINT32)
-    task: str = field("sr", "what the network restores", one_of("sr", "denoise", "jpeg"))
+    task: str = field("sr", "what the network restores", _TASK)
     scale: int = field(2, "upscaling factor; 1 where the task does not enlarge")
     devices: int = field(0, "how many devices share a batch; 0: all there are", AT_LEAST_0)
     parallel: str = field(
@@ -238,6 +263,17 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
     return fields
 
 
+def flat_fields(config: Config, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config, or of a part of it, by name: ``{"train.steps": 1000}``."""
+    fields: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            fields |= flat_fields(value, f"{prefix}{key}.")
+        else:
+            fields[f"{prefix}{key}"] = value
+    return fields
+
+
 def config_to_json(config: Config) -> dict[str, Any]:
     """The config as plain JSON values; tuples become lists."""
     return json.loads(json.dumps(config.to_dict()))
@@ -280,9 +316,33 @@ def field_value(name: str, known: Any, value: Any) -> Any:
         if all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
             return tuple(kinds[0](element) for element in value)
         return None
-    if type(known) is float and type(value) is int and abs(value) < 2**53:
+    if type(value) is int and abs(value) >= 2**53:
+        return None
+    if type(known) is float and type(value) is int:
         return float(value)
     return value if type(value) is type(known) else None
+
+
+def list_value(name: str, text: str) -> tuple[Any, ...] | None:
+    """A field that is a list, as it is written on a command line: ``Set5,B100`` or ``2,3``.
+
+    Args:
+        name: of the field, such as ``"eval.sets"``.
+        text: the elements, with commas between them; or a Python tuple or list.
+
+    Returns:
+        The value, or None if the field cannot have it.
+    """
+    try:
+        value = ast.literal_eval(text) if text.strip() else ()
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, tuple | list):
+        value = () if value is None else (value,)
+    fitting = field_value(name, (), value) if value or text.strip() in ("", "()", "[]") else None
+    if fitting is None and FIELDS[name].elements == (str,):
+        fitting = tuple(filter(None, (part.strip() for part in text.split(","))))
+    return fitting
 
 
 def _unknown_field(name: str, value: Any) -> UserError:

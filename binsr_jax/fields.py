@@ -118,6 +118,8 @@ def one_of(*choices: str) -> Rule:
 AT_LEAST_0 = Rule(lambda value: value >= 0, "must be at least 0")
 AT_LEAST_1 = Rule(lambda value: value >= 1, "must be at least 1")
 ABOVE_0 = Rule(lambda value: 0 < value < math.inf, "must be above 0")
+FINITE = Rule(math.isfinite, "must be finite")
+MILLION = Rule(lambda value: 1e-6 <= value <= 1e6, "must lie in 1e-6..1e6")
 BELOW_1 = Rule(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 PART = Rule(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
 UINT32 = Rule(lambda value: 0 <= value < 2**32, f"must lie in 0..{2**32 - 1}")

@@ -3,12 +3,13 @@
 import pytest
 from ml_collections import ConfigDict
 
-from binsr_jax.config import FIELDS, config_from_json, config_to_json, default
+from binsr_jax.config import FIELDS, config_from_json, config_to_json, default, list_value
 from binsr_jax.data.sources import SOURCES
 from binsr_jax.errors import UserError
 from binsr_jax.fields import check
 from binsr_jax.models import MODELS
 from binsr_jax.models.backbone import ACTIVATIONS
+from binsr_jax.models.srvgg import SRVGG_ACTIVATIONS
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import WEIGHT_SCALES
 from binsr_jax.nn.units import UNITS
@@ -59,6 +60,7 @@ def test_elements_of_another_type_are_refused(field, value):
         ("model.head_activation", ACTIVATIONS),
         ("data.source", SOURCES),
         ("train.loss", LOSSES),
+        ("model.activation", SRVGG_ACTIVATIONS),
         ("train.schedule", SCHEDULES),
     ],
 )
@@ -91,3 +93,33 @@ def test_a_broken_rule_names_the_field_the_value_and_the_choices():
     config.train.steps, config.model.head = 1, "int4"
     with pytest.raises(UserError, match=r"model\.head is 'int4', but must be one of: float, bin"):
         check(FIELDS, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("eval.sets", "Set5,B100", ("Set5", "B100")),
+        ("eval.sets", " Set5 , B100,", ("Set5", "B100")),
+        ("eval.sets", "Set5", ("Set5",)),
+        ("eval.sets", "('Set5', 'B100')", ("Set5", "B100")),
+        ("eval.sets", "['Set5']", ("Set5",)),
+        ("eval.sets", "", ()),
+        ("eval.sets", "()", ()),
+        ("eval.sets", "2020", ("2020",)),  # a set may be called so
+        ("data.sources", "folder:a=3,samples=1", ("folder:a=3", "samples=1")),
+        ("train.milestones", "2,3", (2, 3)),
+        ("train.milestones", "7", (7,)),
+        ("train.milestones", "2,x", None),
+        ("train.milestones", "2.5", None),
+        ("data.sigma", "0,75", (0.0, 75.0)),
+        ("data.quality", "(5, 6)", (5, 6)),
+        ("eval.levels", "[" * 9999, None),
+    ],
+)
+def test_lists_are_written_with_commas(name, text, value):
+    assert list_value(name, text) == value
+
+
+def test_whole_numbers_beyond_floats_are_refused():
+    with pytest.raises(UserError, match=r"train\.steps = 9007199254740992"):
+        config_from_json({"train": {"steps": 2**53}})

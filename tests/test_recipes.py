@@ -152,9 +152,12 @@ def test_the_papers_rows_are_there():
         "attention": 16 + 12,
         "bbcu_sr": 2 * 10 + 4,
         "bin_edsr": 1,
+        "dejpeg": 1,
         "denoise": 8,
+        "denoise_grey": 4,
         "edsr": 1,
         "jpeg": 8,
+        "photo": 1,
         "quickstart": 1,
     }
     assert len({recipe.spec for recipe in ALL}) == len(ALL)

@@ -4,6 +4,7 @@
     binsr evaluate --model model.binsr --engine packed --sets Set5 --data-dir FOLDER
     binsr evaluate --bicubic --scale 2 --sets samples
     binsr evaluate --degraded --task denoise --levels 15,50 --sets CBSD68,Kodak24@500
+    binsr evaluate --model model.binsr --task photo --sets B100
 
 It prints a Markdown table, in which the input's own score stands above each network's, and appends
 one JSON line an image and one a set to results.jsonl, in the work dir or in --output.
@@ -11,6 +12,9 @@ one JSON line an image and one a set to results.jsonl, in the work dir or in --o
 A benchmark set is a folder of HR images, FOLDER/Set5/*.png, or FOLDER/Set5/HR/*.png with
 FOLDER/Set5/LR_bicubic/X2/*x2.png. The set "samples" is the held-out images of the package.
 Kodak24@500 takes the 500x500 pixels in the middle of each image of Kodak24.
+
+With --task a network is scored by the protocol of another task of the same scale: one that was
+trained on clean images on photographs, or one for colour on luma.
 """
 
 import datetime
@@ -23,6 +27,7 @@ from absl import flags, logging
 
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
+from binsr_jax.files import printable
 from binsr_jax.tasks import TASKS, task_of
 
 
@@ -38,7 +43,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text("model", help="Score the network in this file of binsr pack.")
     choice("engine", None, ["packed", "float"], "How --model computes.")
     switch("degraded", help="Score the degraded input of --task itself.")
-    choice("task", None, list(TASKS), "Task of --degraded; default sr.")
+    choice("task", None, list(TASKS), "Task to score; default: the network's, or sr of --degraded.")
     switch("bicubic", help="Score bicubic enlargement: --degraded --task sr.")
     choice("which", "best", ["best", "latest"], "Which checkpoint of the work dir.")
     texts("sets", help="Benchmark sets; default: eval.sets of the config.")
@@ -61,8 +66,8 @@ def run(values: flags.FlagValues) -> None:
     """Runs ``binsr evaluate``."""
     if [bool(values.workdir), bool(values.model), values.bicubic, values.degraded].count(True) != 1:
         raise UserError("Give one of --workdir=DIR, --model=FILE, --degraded and --bicubic.")
-    if values.task and not values.degraded:
-        raise UserError("--task goes with --degraded: a network has its own task.")
+    if values.task and values.bicubic:
+        raise UserError("--task does not go with --bicubic, which is --degraded --task sr.")
     if values.engine and not values.model:
         raise UserError("--engine goes with --model=FILE, which binsr pack makes of a work dir.")
     if values.workdir:
@@ -73,6 +78,8 @@ def run(values: flags.FlagValues) -> None:
         scored = subject.packed(values.model, engine, values.scale)
     else:
         scored = subject.degraded(values.task or "sr", values.scale)
+    if values.task and scored.restore is not None:
+        scored = subject.scored_as(scored, values.task)
     config = scored.config
     if values.levels:  # what is no number is refused by the task
         levels: Any = tuple(int(n) if n.isdecimal() else n for n in values.levels)
@@ -92,7 +99,7 @@ def run(values: flags.FlagValues) -> None:
         before = report.input_row(rows[-1])
         report.append_rows(results, [{"time": time} | before, *rows] if before else rows)
         set_rows.append(rows[-1])
-    print(report.table(set_rows), flush=True)
+    print(printable(report.table(set_rows)), flush=True)
     for note in report.notes(set_rows):
-        print(f"\n{note}", flush=True)
+        print(printable(f"\n{note}"), flush=True)
     logging.info("One line an image and one a set are in %s", results)

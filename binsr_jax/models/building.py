@@ -16,7 +16,9 @@ from binsr_jax.fields import check
 from binsr_jax.models.backbone import Factory
 from binsr_jax.models.dncnn import DnCNN
 from binsr_jax.models.edsr import EDSR
+from binsr_jax.models.rrdbnet import build_rrdbnet
 from binsr_jax.models.srresnet import SRResNet
+from binsr_jax.models.srvgg import build_srvgg
 from binsr_jax.nn.binary import BinaryConv
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.packed import SignConv
@@ -196,6 +198,9 @@ MODELS: dict[str, Callable[[ModelConfig, int, int, Factory], nn.Module]] = {
     "edsr": _edsr,
     "srresnet": _srresnet,
     "dncnn": _dncnn,
+    # Float networks, without units to choose from.
+    "rrdbnet": lambda config, scale, channels, conv: build_rrdbnet(config, scale, channels),
+    "srvgg": lambda config, scale, channels, conv: build_srvgg(config, scale, channels),
 }
 _UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
 _HR_CONVS = {"none": None, "float": ConvUnit, "binary": BBCU}
