@@ -27,7 +27,6 @@ _OPTIONS = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 _READING = threading.RLock()
-_MOST_DPI = 65_535  # that JPEG holds
 _PIXELS_OF_BMP = 255  # of a byte, at most: a run
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TURNS = {
@@ -195,7 +194,9 @@ def write_picture(
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as output:
             image.save(cast(BinaryIO, output), form, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # encoders raise any of a dozen types where a format ends
         raise UserError(f"Cannot write {file} ({_reason(error)}).") from error
 
 
@@ -333,7 +334,7 @@ def _known(dpi: Any) -> tuple[float, float] | None:
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     # One dot an inch is how Pillow writes that nothing is known.
-    known = all(math.isfinite(value) and 1 < value <= _MOST_DPI for value in (across, down))
+    known = all(1 < value < math.inf for value in (across, down))
     return (across, down) if known else None
 
 

@@ -65,12 +65,13 @@ def test_only_regular_files_are_opened(run, folder, capsys) -> None:
     (folder / "f.png").mkdir()
     (folder / "g.png").symlink_to("a.png")
     image = save(folder / "z.png")
-    assert run(folder, "-o", folder / "out") == 1
-    require_enlarged(folder / "out" / "z_x2.png", image)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 6  # a.png and g.png are one
-    assert all(line.startswith("error: ") for line in lines)
-    assert names(folder / "out") == ["z_x2.png"]
+    for inputs, least, out in ((folder, 2, "one"), (folder / "*.png", 6, "two")):
+        assert run(inputs, "-o", folder / out) == 1
+        require_enlarged(folder / out / "z_x2.png", image)
+        lines = capsys.readouterr().err.splitlines()
+        assert least <= len(lines) <= 6  # a.png and g.png are one
+        assert all(line.startswith("error: ") for line in lines)
+        assert names(folder / out) == ["z_x2.png"]
 
 
 def test_an_output_that_is_no_regular_file_is_not_replaced(run, folder, capsys) -> None:
@@ -230,6 +231,14 @@ def _as_tiff(exif: Image.Exif) -> Image.Exif:
     for tag in (0x8298, 0x013B):
         loaded[tag] = exif[tag]
     return loaded
+
+
+def test_dots_beyond_what_a_format_holds_are_left_out(run, folder) -> None:
+    dots = chunk(b"pHYs", struct.pack(">IIB", 2_000_000, 2_000_000, 1))
+    (folder / "a.png").write_bytes(png(smooth(3), 8, 2, dots))
+    assert run(folder, "-f", "jpg") == 0
+    with Image.open(folder / "a_x2.jpg") as written:
+        assert written.info.get("jfif_unit") == 0
 
 
 def _texts(exif: Image.Exif) -> dict[int, bytes]:
