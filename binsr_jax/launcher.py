@@ -21,11 +21,9 @@ from binsr_jax.ops import native
 from binsr_jax.recipes import recipe_file
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
-# Of lists; the defaults, which are examples of all other fields, are empty or of one element.
+# Of lists whose default is empty, or of one element; the defaults of all other fields are examples.
 _EXAMPLES = {
     "config.data.sources": "folder:DIR=3,samples=1",
-    "config.data.sigma": "0,75",
-    "config.data.quality": "0,50",
     "config.train.milestones": "200000,400000",
     "config.eval.sets": "Set5,B100",
     "config.eval.levels": "15,50",
@@ -175,7 +173,8 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
     Raises:
         UserError: a list has an element that its field cannot have.
     """
-    lists = {n for n, value in flat_fields(default(), "config.").items() if type(value) is tuple}
+    fields = flat_fields(default(), "config.")
+    lists = {name: known for name, known in fields.items() if isinstance(known, tuple)}
     given = iter(argv)
     written = []
     for argument in given:
@@ -186,7 +185,7 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
         name, text = match[1], match[2] if match[2] is not None else next(given, "")
         value = list_value(name.removeprefix("config."), text)
         if value is None:
-            raise UserError(_wrong_value(name, text, ()))
+            raise UserError(_wrong_value(name, text, lists[name]))
         written.append(f"--{name}={value!r}")
     return written
 
@@ -194,7 +193,8 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
 def _wrong_value(name: str, text: str, known: Any) -> str:
     """The sentence for a value that a field of the config cannot have; ``known``: its default."""
     kind = _KINDS.get(type(known), "a text")
-    return f"{name} cannot be {text!r}: it is {kind}, such as {_EXAMPLES.get(name, repr(known))}."
+    usual = ",".join(map(str, known)) if isinstance(known, tuple) else repr(known)
+    return f"{name} cannot be {text!r}: it is {kind}, such as {_EXAMPLES.get(name, usual)}."
 
 
 def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
