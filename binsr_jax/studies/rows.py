@@ -155,13 +155,14 @@ def assign(config: Config, setting: str) -> None:
     """
     name, equals, text = setting.partition("=")
     *folders, field = name.strip().removeprefix("config.").split(".")
+    place: Any = config
     for folder in folders:
-        config = config.get(folder) if isinstance(config, ConfigDict) else None
-    known = config.get(field) if isinstance(config, ConfigDict) else None
+        place = place.get(folder) if isinstance(place, ConfigDict) else None
+    known = place.get(field) if isinstance(place, ConfigDict) else None
     if known is None or isinstance(known, ConfigDict) or not equals:
         raise UserError(
             f"--set {setting} sets no field: write config.FIELD=VALUE, with a field of "
-            f"binsr_jax/config.py."
+            f"binsr train --help."
         )
     path = ".".join([*folders, field])
     value: Any = text
@@ -175,7 +176,7 @@ def assign(config: Config, setting: str) -> None:
     value = field_value(path, known, value)
     if value is None:
         raise UserError(f"config.{path} cannot be {text!r}: it is {known!r}.")
-    config[field] = value
+    place[field] = value
 
 
 def row_of(recipe: Recipe, config: Config) -> Row:
