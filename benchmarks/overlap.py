@@ -10,11 +10,10 @@ import argparse
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from binsr_jax.data.images import read_rgb
-from binsr_jax.models import build
+from binsr_jax.models.building import build, shapes
 from binsr_jax.models.esrgan_weights import rrdbnet_config, rrdbnet_names
 from binsr_jax.models.torch_files import read_state
 from binsr_jax.models.torch_weights import from_torch
@@ -30,10 +29,9 @@ def main() -> None:
     args = parser.parse_args()
     state = read_state(args.weights)
     config = rrdbnet_config(state)
-    network = build(config.model, config.scale)
-    image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-    variables = {"params": from_torch(state, shapes, rrdbnet_names(state))}
+    network = build(config)
+    params = from_torch(state, shapes(config)["params"], rrdbnet_names(state))
+    variables = {"params": params}
     run = jax.jit(network.apply)
     half = args.side // 2
     x = read_rgb(args.picture)[:half, : args.side].astype(np.float32)[None] / 255

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from binsr_jax.deploy import gif, jpeg, png, tiff
-from binsr_jax.deploy.ifd import Directories, kept_exif, orientation_and_dpi
+from binsr_jax.deploy.ifd import EXIF_MARK, Directories, add_exif, kept_exif, orientation_and_dpi
 from binsr_jax.deploy.pictures import FORMATS, Picture, from_pillow
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular, replacing
@@ -27,7 +27,6 @@ _OPTIONS = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 _READING = threading.RLock()
-_MOST_DPI = 65_535  # that JPEG holds
 _PIXELS_OF_BMP = 255  # of a byte, at most: a run
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TURNS = {
@@ -184,9 +183,8 @@ def write_picture(
     options: dict[str, Any] = dict(_OPTIONS.get(form, {}))
     if form in ("JPEG", "WEBP"):
         options["quality"] = quality
-    if exif:
-        options["exif"] = _with_bytes(exif) if form == "TIFF" else exif
-        options.pop("compression", None)  # Pillow cannot write EXIF into a compressed TIFF
+    if exif and form != "TIFF":  # into which Pillow writes no other text than ASCII
+        options["exif"] = exif
     if profile := image.info.get("icc_profile"):
         options["icc_profile"] = profile
     if dpi is not None and form != "WEBP":  # which has no place for it
@@ -195,7 +193,11 @@ def write_picture(
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as output:
             image.save(cast(BinaryIO, output), form, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+            if exif and form == "TIFF":
+                add_exif(cast(BinaryIO, output), exif)
+    except MemoryError:
+        raise
+    except Exception as error:  # encoders raise any of a dozen types where a format ends
         raise UserError(f"Cannot write {file} ({_reason(error)}).") from error
 
 
@@ -293,7 +295,7 @@ def _with_exif(opened: _Opened, exif: bytes | None, xmp: bytes) -> _Opened:
     if not exif:
         return opened
     try:
-        opened.exif = Directories(io.BytesIO(exif.removeprefix(b"Exif\0\0")))
+        opened.exif = Directories(io.BytesIO(exif.removeprefix(EXIF_MARK)))
         orientation, dpi = orientation_and_dpi(opened.exif)
     except ValueError:
         opened.exif = None
@@ -333,19 +335,8 @@ def _known(dpi: Any) -> tuple[float, float] | None:
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     # One dot an inch is how Pillow writes that nothing is known.
-    known = all(math.isfinite(value) and 1 < value <= _MOST_DPI for value in (across, down))
+    known = all(1 < value < math.inf for value in (across, down))
     return (across, down) if known else None
-
-
-def _with_bytes(exif: bytes) -> Image.Exif:
-    """EXIF whose texts are bytes, since Pillow writes no others than ASCII into a TIFF."""
-    loaded = Image.Exif()
-    loaded.load(exif)
-    for values in (loaded, *(loaded.get_ifd(tag) for tag in (0x8769, 0x8825))):
-        for tag, value in list(values.items()):
-            if isinstance(value, str) and not value.isascii():
-                values[tag] = value.encode("latin-1", "replace")
-    return loaded
 
 
 def _reason(error: Exception) -> str:

@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from binsr_jax.config import Config
 from binsr_jax.errors import UserError
 from binsr_jax.models.torch_files import read_state
 from binsr_jax.models.vgg import VGG19
+from binsr_jax.settings import TrainConfig
 
 # The convolutions in order, and their numbers in torchvision's list of layers.
 _CONVS = [f"conv{block}_{i}" for block, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1)]
 _TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
 
-def perceptual_layers(train: Config) -> dict[str, float]:
+def perceptual_layers(train: TrainConfig) -> dict[str, float]:
     """The layers of ``config.train.perceptual_layers`` and their weights.
 
     Raises:
@@ -43,7 +43,7 @@ def perceptual_layers(train: Config) -> dict[str, float]:
     return layers
 
 
-def load_vgg(train: Config) -> dict[str, Any]:
+def load_vgg(train: TrainConfig) -> dict[str, Any]:
     """The parameters of VGG19, up to the last layer that is needed.
 
     Args:

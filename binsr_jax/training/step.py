@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.nn.fence import UNIT_INPUT
-from binsr_jax.tasks import task_of
+from binsr_jax.settings import TrainConfig
 from binsr_jax.training.adversary import generator_loss, update_adversary
 from binsr_jax.training.devices import AXIS
 from binsr_jax.training.losses import make_loss
@@ -32,9 +32,6 @@ Collections = dict[str, Any]
 Terms = dict[str, jax.Array]  # of the loss, by name; and "output" where the network's is needed
 Gradient = Callable[[TrainState, Batch, Any], tuple[jax.Array, Collections, Any, Terms]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-
-PARALLEL = ("mesh", "pmap")
-COMPUTE = ("float32", "bfloat16")
 
 
 def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
@@ -146,7 +143,7 @@ def make_gradient(config: Config, model: nn.Module) -> Gradient:
     return gradient_of
 
 
-def fixed_networks(train: Config) -> dict[str, Any]:
+def fixed_networks(train: TrainConfig) -> dict[str, Any]:
     """The parameters of networks that a step uses and does not train, by name.
 
     Raises:
@@ -187,9 +184,9 @@ def make_step(
     schedule = learning_rate(config.train)
     latent: frozenset[tuple[str, ...]] = frozenset()
     if config.train.clip_weights:
-        latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+        latent = models.binary_kernels(config)
     by_hand = config.parallel == "pmap"
-    adversarial = make_optimizer(discriminator_settings(config.train))
+    adversarial = make_optimizer(discriminator_settings(config))
 
     def step(state: TrainState, batch: Batch, fixed: Any) -> tuple[TrainState, Metrics]:
         loss, collections, gradients, terms = gradient_of(state, batch, fixed)

@@ -211,7 +211,7 @@ def test_a_checkpoint_from_before_there_were_discriminators_goes_on(tiny, tmp_pa
         from binsr_jax import models
         from binsr_jax.training.state import create_state, make_optimizer
 
-        model = models.build(config.model, config.scale)
+        model = models.build(config)
         like = create_state(config, model, make_optimizer(config.train))
         state, data = checkpoints.restore(2, like), checkpoints.data(2)
     old = StateOfBefore(state.step, state.params, state.collections, state.opt_state, state.ema)
