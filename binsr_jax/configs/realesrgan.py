@@ -18,8 +18,8 @@ later general-x4v3 model, ``network=anime`` RRDBNet with 6 blocks.
 
 A step has about 11 T multiply-accumulates, three times those of the network on 48 patches:
 1,000,000 steps are two weeks on a GPU that sustains 20 TFLOP/s, and the compact network's one. Not
-trained here to the end. Degrading a patch takes about half a second of a CPU core, so a GPU needs
-many of ``config.data.workers``.
+trained here to the end. Degrading a patch takes about 0.09 s on two CPU cores, so a GPU needs many
+of ``config.data.workers``.
 """
 
 from binsr_jax.config import Config, default, variant_fields

@@ -95,10 +95,10 @@ def make_gradient(config: Config, model: nn.Module) -> Gradient:
             variables, batch["lq"], train=True, progress=progress, mutable=list(collections)
         )
         target = sharpened(batch["hq"], sharpen) if sharpen else batch["hq"]
-        loss, terms = loss_of(output, target), {}
+        pixel, terms = loss_of(output, target), {}
         if layers or adversary is not None:
-            terms["pixel"] = loss
-            loss = train.pixel_weight * loss
+            terms["pixel"] = pixel
+        loss = train.pixel_weight * pixel
         if "teacher" in batch:
             loss += train.teacher_weight * loss_of(output, batch["teacher"])
         if layers:
