@@ -75,7 +75,7 @@ def generator_loss(config: Config, state: Adversary, output: jax.Array, real: ja
     """What the discriminator, as it is, makes of a generator's output: lower is more real."""
     model = DISCRIMINATORS[config.train.discriminator](config.train.discriminator_features)
     variables = {"params": state.params, **state.collections}
-    logits = [model.apply(variables, x) for x in (jax.lax.stop_gradient(real), output)]
+    logits: list[Any] = [model.apply(variables, x) for x in (jax.lax.stop_gradient(real), output)]
     return GAN_LOSSES[config.train.gan_loss][1](*logits)
 
 
@@ -93,7 +93,7 @@ def update_adversary(
         variables = {"params": params, **state.collections}
         # The vectors move once in a step, and both images see the same network.
         on_real, collections = model.apply(variables, real, mutable=[SPECTRAL])
-        on_made = model.apply(variables, jax.lax.stop_gradient(made))
+        on_made: Any = model.apply(variables, jax.lax.stop_gradient(made))
         return GAN_LOSSES[config.train.gan_loss][0](on_real, on_made), dict(collections)
 
     (loss, collections), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

@@ -102,10 +102,7 @@ def perceptual_distance(
     ours, theirs = (network.apply({"params": params}, x) for x in (output, target))
     assert isinstance(ours, dict)
     assert isinstance(theirs, dict)
-    return sum(
-        (
-            jnp.float32(weight) * jnp.abs(ours[name] - jax.lax.stop_gradient(theirs[name])).mean()
-            for name, weight in layers.items()
-        ),
-        start=jnp.float32(0),
-    )
+    distance = jnp.zeros((), jnp.float32)
+    for name, weight in layers.items():
+        distance += weight * jnp.abs(ours[name] - jax.lax.stop_gradient(theirs[name])).mean()
+    return distance

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ def test_other_names_of_vggs_weights(tiny, vgg_file, tmp_path):
     from safetensors.numpy import load_file
 
     state = load_file(vgg_file)
-    names = dict(
+    names: dict[int, str] = dict(
         zip(_NUMBERS, ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"), strict=True)
     )
     renamed = {
@@ -200,7 +201,7 @@ class StateOfBefore:
     step: jax.Array
     params: dict
     collections: dict
-    opt_state: tuple
+    opt_state: Any
     ema: dict | None
 
 
@@ -214,7 +215,9 @@ def test_a_checkpoint_from_before_there_were_discriminators_goes_on(tiny, tmp_pa
         model = models.build(config)
         like = create_state(config, model, make_optimizer(config.train))
         state, data = checkpoints.restore(2, like), checkpoints.data(2)
-    old = StateOfBefore(state.step, state.params, state.collections, state.opt_state, state.ema)
+    old: Any = StateOfBefore(
+        state.step, state.params, state.collections, state.opt_state, state.ema
+    )
     (tmp_path / "old").mkdir()
     with Checkpoints(tmp_path / "old") as checkpoints:
         checkpoints.save(old, config, data, 22.0)
