@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = log.level
     log.setLevel(logging.ERROR)  # Orbax tells much that is no user's concern
     try:
+        if os.environ.get("BINSR_KERNEL"):
+            importlib.import_module("binsr_jax.launcher").check_kernel()
         return module.run(args) or 0
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)

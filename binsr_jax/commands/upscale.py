@@ -21,7 +21,7 @@ from collections.abc import Callable
 from binsr_jax.deploy.jobs import FORMATS, Options, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.errors import UserError
-from binsr_jax.launcher import check_kernel, keep_compiled_programs
+from binsr_jax.launcher import keep_compiled_programs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("No image is named: binsr upscale PATH takes files, folders and patterns.")
     files = find_images(inputs)
     keep_compiled_programs()
-    check_kernel()
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
         raise UserError(

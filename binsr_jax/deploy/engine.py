@@ -117,13 +117,15 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
 
 
 def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: int) -> jax.Array:
-    """The output, a strip of rows at a time."""
+    """The output, a strip of rows at a time where the network would need too much memory."""
     row = 4 * features.shape[-1] * features.shape[-2] * network.scale  # bytes, of an intermediate
     rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // network.scale)
 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
         return network.apply({"params": params}, features, x, method="reconstruct")
 
+    if network.apply({"params": params}, features, method="reconstructs_by_rows"):
+        return part(features, x)
     return in_strips(part, (features, x), rows, halo)
 
 
