@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.training.journal import read_log
 
 _HEADER = ("Run", "Step", "State", "Loss", "Steps/s", "Best scores (dB)", "at step", "Size (MB)")
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr runs``."""
-    print(table(args.folder.expanduser()))
+    print(printable(table(args.folder.expanduser())))
 
 
 def table(folder: Path) -> str:
@@ -42,7 +43,7 @@ def table(folder: Path) -> str:
         raise UserError(f"There is no folder {folder}: name a work dir, or a folder of work dirs.")
     rows = [_row(workdir, folder) for workdir in _workdirs(folder)]
     if not rows:
-        raise UserError(f"{folder} holds no work dir of train.py: name another folder.")
+        raise UserError(f"{folder} holds no work dir of binsr train: name another folder.")
     rule = ("---", *("---:" for _ in _HEADER[1:]))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (_HEADER, rule, *rows))
 

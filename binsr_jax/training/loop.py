@@ -20,9 +20,11 @@ from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
+from binsr_jax.files import replace_text
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import (
     Checkpoints,
+    arithmetic,
     check_same_network,
     config_to_json,
     differences,
@@ -34,7 +36,7 @@ from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 from binsr_jax.training.step import Metrics, make_step
 from binsr_jax.training.transfer import initialised, make_teacher
-from binsr_jax.training.workdir import claim, replace_text, writing_to
+from binsr_jax.training.workdir import claim, writing_to
 
 Scores = dict[str, float]
 Pictures = dict[str, np.ndarray]
@@ -120,6 +122,14 @@ class _Run:
             logging.info("Since that step config.%s has changed from %r to %r.", name, old, new)
         if self._checkpoints.data(step) != self._data:
             logging.warning("Since that step the training images have changed.")
+        before, now = self._checkpoints.arithmetic(step), arithmetic()
+        if before not in (None, now):
+            logging.warning(
+                "Since that step what computes has changed from %s to %s: it rounds floats "
+                "differently, so the run does not end with the same bits.",
+                before,
+                now,
+            )
         return state
 
     def to_the_end(self) -> int:

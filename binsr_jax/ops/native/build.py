@@ -15,6 +15,8 @@ from pathlib import Path
 
 import jax
 
+from binsr_jax.files import replace_bytes
+
 _KERNELS = Path(__file__).with_name("kernels")
 _CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native"
 _FLAGS = ("-std=c++17", "-O3", _CPU, "-fPIC", "-shared", "-pthread")
@@ -133,15 +135,13 @@ def _run(command: list[str]) -> str:
 def _compile(form: str, file: Path) -> Path:
     if sys.stderr.isatty():  # somebody waits
         print("Compiling the convolutions for this CPU, once, in some seconds.", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
-        made, made_hash = Path(folder) / "library.so", Path(folder) / "hash"
+    with tempfile.TemporaryDirectory() as private:
+        made = Path(private) / "library.so"
         options = [*_FLAGS, f"-DFORM={form}", "-isystem", jax.ffi.include_dir()]
         _run([*_compiler(), *options, str(_KERNELS / "handlers.cc"), "-o", str(made)])
-        made_hash.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
-        for one, other in ((made, file), (made_hash, _hash_file(file))):
-            with one.open("rb") as written:
-                os.fsync(written.fileno())
-            os.replace(one, other)
+        library = made.read_bytes()
+    replace_bytes(file, library)
+    replace_bytes(_hash_file(file), hashlib.sha256(library).hexdigest().encode())
     return file
 
 
