@@ -118,7 +118,7 @@ def form_for_packed(x: jax.Array, w_bits: jax.Array) -> str:
     return chosen_form() if fits else "xla"
 
 
-def form_for_conv(x: jax.Array, kernel: jax.Array) -> str:
+def form_for_conv(x: jax.Array | jax.ShapeDtypeStruct, kernel: jax.Array) -> str:
     """`chosen_form`, or ``"xla"`` for a convolution that ``call.conv`` does not take."""
     inputs, outputs = kernel.shape[2:]
     few = inputs % _FEW_INPUTS == 0 and outputs <= _FEW_OUTPUTS
