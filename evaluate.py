@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from binsr_jax import cli
+from binsr_jax import launcher
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
 from binsr_jax.tasks import TASKS, task_of
@@ -89,4 +89,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    launcher.run(main)

@@ -10,7 +10,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from binsr_jax import cli, models
+from binsr_jax import launcher, models
 from binsr_jax.evaluation.benchmark import network_validator
 from binsr_jax.tasks import task_of
 from binsr_jax.training.loop import train
@@ -35,4 +35,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    launcher.run(main)

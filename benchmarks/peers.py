@@ -24,7 +24,7 @@ from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.models.backbone import UPSAMPLING_STEPS
 from binsr_jax.models.edsr import DIV2K_MEAN
-from binsr_jax.nn.packed import FloatConv
+from binsr_jax.nn.packed import PackedFloatConv
 from binsr_jax.ops import native
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.conv import conv2d
@@ -261,7 +261,7 @@ def packed(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     return lambda x: engine.run(x[0])[None]
 
 
-class _FloatKernelConv(FloatConv):
+class _FloatKernelConv(PackedFloatConv):
     """The same convolution, with a float kernel that holds the scale."""
 
     @nn.compact

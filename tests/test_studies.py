@@ -61,7 +61,7 @@ def compiled(tmp_path, monkeypatch):
     before = {name: jax.config.values[name] for name in names}
     for name, value in zip(names, (str(tmp_path / "compiled"), 0.0), strict=True):
         jax.config.update(name, value)
-    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(study.launcher, "keep_compiled_programs", lambda: None)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
@@ -181,7 +181,7 @@ def test_a_row_that_fails_does_not_end_the_study(recipe, tmp_path, monkeypatch, 
         return 0
 
     monkeypatch.setattr(runs, "train", train)
-    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(study.launcher, "keep_compiled_programs", lambda: None)
     argv = ["study", "table", "--configs", f"{recipe}:*", *arguments(tmp_path, "out")]
     assert main(argv) == 1
     assert "error: First & best failed: The loss became nan" in capsys.readouterr().err
@@ -304,7 +304,7 @@ def test_k_trains_every_number_of_channels_with_every_k(recipe, tmp_path, monkey
 
     monkeypatch.setattr(study, "train_rows", finished)
     monkeypatch.setattr(study, "check", lambda rows: None)
-    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(study.launcher, "keep_compiled_programs", lambda: None)
     argv = ["study", "k", "--config", f"{recipe}", "--budget", "2", "-o", str(tmp_path / "k")]
     assert main([*argv, "--features", "4,8", "--k", "1,4,16"]) == 0
     about, *points = map(json.loads, (tmp_path / "k" / "k.jsonl").read_text().splitlines())
@@ -372,7 +372,7 @@ def test_a_network_without_binary_units_has_no_activations_to_show(monkeypatch, 
 
 
 def test_a_figure_is_the_same_from_the_same_numbers(tmp_path):
-    for suffix in figures.SUFFIXES:
+    for suffix in figures.FIGURE_SUFFIXES:
         written = []
         for name in ("a", "b"):
             shown = Figure()
@@ -395,7 +395,7 @@ def test_a_figure_is_the_same_from_the_same_numbers(tmp_path):
 )
 def test_a_mistake_is_one_sentence(argv, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study.cli, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(study.launcher, "keep_compiled_programs", lambda: None)
     assert main(["study", *argv]) == 1
     error = capsys.readouterr().err
     assert words in error

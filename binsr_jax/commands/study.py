@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from binsr_jax import cli, cost
+from binsr_jax import cost, launcher
 from binsr_jax.commands import plot
 from binsr_jax.config import Config
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
@@ -34,7 +34,7 @@ from binsr_jax.evaluation.report import json_line
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
-from binsr_jax.studies.runs import Result, StoppedError, check, train_rows
+from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_model
 from binsr_jax.training.workdir import replace_text, writing_to
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int | None:
     """Runs ``binsr study``; the exit status is 128 + n where signal n stopped it."""
     if args.study == "curves":
         return plot.run(args)
-    cli.keep_compiled_programs()
+    launcher.keep_compiled_programs()
     args.output = args.output.expanduser()
     args.workdir = (args.workdir or args.output / "rows").expanduser()
     study = {"table": _table, "k": _amplification, "activations": _activations}[args.study]
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int | None:
         with _terminated_like_interrupted(), writing_to(args.output):
             args.output.mkdir(parents=True, exist_ok=True)
             return study(args)
-    except StoppedError as stopped:
+    except StudyStoppedError as stopped:
         status = stopped.status
     except _TerminatedError:
         status = 128 + signal.SIGTERM

@@ -18,10 +18,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-from binsr_jax.cli import check_kernel, keep_compiled_programs
-from binsr_jax.deploy.upscale import FORMATS, Options, find_images, plan_jobs, run_jobs
+from binsr_jax.deploy.jobs import FORMATS, Options, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.errors import UserError
+from binsr_jax.launcher import check_kernel, keep_compiled_programs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from binsr_jax.ops.image import luma_uint8
 
 _GREY_MODES = ("1", "L", "LA", "La")
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -25,7 +25,9 @@ def list_images(folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder} ({error.strerror}).") from error
     return [
-        file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        file
+        for file in files
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
     ]
 
 

@@ -16,7 +16,7 @@ from absl import logging
 from binsr_jax.config import Config
 from binsr_jax.data.cache import PairCache, Undecoded, open_cache
 from binsr_jax.data.degradations import Pair, bicubic_pair, crop_to_multiple
-from binsr_jax.data.images import SUFFIXES, list_images, read_image, read_rgb
+from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image, read_rgb
 from binsr_jax.errors import UserError
 from binsr_jax.tasks import Task, task_of
 
@@ -311,7 +311,7 @@ def _official_pair(
 def _images_of(folder: Path) -> list[Path]:
     files = list_images(folder)
     if not files:
-        raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)}).")
+        raise UserError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}).")
     return files
 
 

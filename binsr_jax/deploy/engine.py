@@ -22,10 +22,10 @@ from jax import lax
 from binsr_jax import models
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.nn.attention import POOLED
-from binsr_jax.nn.packed import FloatConv, PackedConv
+from binsr_jax.nn.packed import PackedConv, PackedFloatConv
 
 Arithmetic = Literal["packed", "float"]
-_CONVOLUTIONS = {"packed": PackedConv, "float": FloatConv}
+_CONVOLUTIONS = {"packed": PackedConv, "float": PackedFloatConv}
 
 # What `reconstruct` makes at a time: as many rows of output as let an intermediate stay in the
 # cache, and at least so many that their overlap costs little.

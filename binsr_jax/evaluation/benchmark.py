@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from binsr_jax.config import Config
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
-from binsr_jax.data.images import SUFFIXES, list_images, read_image
+from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image
 from binsr_jax.data.sources import SAMPLES
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
@@ -156,7 +156,7 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
     files = tuple(list_images(hr))
     if not files:
         raise UserError(
-            f"{hr} has no images ({', '.join(SUFFIXES)}); a set is {_layouts(name, task)}."
+            f"{hr} has no images ({', '.join(IMAGE_SUFFIXES)}); a set is {_layouts(name, task)}."
         )
     lr = folder / "LR_bicubic" / f"X{task.scale}"
     if hr == folder or not lr.is_dir() or crop:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from binsr_jax.nn.fence import chain
-from binsr_jax.nn.unit import unit_progress
+from binsr_jax.nn.units.base import unit_progress
 from binsr_jax.ops.binarize import Progress
 
 Factory = Callable[..., nn.Module]
@@ -31,7 +31,7 @@ class Backbone(nn.Module, kw_only=True):
 
     Attributes:
         head: makes the first convolution, to the body's number of features: ``head(x, progress)``.
-        unit: makes one unit of the body (see ``binsr_jax.nn.units``).
+        unit: makes one unit of the body (see ``binsr_jax.nn.units.base``).
         units: how many there are.
         tail: makes the last convolution, back to an image: ``tail(x, progress)``.
         scale: s.

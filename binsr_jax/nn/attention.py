@@ -2,8 +2,8 @@
 
 The last layer of every map starts at zero, so that the map starts at sigmoid(0) = 1/2 everywhere
 and a unit can undo it exactly with a branch scale of 2. With ``bare`` each gives the map alone, of
-a shape that broadcasts to that of x. Called as a unit is (see ``binsr_jax.nn.units``), with whether
-it is trained and how far, of which none makes use.
+a shape that broadcasts to that of x. It is called as a unit is (see ``binsr_jax.nn.units.base``)
+and ignores ``train`` and ``progress``.
 """
 
 from collections.abc import Callable

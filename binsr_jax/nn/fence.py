@@ -57,8 +57,8 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
     """Calls a unit in a function of its own, forward and backward.
 
     ``fence(unit)(x, train, progress)`` equals ``unit(x, train, progress)`` in value, gradient,
-    parameters and updates of mutable collections; see ``binsr_jax.nn.units`` for the contract of a
-    unit. Equal units of one shape are compiled once. For the gradient, which runs
+    parameters and updates of mutable collections; see ``binsr_jax.nn.units.base`` for the contract
+    of a unit. Equal units of one shape are compiled once. For the gradient, which runs
     the unit forward again, its input is kept, and what it gives to ``keep``. On other backends than
     CPU the function is inlined.
 

@@ -3,7 +3,7 @@
 ``models.build(config.model, scale, conv=PackedConv)`` is the packed form of the network that the
 config describes: the same modules, with only the binary convolution swapped. With ``SignConv`` in
 its place the parameters are those of a model file, whatever the words of a kernel look like; with
-``FloatConv`` the same parameters are worked in floats, to compare with.
+``PackedFloatConv`` the same parameters are worked in floats, to compare with.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from binsr_jax.ops.packed import (
 )
 
 
-class FloatConv(nn.Module):
+class PackedFloatConv(nn.Module):
     """Convolution of signs with packed binary weights: ``[B, H, W, I] -> [B, H, W, features]``.
 
         y = scale * (signs of x convolved with signs of the kernel) + bias
@@ -67,7 +67,7 @@ class FloatConv(nn.Module):
         return y
 
 
-class PackedConv(FloatConv):
+class PackedConv(PackedFloatConv):
     """The same in integers: by XNOR and population count on CPU, in int8 on GPU and TPU."""
 
     def branch(
@@ -103,7 +103,7 @@ class PackedConv(FloatConv):
         return lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8)
 
 
-class SignConv(FloatConv):
+class SignConv(PackedFloatConv):
     """The same, but for the layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
 
     @nn.compact

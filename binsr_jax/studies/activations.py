@@ -19,7 +19,7 @@ from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.errors import UserError
 from binsr_jax.nn.binary import BinaryConv
-from binsr_jax.nn.units import Unit
+from binsr_jax.nn.units.base import Unit
 from binsr_jax.tasks import task_of
 from binsr_jax.training.state import create_state, make_optimizer
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from binsr_jax.errors import UserError
 from binsr_jax.training.journal import read_log
 
-SUFFIXES = (".png", ".svg", ".pdf")
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def save(figure: Figure, output: Path) -> None:
@@ -20,15 +20,15 @@ def save(figure: Figure, output: Path) -> None:
 
     Args:
         figure: what to write.
-        output: a file with one of the endings ``SUFFIXES``.
+        output: a file with one of the endings ``FIGURE_SUFFIXES``.
 
     Raises:
         UserError: the ending is another one, or the file cannot be written.
     """
-    if output.suffix.lower() not in SUFFIXES:
+    if output.suffix.lower() not in FIGURE_SUFFIXES:
         raise UserError(
             f"A plot cannot be written as {output.name!r}: give it one of the endings "
-            f"{', '.join(SUFFIXES)}."
+            f"{', '.join(FIGURE_SUFFIXES)}."
         )
     beside = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
     # Without a date and random names, which svg and pdf have by default.

@@ -39,7 +39,7 @@ _FREE = (
 )
 
 
-class StoppedError(Exception):
+class StudyStoppedError(Exception):
     """A signal has stopped the training of a row, which was saved."""
 
     def __init__(self, status: int):
@@ -92,7 +92,7 @@ def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
 
     Raises:
         UserError: A work dir holds a row that was trained with other settings.
-        StoppedError: A signal has stopped a row's training.
+        StudyStoppedError: A signal has stopped a row's training.
     """
     for row in rows:
         _check_settings_of(folder / row.name, row.config)
@@ -149,11 +149,11 @@ def _train(config: Config, workdir: Path) -> tuple[dict[str, float], float | Non
     if not saved or _last_scores(workdir, config) is None:
         status = train(config, str(workdir), validate)
         if status:
-            raise StoppedError(status)
+            raise StudyStoppedError(status)
     rows = read_log(workdir / "log.jsonl")
     scores = _last_scores(workdir, config)
     if scores is None:  # its validation, after the last step, was broken off
-        raise StoppedError(128 + signal.SIGTERM)
+        raise StudyStoppedError(128 + signal.SIGTERM)
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     if _eval(config_from_json(stored)) != _eval(config):  # trained before other sets were asked for
         _, _, variables, step = load_model(workdir, "latest")

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from binsr_jax.nn.fence import chain, keep
-from binsr_jax.nn.units import UNITS, AttentionUnit
+from binsr_jax.nn.units import UNITS
+from binsr_jax.nn.units.attention import AttentionUnit
 
 
 class Scaled(nn.Module):

@@ -12,7 +12,7 @@ from binsr_jax.config import default
 from binsr_jax.errors import UserError
 from binsr_jax.nn.binary import BinaryConv, RSign
 from binsr_jax.nn.packed import PackedConv
-from binsr_jax.nn.unit import unit_progress
+from binsr_jax.nn.units.base import unit_progress
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])

@@ -15,7 +15,9 @@ from flax.traverse_util import flatten_dict
 from binsr_jax.models.torch_weights import from_torch
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign
-from binsr_jax.nn.units import BBCU, UNITS, AttentionUnit
+from binsr_jax.nn.units import UNITS
+from binsr_jax.nn.units.attention import AttentionUnit
+from binsr_jax.nn.units.bbcu import BBCU
 from binsr_jax.nn.upsamplers import BinaryUpsampler
 from binsr_jax.ops.binarize import binarize_libra, binarize_mean, binary_conv
 from binsr_jax.ops.conv import conv2d

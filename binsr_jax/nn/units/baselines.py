@@ -1,7 +1,4 @@
-"""The units that a backbone is built from.
-
-A new unit is a class with the contract of ``binsr_jax.nn.unit.Unit``, and a line in ``UNITS``.
-"""
+"""The units that BBCU and the attention unit are compared with, float and binary."""
 
 import math
 from collections.abc import Callable
@@ -11,19 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from binsr_jax.nn.attention_units import (
-    AttentionUnit,
-    Base,
-    Both,
-    Dual,
-    RescalePost,
-    RescalePre,
-    Single,
-)
 from binsr_jax.nn.binary import PReLU, RPReLU
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.fence import fence, keep
-from binsr_jax.nn.unit import BinaryUnit, Unit
+from binsr_jax.nn.units.base import BinaryUnit, Unit
 from binsr_jax.ops.binarize import Progress
 
 
@@ -100,30 +88,6 @@ class ReActNet(BinaryUnit):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         return RPReLU(name="rprelu")(self._bconv(x, train, progress, norm=True) + x)
-
-
-class BBCUV2(BinaryUnit):
-    """BBCU's V2, without batch normalisation: ``y = RPReLU(bconv(RSign(x)) + x)``.
-
-    With the amplification k of the network above 1 it is V3.
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return RPReLU(name="rprelu")(self._bconv(x, train, progress) + x)
-
-
-class BBCU(BinaryUnit):
-    """The basic binary convolution unit, final form V4: ``y = RPReLU(bconv(RSign(x))) + x``.
-
-    Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network", figure 1
-    and section 3: no batch normalisation, the activation before the sum, the residual at full
-    precision. The ablation's V1 is ``ReActNet``, V2 and (with an amplification) V3 ``BBCUV2``.
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return self._branch(x, train, progress, skip=True)
 
 
 class IRNet(BinaryUnit):
@@ -221,24 +185,3 @@ class _Accumulate(nn.Module):
 
         kernel = self.param("kernel", last, x.shape[-1:])
         return (x @ kernel[:, None])[..., 0]
-
-
-UNITS: dict[str, type[Unit]] = {
-    "residual": ResidualBlock,
-    "float": FloatUnit,
-    "bnn": BNN,
-    "bireal": BiReal,
-    "reactnet": ReActNet,
-    "bbcu_v2": BBCUV2,
-    "bbcu": BBCU,
-    "irnet": IRNet,
-    "btm": BTM,
-    "bam": BAM,
-    "attention": AttentionUnit,
-    "base": Base,
-    "rescale_pre": RescalePre,
-    "rescale_post": RescalePost,
-    "single": Single,
-    "dual": Dual,
-    "both": Both,
-}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
 from binsr_jax.nn.binary import RPReLU, binary_branch, one_pass, works_branches
 from binsr_jax.nn.fence import fence
-from binsr_jax.nn.unit import BinaryUnit
+from binsr_jax.nn.units.base import BinaryUnit
 from binsr_jax.ops.binarize import Progress
 
 

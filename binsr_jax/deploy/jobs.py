@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from binsr_jax.data.images import SUFFIXES, list_images
+from binsr_jax.data.images import IMAGE_SUFFIXES, list_images
 from binsr_jax.deploy.pictures import (
     FORMATS,
     canvas,
@@ -80,7 +80,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             files = [path] if path.exists() else []
         else:
             matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
-            files = [file for file in matches if file.suffix.lower() in SUFFIXES]
+            files = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise UserError(
                 f"There are no images in the folder {path}."
@@ -118,7 +118,7 @@ def plan_jobs(
     if folder is not None and not folder.is_dir():
         if folder.suffix.lower() in FORMATS:
             return [_only_job(files, folder, form)]
-        if folder.is_file() or folder.suffix.lower() in (*SUFFIXES, ".gif"):
+        if folder.is_file() or folder.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
             raise UserError(
                 f"The output {folder} is neither a folder nor a file of a format that is written: "
                 f"choose one of {', '.join(FORMATS)}."

@@ -15,8 +15,8 @@ from taps import TapsEngine, photo
 
 from binsr_jax.commands import main
 from binsr_jax.commands import upscale as command
+from binsr_jax.deploy import jobs as jobs_module
 from binsr_jax.deploy import pictures
-from binsr_jax.deploy import upscale as upscale_module
 from binsr_jax.deploy import upscaler as upscaler_module
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.ops import native
@@ -290,7 +290,7 @@ def test_a_decompression_bomb_is_refused(run, folder, capsys, monkeypatch):
     # 100 megapixels are more than Pillow's own limit, and allowed.
     save(folder / "large.png", Image.new("1", (12_000, 9_000)))
     limit = Image.MAX_IMAGE_PIXELS
-    size = pictures.picture_size(folder / "large.png", upscale_module.Options().most_pixels)
+    size = pictures.picture_size(folder / "large.png", jobs_module.Options().most_pixels)
     assert size == (12_000, 9_000)
     assert limit == Image.MAX_IMAGE_PIXELS
 
@@ -298,7 +298,7 @@ def test_a_decompression_bomb_is_refused(run, folder, capsys, monkeypatch):
 def test_an_output_beyond_the_memory_is_refused_before_decoding(run, folder, capsys, monkeypatch):
     save(folder / "a.png", photo(40, 50))
     monkeypatch.setattr(upscaler_module, "available_memory", lambda: 32 * 40 * 50)
-    monkeypatch.setattr(upscale_module, "read_picture", None)
+    monkeypatch.setattr(jobs_module, "read_picture", None)
     assert run("-i", folder, "--memory", 1) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "a.png: Enlarging 50x40 pixels 2 times takes 1 GiB" in line

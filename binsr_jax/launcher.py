@@ -1,4 +1,4 @@
-"""The command line: how train.py and evaluate.py start, and the console script ``binsr``."""
+"""Starts the absl programs, training and evaluation; and what all programs set up alike."""
 
 import difflib
 import logging as python_logging
