@@ -22,7 +22,7 @@ def default() -> Config:
     config.parallel = "mesh"  # mesh (jax.jit over a device mesh) or pmap
 
     config.model = ConfigDict()
-    config.model.name = "edsr"  # edsr, srresnet or dncnn: a key of binsr_jax.models.MODELS
+    config.model.name = "edsr"  # edsr, srresnet, dncnn, rrdbnet or srvgg: a key of MODELS
     config.model.unit = "attention"  # of the body: a key of binsr_jax.nn.units.UNITS
     config.model.features = 64  # channels of the body
     config.model.blocks = 16  # of two convolutions each; of dncnn: convolutions of the body
@@ -42,6 +42,9 @@ def default() -> Config:
     config.model.bias = "float"  # which convolutions have biases: none, the float ones, or all
     config.model.amplification = 130.0  # k: the image times k goes in, and k is undone at the end
     config.model.residual_scale = 1.0  # of the float unit's branch (0.1 in the large EDSR)
+    config.model.growth = 32  # of rrdbnet: channels that a convolution of a dense block adds
+    config.model.unshuffle = True  # of rrdbnet: below x4 pixels of the input become channels first
+    config.model.activation = "prelu"  # of srvgg: prelu, relu or leaky_relu (slope 0.1)
     config.model.image_skip = "none"  # none or bilinear: the enlarged input is added to the output
 
     config.data = ConfigDict()
@@ -50,8 +53,13 @@ def default() -> Config:
     config.data.sources = ()  # several instead: ("folder:DIR=3", "samples=1"), mixed by weight
     config.data.skip_broken = False  # leave out images that cannot be read, instead of refusing
     config.data.patch = 64  # side of an HR training patch, a multiple of the scale
-    config.data.sigma = (0.0, 75.0)  # denoise: range of the noise's deviation, in units of 0..255
-    config.data.quality = (0, 50)  # jpeg: range of the compression's quality, ends included
+    config.data.sigma = (0.0, 75.0)  # denoise, photo: range of the noise's deviation, of 0..255
+    config.data.quality = (0, 50)  # jpeg, jpeg_colour, photo: range of quality, ends included
+    config.data.subsampling = ("4:2:0", "4:4:4")  # jpeg_colour, photo: of chroma, drawn evenly
+    config.data.grey = 0.1  # jpeg_colour: share of patches that are grey
+    config.data.blur = (0.0, 0.5)  # photo: range of the blur's deviation, in LR pixels
+    config.data.twice = 0.3  # photo: share of degraded patches reduced and compressed twice
+    config.data.clean = 0.2  # photo: share of patches that are only reduced, by the bicubic
     config.data.flip = True  # random horizontal flips
     config.data.rotate = True  # random rotations by 90 degrees
     config.data.workers = 0  # processes that prepare batches; 0 prepares them in a thread
@@ -137,6 +145,7 @@ def config_from_json(values: dict[str, Any]) -> Config:
 # What tuples hold: the first type, and others that become it. Texts, unless they are named here.
 _ELEMENTS: dict[str, tuple[type, ...]] = {
     "data.sigma": (float, int),
+    "data.blur": (float, int),
     "data.quality": (int,),
     "train.milestones": (int,),
     "eval.levels": (int,),

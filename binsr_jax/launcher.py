@@ -1,58 +1,68 @@
-"""Starts the absl programs, training and evaluation; and what all programs set up alike."""
+"""Starts training and evaluation, whose flags are absl's; and what all programs set up alike."""
 
 import difflib
 import logging as python_logging
 import os
 import re
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from binsr_jax.config import default
 from binsr_jax.errors import UserError
 from binsr_jax.ops import native
+from binsr_jax.recipes import recipe_file
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple"}
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Parses the flags and calls ``main``; a user's mistake becomes one sentence and status 1.
+class Program(Protocol):
+    """A subcommand whose flags are absl's, since it takes fields of a config: train, evaluate.
 
-    Args:
-        main: Gets the arguments that are no flags, and returns the exit status; None is 0.
+    ``define_flags`` makes its flags for these arguments (after the program's name), and ``run``
+    returns the exit status; None is 0. Its docstring is its description.
     """
 
-    def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            _check_config_file(argv)
-            rest = flags.FLAGS(argv)
-        except UserError as error:
-            raise _exit(str(error)) from None
-        except Exception as error:  # a recipe is Python: it can raise anything
-            raise _exit(_flag_mistake(argv, error)) from None
-        if len(rest) > 1:
-            raise _exit(f"Unexpected argument {rest[1]!r}: options are written --name=value.")
-        return rest
+    def define_flags(self, argv: Sequence[str]) -> flags.FlagValues: ...
+    def run(self, values: flags.FlagValues) -> int | None: ...
 
-    def guarded(argv: Sequence[str]) -> int | None:
-        try:
-            check_kernel()
-            return main(argv)
-        except UserError as error:
-            raise _exit(str(error)) from None
-        except KeyboardInterrupt:
-            raise _exit("Interrupted.") from None
 
+def launch(program: Program, name: str, argv: Sequence[str]) -> int:
+    """Runs ``binsr NAME ...`` and returns its exit status.
+
+    Args:
+        program: the subcommand's module.
+        name: what it is called.
+        argv: its arguments.
+
+    Raises:
+        UserError: a flag, a field or a value of the config, or the recipe is wrong.
+    """
+    argv = [_normalised(argument) for argument in argv]
+    if any(argument in ("-h", "--help", "--helpfull") for argument in argv):
+        print(_help(program, name))
+        return 0
+    argv = _with_recipe_file(argv)
+    try:
+        values = program.define_flags(argv)
+        rest = values([name, *argv])
+    except UserError:
+        raise
+    except Exception as error:  # a recipe is Python: it can raise anything
+        raise UserError(_flag_mistake(argv, error)) from error
+    if len(rest) > 1:
+        raise UserError(f"Unexpected argument {rest[1]!r}: options are written --name=value.")
+    logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_worth_a_line)
     keep_compiled_programs()
-    app.run(guarded, flags_parser=parse)
+    check_kernel()
+    return program.run(values) or 0
 
 
 def keep_compiled_programs() -> None:
@@ -81,12 +91,6 @@ def check_kernel() -> None:
             raise UserError(f"The environment variable {error}.") from error
 
 
-def _exit(sentence: str) -> SystemExit:
-    """One sentence on standard error, and the exception that ends the program with status 1."""
-    print("error: " + " ".join(sentence.split()), file=sys.stderr)
-    return SystemExit(1)
-
-
 def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
     """Keeps this package's lines and others' warnings.
 
@@ -98,18 +102,42 @@ def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
     return ours or (record.levelno >= python_logging.WARNING and not noise)
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    """Says that a config file is missing before ml_collections does in five lines."""
+def _normalised(argument: str) -> str:
+    """A flag in absl's spelling: ``--data-dir=X`` becomes ``--data_dir=X``."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _with_recipe_file(argv: Sequence[str]) -> list[str]:
+    """The arguments with the recipe's name replaced by its file.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    replaced = list(argv)
     for i, argument in enumerate(argv):
-        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
-        if match is None:
+        match = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
+        if match is None or (match[2] is None and i + 1 == len(argv)):
             continue
-        value = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
-        path = Path(value.split(":", 1)[0])
-        if path.suffix != ".py" or not path.is_file():
-            recipes = [str(file) for file in path.parent.glob("*.py")]
-            hint = _did_you_mean(str(path), recipes, "name a recipe such as configs/NAME.py.")
-            raise UserError(f"There is no config file {str(path)!r}: {hint}")
+        recipe, colon, variant = (argv[i + 1] if match[2] is None else match[2]).partition(":")
+        spec = f"{recipe_file(recipe)}{colon}{variant}"
+        if match[2] is None:
+            replaced[i + 1] = spec
+        else:
+            replaced[i] = f"{match[1]}={spec}"
+    return replaced
+
+
+def _help(program: Program, name: str) -> str:
+    """What ``binsr NAME --help`` prints."""
+    lines = [f"usage: binsr {name} [options]", "", (program.__doc__ or "").strip(), "", "options:"]
+    values = program.define_flags([])
+    for flag in values:
+        text = values[flag].help
+        lines.append(f"  --{flag.replace('_', '-'):<16} {text}")
+    return "\n".join(lines)
 
 
 def _flag_mistake(argv: Sequence[str], error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Lists the recipes of a folder: what each costs, and what its paper publishes.
+"""Lists the packaged recipes, or those of a folder: what each costs, and what its paper publishes.
 
 binsr configs
 binsr configs my_configs --no-cost
@@ -16,7 +16,7 @@ from binsr_jax.recipes import Recipe, list_recipes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr configs``."""
-    parser.add_argument("folder", nargs="?", default="configs", help="default: configs")
+    parser.add_argument("folder", nargs="?", help="default: the packaged recipes")
     parser.add_argument("--no-cost", action="store_true", help="do not count operations")
 
 

@@ -1,6 +1,6 @@
 """Counts parameters, operations and bytes, of a recipe, a work dir, a model file, or all recipes.
 
-binsr cost --config configs/bin_edsr.py:residual=spatial --size 360x640
+binsr cost --config bin_edsr:residual=spatial --size 360x640
 binsr cost --model model.binsr
 binsr cost --all                         a row for each recipe, counted as its paper counts
 binsr cost --all --convention bsrc
@@ -30,15 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for name, convention in CONVENTIONS.items()
     )
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--config", metavar="FILE[:VARIANT]", help="a recipe")
+    network.add_argument(
+        "--config", metavar="RECIPE[:VARIANT]", help="a packaged recipe's name, or a file"
+    )
     network.add_argument("--workdir", metavar="DIR", help="where a network was trained")
     network.add_argument("--model", type=Path, metavar="FILE", help="a model file of binsr pack")
     network.add_argument(
         "--all",
         nargs="?",
-        const="configs",
+        const="",
         metavar="FOLDER",
-        help="all recipes of a folder; default: configs",
+        help="all recipes of a folder; default: the packaged ones",
     )
     parser.add_argument("--convention", choices=CONVENTIONS, help="count as this paper does")
     parser.add_argument(
@@ -76,7 +78,7 @@ def _one(args: argparse.Namespace) -> Iterator[str]:
 
 def _rows(args: argparse.Namespace) -> Iterator[str]:
     """The table of all recipes, line by line."""
-    recipes = list_recipes(args.all)
+    recipes = list_recipes(args.all or None)
     columns = ["recipe", "convention", "OPs, G", "true OPs, G", "params, K", "published"]
     columns += ["float MACs, G", "binary MACs, G", "elementwise, G", "packed, KB", "maps, MB"]
     yield f"| {' | '.join(columns)} |"

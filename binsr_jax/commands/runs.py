@@ -42,7 +42,7 @@ def table(folder: Path) -> str:
         raise UserError(f"There is no folder {folder}: name a work dir, or a folder of work dirs.")
     rows = [_row(workdir, folder) for workdir in _workdirs(folder)]
     if not rows:
-        raise UserError(f"{folder} holds no work dir of train.py: name another folder.")
+        raise UserError(f"{folder} holds no work dir of binsr train: name another folder.")
     rule = ("---", *("---:" for _ in _HEADER[1:]))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (_HEADER, rule, *rows))
 

@@ -1,8 +1,8 @@
 """Studies: many small trainings on the same data, with the same seed and number of steps.
 
-binsr study table --configs "configs/bbcu_sr.py:row=*,scale=2" --budget 300 -o studies/bbcu
-binsr study k --config configs/bbcu_sr.py:row=bbcu_l --features 16,32 --budget 200 -o studies/k
-binsr study activations --configs "configs/bbcu_sr.py:row=v?,scale=2" --budget 0 -o studies/v1_v4
+binsr study table --configs "bbcu_sr:row=*,scale=2" --budget 300 -o studies/bbcu
+binsr study k --config bbcu_sr:row=bbcu_l --features 16,32 --budget 200 -o studies/k
+binsr study activations --configs "bbcu_sr:row=v?,scale=2" --budget 0 -o studies/v1_v4
 binsr study curves runs/one runs/two -o curves.png
 
 "table" compares recipes with one another and with what their papers print, "k" finds the best
@@ -31,13 +31,14 @@ from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
 from binsr_jax.evaluation.report import json_line
+from binsr_jax.files import replace_text
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_model
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.training.workdir import writing_to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training(compare)
 
     vary = studies.add_parser("k", help="PSNR against the amplification k")
-    vary.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="a recipe")
+    vary.add_argument("--config", required=True, metavar="RECIPE[:VARIANT]", help="a recipe")
     vary.add_argument("--k", type=_numbers, default=(1.0, 8.0, 32.0, 65.0, 130.0, 260.0, 1040.0))
     vary.add_argument("--features", type=_whole_numbers, default=(16, 32, 64), metavar="N,N,...")
     vary.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
@@ -77,7 +78,7 @@ def _add_configs(parser: argparse.ArgumentParser, required: bool) -> None:
         nargs="+",
         default=[],
         required=required,
-        metavar="FILE[:VARIANT]",
+        metavar="RECIPE[:VARIANT]",
         help="recipes; a variant with * stands for all rows of the file's table that fit",
     )
 
@@ -91,7 +92,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="config.FIELD=VALUE",
-        help="a field of all rows, as train.py takes it; may be given again",
+        help="a field of all rows, as binsr train takes it; may be given again",
     )
     parser.add_argument("--sets", type=_texts, default=(), metavar="SET,...", help="scored on")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Makes a work dir of a model file, from which another run can start.
 
 binsr unpack -o runs/box
-python train.py --config configs/bin_edsr.py --workdir runs/mine --config.train.init_from=runs/box
+binsr train --config bin_edsr --workdir runs/mine --config.train.init_from=runs/box
 
 Without a FILE it is the model that comes with the package.
 """

@@ -3,7 +3,8 @@
 Outputs are called like their images with a suffix, such as photo_x2.png or photo_restored.png, and
 lie beside them or in the folder given with -o. Outputs that are there are left alone, so a run that
 was interrupted goes on where it was. An image that cannot be read does not stop the others: it is
-named at the end, and the exit status is 1.
+named at the end, and the exit status is 1. Of images that would go to one file the second gets its
+ending or its folder into its name.
 
 Large images are worked in tiles that overlap by as far as the network looks, with the same result
 as in one piece. Memory: about 8 + 6 scale^2 bytes for each pixel of an image, and --memory.
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from binsr_jax.deploy.jobs import FORMATS, Options, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.launcher import check_kernel, keep_compiled_programs
 
 
@@ -86,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         outcome = run_jobs(upscaler, jobs, options)
     finally:
         signal.signal(signal.SIGTERM, ends)
+    if len(jobs) < len(files):
+        print(f"{len(files) - len(jobs)} left out, as the outputs of others.")
     counts = [f"{outcome.done} {'enlarged' if enlarges else 'restored'}"]
     if outcome.skipped:
         counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
@@ -93,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         counts.append(f"{len(outcome.failed)} failed")
     print(", ".join(counts) + ".")
     for sentence in outcome.failed:
-        print("error: " + " ".join(sentence.split()), file=sys.stderr)
+        print(printable("error: " + " ".join(sentence.split())), file=sys.stderr)
     return 1 if outcome.failed else 0
 
 

@@ -1,6 +1,5 @@
 """A packed network as a function of images of any size and kind."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -9,12 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from binsr_jax.deploy import pictures
+from binsr_jax.deploy.alpha import filled
 from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.memory import available_memory
 from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.picture_files import picture_of
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
 from binsr_jax.errors import UserError
 
@@ -38,7 +39,9 @@ class TileEngine(Protocol):
     ``run`` takes float32 ``[h, w, channels]`` in 0..1 to ``[scale h, scale w, channels]``, not
     clipped. ``radius`` is how many pixels of its input an output pixel depends on in each
     direction, apart from means over the whole image (``global_pooling``): those ``pooled_of`` an
-    image are used instead of the tile's own where they are given.
+    image are used instead of the tile's own where they are given. ``overlap``, if it is not None,
+    is how many are enough for a result that is nearly exact. A tile that does not start at a
+    multiple of ``stride`` is worked differently.
     """
 
     @property
@@ -47,6 +50,10 @@ class TileEngine(Protocol):
     def channels(self) -> int: ...
     @property
     def radius(self) -> int: ...
+    @property
+    def overlap(self) -> int | None: ...
+    @property
+    def stride(self) -> int: ...
     @property
     def global_pooling(self) -> bool: ...
     @property
@@ -63,10 +70,13 @@ class Work:
         tiles: its pieces.
         reduction: how many times the image is reduced before a network with squeeze-and-excitation
             takes the means of all of it; 1 where these are exact, or there is none.
+        overlap: by how many pixels a tile goes beyond what is kept of it, where that is less than
+            the network looks, so that the result is not exact; 0 where it is.
     """
 
     tiles: list[Tile]
     reduction: int = 1
+    overlap: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,17 +133,17 @@ class Upscaler:
         Returns:
             The same kind: an array of the same type and number of axes, floats clipped to 0..1; or
             a Pillow image in grey ("L", "I;16", "LA") or colour ("RGB", "RGBA"), upright, with the
-            ICC profile. Alpha is enlarged by bicubic interpolation.
+            ICC profile. Alpha is enlarged by bicubic interpolation; what is wholly clear is
+            taken in the colours of the visible pixels around it.
 
         Raises:
             TypeError: the image is neither, or the array of another type.
             ValueError: the array has another shape, no pixels, or floats out of 0..1.
-            UserError: a Pillow image of a mode that cannot be restored, or too little memory.
+            UserError: a Pillow image of a mode that cannot be restored, or of a damaged file; or
+                too little memory.
         """
         if isinstance(image, Image.Image):
-            with contextlib.suppress(Exception):  # broken EXIF: the picture stays as it lies
-                image = ImageOps.exif_transpose(image)
-            picture = pictures.from_pillow(image)
+            picture = picture_of(image)
             work = self.plan(*picture.pixels.shape[:2], tile=tile)
             canvas = pictures.canvas(picture, self.scale)
             for piece in self.run(picture.pixels, work, ensemble=ensemble):
@@ -153,16 +163,25 @@ class Upscaler:
             raise ValueError(f"a tile has a side of at least 1 pixel, not {tile}")
         self.require_memory(height, width)
         radius, pixels = self._engine.radius, int(self._memory / self._bytes_per_pixel)
+        least = (tile + 2 * radius) ** 2 if tile else least_pixels(radius)
+        overlap = self._engine.overlap
+        near = overlap is not None and overlap < radius and pixels < min(height * width, least)
+        if near:
+            assert overlap is not None
+            radius = overlap
         if not tile and pixels < min(height * width, least_pixels(radius)):
             least = math.ceil(least_pixels(radius) * self._bytes_per_pixel)
             raise UserError(
                 f"A memory budget of {_gib(self._memory)} is too small for this model: give it at "
                 f"least {_gib(least)} with --memory."
             )
-        tiles = plan(height, width, radius, side=tile, pixels=pixels)
+        stride = self._engine.stride
+        tiles = plan(height, width, radius, side=tile, pixels=pixels, stride=stride)
+        overlap = radius if near and len(tiles) > 1 else 0
         if not self._engine.global_pooling or len(tiles) == 1:
-            return Work(tiles)
-        return Work(tiles, math.ceil(math.sqrt(max(1, height * width / max(1, pixels)))))
+            return Work(tiles, overlap=overlap)
+        reduction = math.ceil(math.sqrt(max(1, height * width / max(1, pixels))))
+        return Work(tiles, reduction, overlap)
 
     def require_memory(self, height: int, width: int) -> None:
         """Raises UserError if the machine has too little memory for an image and its output."""
@@ -251,7 +270,10 @@ class Upscaler:
         height, width = (self.scale * length for length in image.shape[:2])
         work = self.plan(*image.shape[:2], tile=tile)
         output = np.empty((height, width, channels), image.dtype)
-        for piece in self.run(pixels[..., :colours], work, ensemble=ensemble):
+        colour = pixels[..., :colours]
+        if channels > colours:
+            colour = filled(colour, pixels[..., colours])
+        for piece in self.run(colour, work, ensemble=ensemble):
             output[piece.rows, piece.columns, :colours] = piece.pixels
         if channels > colours:
             output[..., colours] = pictures.bicubic(pixels[..., colours], self.scale)

@@ -81,7 +81,7 @@ class BenchmarkSet:
         stems = [file.stem for file in self.files]
         for i, file in enumerate(self.files):
             name = file.stem if stems.count(file.stem) == 1 else file.name
-            hq, scale = self._cropped(read_image(file, self.task.channels), file), self.task.scale
+            hq, scale = self._cropped(self._read(file), file), self.task.scale
             least = max(scale, 2 * self.task.border + 1)
             if min(size // scale * scale for size in hq.shape[:2]) < least:
                 raise UserError(
@@ -92,7 +92,7 @@ class BenchmarkSet:
                 make = DEGRADATIONS[self.task.degradation].benchmark
                 lq, hq = make(hq, scale, self.level)
             else:
-                lq = read_image(self.lr_files[i], self.task.channels)
+                lq = self._read(self.lr_files[i])
                 if lq.shape[:2] != (hq.shape[0] // scale, hq.shape[1] // scale):
                     raise UserError(
                         f"{self.lr_files[i]} is {_size(lq)} pixels, which is not {file} "
@@ -100,6 +100,9 @@ class BenchmarkSet:
                     )
                 hq = hq[: lq.shape[0] * scale, : lq.shape[1] * scale]
             yield Example(name, lq, hq)
+
+    def _read(self, file: Path) -> np.ndarray:
+        return read_image(file, self.task.channels, full_range=self.task.grey)
 
     def _cropped(self, hq: np.ndarray, file: Path) -> np.ndarray:
         """The middle of an image, or all of it."""
@@ -128,9 +131,9 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
     A set ``NAME`` is a folder of HR images, ``NAME/*.png`` or ``NAME/HR/*.png``, from which the
     inputs are made as the task says. For super-resolution that is the MATLAB-exact bicubic after
     cropping to a multiple of the scale; or LR images are ``NAME/LR_bicubic/X2/*x2.png``, beside
-    ``NAME/HR``, if there are such. "samples" are the held-out images that come with the package.
-    ``NAME@500`` takes the 500x500 pixels in the middle of each image, from row (H - 500) // 2 and
-    column (W - 500) // 2.
+    ``NAME/HR``, if there are such and the task has no levels. "samples" are the held-out images
+    that come with the package. ``NAME@500`` takes the 500x500 pixels in the middle of each image,
+    from row (H - 500) // 2 and column (W - 500) // 2.
 
     Args:
       name: "samples" or a folder's name.
@@ -159,7 +162,7 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
             f"{hr} has no images ({', '.join(IMAGE_SUFFIXES)}); a set is {_layouts(name, task)}."
         )
     lr = folder / "LR_bicubic" / f"X{task.scale}"
-    if hr == folder or not lr.is_dir() or crop:
+    if hr == folder or not lr.is_dir() or crop or level:
         return BenchmarkSet(title, task, files, None, level, crop)
     by_stem = {file.stem: file for file in list_images(lr)}
     lr_files = []

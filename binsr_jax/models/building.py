@@ -16,7 +16,9 @@ from binsr_jax.errors import UserError
 from binsr_jax.models.backbone import ACTIVATIONS, Factory
 from binsr_jax.models.dncnn import DnCNN
 from binsr_jax.models.edsr import EDSR
+from binsr_jax.models.rrdbnet import build_rrdbnet
 from binsr_jax.models.srresnet import SRResNet
+from binsr_jax.models.srvgg import SRVGG_ACTIVATIONS, build_srvgg
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.conv import Conv
@@ -52,7 +54,7 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
                 f"config.model.{field} is {config[field]!r}, but must be one of: "
                 + ", ".join(choices)
             )
-    for field in ("features", "blocks", "attention_hidden", "amplification"):
+    for field in ("features", "blocks", "attention_hidden", "amplification", "growth"):
         if not 0 < config[field] < math.inf:
             raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
     if not 0 < config.progressive_until <= 1:
@@ -156,7 +158,7 @@ def _head(config: Config, conv: Factory, centre: float, start: str = "uniform") 
         _with_options(BinaryProjection, config, conv),
         features=config.features,
         centre=centre,
-        scale_start=config.amplification / 4,
+        output_scale_start=config.amplification / 4,
     )
 
 
@@ -167,7 +169,7 @@ def _tail(config: Config, conv: Factory, channels: int, start: str) -> Factory:
     return partial(
         _with_options(BinaryProjection, config, conv),
         features=channels,
-        scale_start=1.0 if config.image_skip == "none" else 0.0,
+        output_scale_start=1.0 if config.image_skip == "none" else 0.0,
     )
 
 
@@ -192,6 +194,9 @@ MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {
     "edsr": _edsr,
     "srresnet": _srresnet,
     "dncnn": _dncnn,
+    # Float networks, without units to choose from.
+    "rrdbnet": lambda config, scale, channels, conv: build_rrdbnet(config, scale, channels),
+    "srvgg": lambda config, scale, channels, conv: build_srvgg(config, scale, channels),
 }
 _UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
 _HR_CONVS = {"none": None, "float": ConvUnit, "binary": BBCU}
@@ -213,4 +218,5 @@ _CHOICES = {
     "tail": _PRECISIONS,
     "bias": ("none", "float", "all"),
     "image_skip": ("none", "bilinear"),
+    "activation": SRVGG_ACTIVATIONS,
 }

@@ -17,13 +17,14 @@ from binsr_jax.config import Config, config_from_json
 from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import network_validator, validator
+from binsr_jax.files import replace_text
 from binsr_jax.studies.rows import Row
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import differences, load_model
 from binsr_jax.training.journal import read_log
 from binsr_jax.training.loop import train
 from binsr_jax.training.settings import check_settings
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.training.workdir import writing_to
 
 # What may change between two parts of a row's training: it does not change what comes of it.
 _FREE = (

@@ -312,7 +312,7 @@ def load_model(
     path = Path(workdir).expanduser().absolute()
     none = UserError(
         f"{path} holds no checkpoint: train there first "
-        f"(python train.py --config configs/quickstart.py --workdir {workdir}), or name another "
+        f"(binsr train --config quickstart --workdir {workdir}), or name another "
         f"work dir."
     )
     if not (path / "checkpoints").is_dir():

@@ -19,7 +19,8 @@ from tensorboardX.proto.event_pb2 import (
 )
 from tqdm import tqdm
 
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.files import replace_text
+from binsr_jax.training.workdir import writing_to
 
 
 class Journal:
