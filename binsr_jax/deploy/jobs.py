@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,10 +153,30 @@ def plan_jobs(
 
 
 def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outcome:
+    """Enlarges or restores the images of jobs; see ``run_each``."""
+
+    def work(job: Job, bar: tqdm) -> None:
+        _do(upscaler, job, options, bar)
+
+    return run_each(jobs, options, upscaler.require_memory, work)
+
+
+def run_each(
+    jobs: Sequence[Job],
+    options: Options,
+    require_memory: Callable[[int, int], None],
+    work: Callable[[Job, tqdm], None],
+) -> Outcome:
     """Does the jobs, with progress; one that fails does not keep the others from being done.
 
     An output that is there is not made again, unless ``options.overwrite``; so an interrupted run
     goes on where it was, and two runs can share the work.
+
+    Args:
+        jobs: the images and their outputs.
+        options: of which ``overwrite`` and ``most_pixels`` are used.
+        require_memory: given height and width, raises UserError if an image is too large.
+        work: makes an output, and says in the bar how many megapixels are done.
     """
     outcome = Outcome()
     sizes: dict[Job, float] = {}
@@ -166,7 +186,7 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
                 outcome.skipped += 1
                 continue
             width, height = picture_size(job.source, options.most_pixels)
-            upscaler.require_memory(height, width)
+            require_memory(height, width)
             sizes[job] = width * height / 1e6
     terminal = sys.stderr.isatty()
     with tqdm(
@@ -185,7 +205,7 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
                 if not options.overwrite and _is_there(job.target):  # by another run, meanwhile
                     outcome.skipped += 1
                 else:
-                    _do(upscaler, job, options, bar)
+                    work(job, bar)
                     outcome.done += 1
                     seconds = time.monotonic() - started
                     if not terminal:

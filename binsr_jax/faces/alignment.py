@@ -123,9 +123,7 @@ def _mask() -> np.ndarray:
 def _region(pixels: np.ndarray, transform: Any, margin: float) -> tuple[slice, slice]:
     """The rows and columns of a picture that an aligned face covers, and a margin around."""
     corners = transform.inverse(np.array([(x, y) for x in (0, SIDE - 1) for y in (0, SIDE - 1)]))
-    rows, columns = (
-        _clipped(corners[:, axis], pixels.shape[1 - axis], margin) for axis in (1, 0)
-    )
+    rows, columns = (_clipped(corners[:, axis], pixels.shape[1 - axis], margin) for axis in (1, 0))
     return rows, columns
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from binsr_jax.errors import UserError
 
 # The longest side of the picture in which faces are looked for, unless another is asked for. The
-# detector sees faces from about 40 pixels on, so this finds those of a thirtieth of the picture.
+# detector sees faces from about 80 pixels on.
 SEARCH_SIDE = 1280
 
-_MOST_ENLARGED = 2  # of what has no more detail, the detector sees no more faces
+_MOST_ENLARGED = 4  # beyond that there is nothing to be seen
 _EXTRA = "pip install 'binsr-jax[faces]'"
 
 
@@ -22,8 +22,8 @@ class FaceFinder:
     """Finds faces; dlib and its two networks are loaded when it is made.
 
     Args:
-        search_side: a picture is reduced or enlarged (to twice its size at most) until its longest
-            side has so many pixels, and faces are looked for in the result.
+        search_side: a picture is reduced or enlarged (four times at most) until its longest side
+            has so many pixels, and faces are looked for in the result.
 
     Raises:
         UserError: dlib or its networks are not installed; the sentence says how to get them.
@@ -33,7 +33,9 @@ class FaceFinder:
         try:
             dlib: Any = importlib.import_module("dlib")
         except ImportError as error:
-            raise UserError(f"Faces are found by dlib, which is not installed: {_EXTRA}.") from error
+            raise UserError(
+                f"Faces are found by dlib, which is not installed: {_EXTRA}."
+            ) from error
         self._search_side = search_side
         self._detector = dlib.cnn_face_detection_model_v1(_model("mmod_human_face_detector"))
         self._predictor = dlib.shape_predictor(_model("shape_predictor_68_face_landmarks"))

@@ -69,7 +69,7 @@ class DFDNet(nn.Module):
             for i, part in enumerate(PARTS):
                 attention = ConvPair(channels, name=f"attention_{part}_{level}")
                 entries = dictionary[level][part]
-                guide = _replace_part(features, guide, entries, boxes[i], attention, window)
+                guide = replace_part(features, guide, entries, boxes[i], attention, window)
             guides[level] = guide[None]
         y = _Dilations(name="dilation")(layers["conv5_4"])
         for i, (level, features) in enumerate(((32, 512), (64, 256), (128, 128), (256, 64))):
@@ -81,7 +81,7 @@ class DFDNet(nn.Module):
 
 
 class ConvPair(nn.Module):
-    """``conv(lrelu(conv(x)))``; the first convolution may be dilated.
+    """``conv(lrelu(conv(x)))``; both convolutions may be dilated.
 
     With a ``mask``, everything outside of it is zero, as if the image ended there.
     """
@@ -92,7 +92,8 @@ class ConvPair(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | bool = True) -> jax.Array:
         y = _conv(self.features, self.dilation, name="conv_0")(jnp.where(mask, x, 0))
-        return _conv(self.features, name="conv_1")(jnp.where(mask, _lrelu(y), 0))
+        y = jnp.where(mask, _lrelu(y), 0)
+        return _conv(self.features, self.dilation, name="conv_1")(y)
 
 
 class _Dilations(nn.Module):
@@ -143,7 +144,7 @@ def _blurred(x: jax.Array) -> jax.Array:
     return x
 
 
-def _replace_part(
+def replace_part(
     features: jax.Array,
     guide: jax.Array,
     entries: jax.Array,
@@ -169,8 +170,10 @@ def _replace_part(
     # A box that is rounded to the level may be one wider than its share.
     side = min(level, -(-window * level // SIDE) + 1)
     top, left = (jnp.clip(start, 0, level - side) for start in (y1, x1))
-    rows = _Span(jnp.arange(side) - (y1 - top), y2 - y1)
-    columns = _Span(jnp.arange(side) - (x1 - left), x2 - x1)
+    rows, columns = (
+        _Span(*(places.astype(jnp.float32) for places in (jnp.arange(side) + first, length)))
+        for first, length in ((top - y1, y2 - y1), (left - x1, x2 - x1))
+    )
     inside = (rows.inside()[:, None] & columns.inside())[..., None]
 
     def window_of(array: jax.Array) -> jax.Array:
@@ -191,8 +194,8 @@ class _Span:
     """Where the rows of a window lie in a box, or its columns.
 
     Attributes:
-        position: int ``[n]``, counted from the start of the box; outside of it below zero, or at
-            least ``length``.
+        position: whole numbers ``[n]``, counted from the start of the box; outside of it below
+            zero, or at least ``length``.
         length: of the box; it is not known when the network is compiled.
     """
 
@@ -205,16 +208,17 @@ class _Span:
 
     def bilinear(self, size: int) -> jax.Array:
         """The matrix ``[size, n]`` that resizes the box to ``size`` rows, corners not aligned."""
-        source = (jnp.arange(size) + 0.5) * (self.length / size) - 0.5
-        source = jnp.maximum(source, 0.0).astype(jnp.float32)[:, None]
+        places = jnp.arange(size, dtype=jnp.float32)[:, None] + 0.5
+        source = jnp.maximum(places * (self.length / size) - 0.5, 0)
         below = jnp.floor(source)
         above = jnp.minimum(below + 1, self.length - 1)
         share = source - below
-        return (1 - share) * (self.position == below) + share * (self.position == above)
+        lower = jnp.where(self.position == below, 1 - share, 0.0)
+        return lower + jnp.where(self.position == above, share, 0.0)
 
     def nearest(self, size: int) -> jax.Array:
         """The row, of ``size``, whose copy a row of the box is when the former are resized."""
-        source = jnp.floor(self.position * (size / self.length).astype(jnp.float32))
+        source = jnp.floor(self.position * (size / self.length))
         return jnp.clip(source, 0, size - 1).astype(jnp.int32)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +34,10 @@ _CONVOLUTIONS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"upsample4\.4", lambda m: "tail"),
 )
 
+# Our name of an array of a convolution, empty for what is folded into the kernel.
+_ARRAYS = {"weight": "kernel", "weight_orig": "kernel", "bias": "bias"}
+_ARRAYS |= {"weight_u": "", "weight_v": ""}
+
 
 def _of_pair(place: str) -> str:
     """Our name of a convolution of two with an activation between them."""
@@ -62,7 +67,7 @@ def dfdnet_params(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
         UserError: names or shapes are not those of DFDNet.
     """
-    ours: dict[str, np.ndarray] = {}
+    places: dict[str, str] = {}  # our paths, and the official names of their arrays
     unknown = []
     for name, array in state.items():
         if name in ("vgg_extractor.mean", "vgg_extractor.std"):
@@ -72,21 +77,35 @@ def dfdnet_params(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
             continue
         convolution, _, kind = name.rpartition(".")
         place = _translate(convolution)
-        if place is None or kind not in ("weight", "bias", "weight_orig", "weight_u", "weight_v"):
+        if place is None or kind not in _ARRAYS:
             unknown.append(name)
-        elif kind == "bias":
-            ours[f"{place}/bias"] = array
-        elif kind in ("weight", "weight_orig") and array.ndim == 4:
-            kernel = array / _spectral_norm(state, convolution) if kind != "weight" else array
-            ours[f"{place}/kernel"] = kernel.transpose(2, 3, 1, 0)
+        elif _ARRAYS[kind]:
+            places[f"{place}/{_ARRAYS[kind]}"] = name
     shapes = {path: leaf.shape for path, leaf in flatten_dict(dfdnet_shapes(), sep="/").items()}
-    wrong = [path for path, array in ours.items() if shapes.get(path) != array.shape]
-    missing = shapes.keys() - ours.keys()
-    for fault, names in (("no place for", unknown), ("no value for", missing), ("other", wrong)):
+    missing = shapes.keys() - places.keys()
+    wrong = [
+        name
+        for path, name in places.items()
+        if path not in shapes or _shape_here(state[name]) != shapes[path]
+    ]
+    faults = {"no place for": unknown, "no value for": missing, "another shape of": wrong}
+    for fault, names in faults.items():
         if names:
             listed = ", ".join(sorted(names)[:4])
             raise UserError(f"these are not the weights of DFDNet: {fault} {listed}")
-    return unflatten_dict({p: a.astype(np.float32) for p, a in ours.items()}, sep="/")
+    ours = {}
+    for path, name in places.items():
+        array = state[name]
+        if name.endswith("_orig"):
+            array = array / _spectral_norm(state, name.rpartition(".")[0])
+        ours[path] = (array.transpose(2, 3, 1, 0) if array.ndim == 4 else array).astype(np.float32)
+    return unflatten_dict(ours, sep="/")
+
+
+def _shape_here(array: np.ndarray) -> tuple[int, ...]:
+    """The shape of an array in our layout: kernels ``[kh, kw, I, O]`` of ``[O, I, kh, kw]``."""
+    shape = array.shape
+    return (*shape[2:], shape[1], shape[0]) if len(shape) == 4 else shape
 
 
 def dfdnet_dictionary(arrays: Mapping[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
@@ -114,6 +133,33 @@ def dfdnet_dictionary(arrays: Mapping[str, np.ndarray]) -> dict[int, dict[str, n
             entries = array.reshape(-1, channels, height, width).astype(np.float32)
             dictionary[level][part] = np.ascontiguousarray(entries.transpose(0, 2, 3, 1))
     return dictionary
+
+
+def read_dictionary_folder(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a folder of files such as ``left_eye_256_center.npy``, for the above.
+
+    Raises:
+        UserError: a file is missing, damaged, or holds pickled objects, which are not loaded.
+    """
+    arrays = {}
+    for level in LEVELS:
+        for part in PARTS:
+            files = sorted(folder.glob(f"{part}_{level}*.npy"))
+            if not files:
+                raise UserError(f"There is no file {part}_{level}_center.npy in {folder}.")
+            try:
+                array = np.load(files[0], allow_pickle=False)
+            except (ValueError, OSError, EOFError) as error:
+                raise UserError(
+                    f"{files[0]} cannot be read as numbers alone: it is damaged, or holds pickled "
+                    "objects, which are not loaded; if you trust it, save it anew with "
+                    "numpy.save(file, numpy.array(numpy.load(file, allow_pickle=True).tolist(), "
+                    "'float32'))."
+                ) from error
+            if array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise UserError(f"{files[0]} holds no finite floats.")
+            arrays[f"{level}.{part}"] = array
+    return arrays
 
 
 def _translate(convolution: str) -> str | None:
