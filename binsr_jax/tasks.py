@@ -95,6 +95,22 @@ def _photographs(config: Config) -> Task:
     )
 
 
+def _blind(config: Config) -> Task:
+    if config.scale not in _SCALES:
+        raise UserError(f"config.scale is {config.scale}, but the task real has 2, 3 or 4.")
+    if config.eval.levels:
+        raise UserError(f"config.eval.levels is {config.eval.levels}, but the task real has none.")
+    return Task(
+        name=f"Real SR x{config.scale}",
+        scale=config.scale,
+        channels=3,
+        border=config.scale,
+        luma=True,
+        sets=("Set5", "Set14", "B100"),
+        degradation="real",
+    )
+
+
 def _denoising(config: Config) -> Task:
     _require_scale_1(config)
     return Task(
@@ -184,10 +200,11 @@ TASKS: dict[str, Callable[[Config], Task]] = {
     "jpeg_colour": _jpeg_colour("4:2:0"),
     "jpeg_444": _jpeg_colour("4:4:4"),
     "photo": _photographs,
+    "real": _blind,
 }
 
 # Those that enlarge by a scale of 2, 3 or 4; the others have scale 1.
-ENLARGING = ("sr", "photo")
+ENLARGING = ("sr", "photo", "real")
 
 
 def task_of(config: Config) -> Task:

@@ -108,6 +108,8 @@ def test_levels_can_be_chosen_and_are_part_of_the_names_of_scores():
     [
         ("denoise", {"scale": 2}, r"config.scale is 2, .*denoise does not enlarge: set it to 1"),
         ("jpeg", {"scale": 4}, r"config.scale is 4, .*jpeg"),
+        ("real", {"scale": 1}, r"config.scale is 1, .*2, 3 or 4"),
+        ("real", {"scale": 4, "eval.levels": (10,)}, r"the task real has none"),
         ("photo", {"scale": 1}, r"config.scale is 1, .*2, 3 or 4"),
         ("denoise", {"eval.levels": (0,)}, r"eval.levels is \(0,\), .*1\.\.255"),
         ("jpeg", {"eval.levels": (10, 101)}, r"eval.levels .*1\.\.100"),

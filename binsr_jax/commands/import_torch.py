@@ -27,6 +27,7 @@ from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
 from binsr_jax.faces.model import save_face_model
+from binsr_jax.files import printable
 from binsr_jax.models.dfdnet_weights import (
     dfdnet_dictionary,
     dfdnet_params,
@@ -78,8 +79,8 @@ def run(args: argparse.Namespace) -> None:
     model = config.model
     k = f", k {model.amplification:g}" if args.arch in ARCHITECTURES else ""
     print(
-        f"{args.output}: {task_of(config).name}, {model.name} of {model.blocks} blocks of "
-        f"{model.features} channels{k}"
+        f"{printable(str(args.output))}: {task_of(config).name}, {model.name} of {model.blocks} "
+        f"blocks of {model.features} channels{k}"
     )
 
 
@@ -121,4 +122,4 @@ def _import_dfdnet(args: argparse.Namespace) -> None:
         raise error if named else UserError(f"{path} as dfdnet: {error}.") from error
     save_face_model(args.output, params, dictionary)
     entries = ", ".join(f"{len(dictionary[256][part])} of {part}" for part in dictionary[256])
-    print(f"{args.output}: DFDNet, with {entries.replace('_', ' ')}")
+    print(printable(f"{args.output}: DFDNet, with {entries.replace('_', ' ')}"))

@@ -11,23 +11,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax import __version__, models
-from binsr_jax.config import Config, config_from_json, config_to_json, default
+from binsr_jax.config import Config
 from binsr_jax.data.sources import source_kinds
 from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
 from binsr_jax.nn.binary import FOLDED, BinaryConv
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints, load_model
-
-# Fields that name folders of the machine where a network was trained; they stay there.
-_FOLDERS = (
-    ("data", "dir"),
-    ("data", "sources"),
-    ("data", "cache_dir"),
-    ("train", "init_from"),
-    ("train", "teacher"),
-    ("eval", "data_dir"),
-)
 
 
 def pack_params(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
@@ -98,20 +88,18 @@ def from_workdir(
     config, _, variables, step = load_model(workdir, which)
     with Checkpoints(Path(workdir).expanduser().absolute(), read_only=True) as checkpoints:
         data, score = checkpoints.data(step), checkpoints.score(step)
-    first = task_of(config).scored_sets(config.eval.sets[0])[0]
-    scored = score is not None and math.isfinite(score)  # a perfect score has no place in JSON
-    settings, defaults = config_to_json(config), config_to_json(default())
-    for section, field in _FOLDERS:
-        settings[section][field] = defaults[section][field]
+    scores = {}
+    if score is not None and math.isfinite(score):  # a perfect score has no place in JSON
+        scores[f"{task_of(config).scored_sets(config.eval.sets[0])[0]}/psnr"] = score
     provenance = {
         "steps": step,
         "source": source_kinds(config),
         "data": data,
-        "scores": {f"{first}/psnr": score} if scored else {},
+        "scores": scores,
         "package": __version__,
     }
     params = pack_params(config, variables)
-    return PackedModel(config_from_json(settings), params, provenance)
+    return PackedModel(config, params, provenance)
 
 
 def pack(

@@ -54,9 +54,18 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
                 f"config.model.{field} is {config[field]!r}, but must be one of: "
                 + ", ".join(choices)
             )
-    for field in ("features", "blocks", "attention_hidden", "amplification", "growth"):
-        if not 0 < config[field] < math.inf:
+    for field in ("features", "blocks", "attention_hidden", "growth"):
+        if config[field] < 1:
             raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
+    # The image is multiplied by it and divided again, in float32.
+    if not 1e-6 <= config.amplification <= 1e6:
+        raise UserError(
+            f"config.model.amplification is {config.amplification:g}, but must lie in 1e-6..1e6"
+        )
+    if not math.isfinite(config.residual_scale):
+        raise UserError(
+            f"config.model.residual_scale is {config.residual_scale}, but must be finite"
+        )
     if not 0 < config.progressive_until <= 1:
         raise UserError(
             f"config.model.progressive_until is {config.progressive_until}, but must be above 0 "
