@@ -29,6 +29,7 @@ _NLM_PATCH, _NLM_DISTANCE = 5, 6  # pixels: of what is compared, and how far awa
 _NLM_CUTOFF = 0.8  # in deviations of the noise: above it patches count as different
 _CLEAN = 1e-4  # deviation of noise below which nothing is done
 _CLAHE_CLIP = 0.01
+_CLAHE_BYTES = 64  # for each pixel, since scikit-image works on the whole of an image
 _TAILS = 0.005  # the share of pixels that normalisation makes black, and white
 _FLAT = 1 / 255  # an image of less contrast is not normalised
 _SHARPEN_RADIUS = 1.0  # of the Gaussian of the unsharp mask, in pixels
@@ -139,6 +140,12 @@ def enhanced_strips(
             rows = _kept(result, height)
     for start in range(0, height, _STRIP):
         yield start, rows(start, min(start + _STRIP, height))
+
+
+def bytes_per_pixel(steps: Sequence[Step]) -> int:
+    """The memory that steps take for each pixel of a whole image, beside that of strips."""
+    names = {step.name for step in steps if step.strength}
+    return 6 * bool(names) + _CLAHE_BYTES * ("clahe" in names)
 
 
 def rows_of(pixels: np.ndarray) -> Rows:

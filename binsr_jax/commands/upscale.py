@@ -23,6 +23,7 @@ from pathlib import Path
 
 from binsr_jax.deploy.jobs import FORMATS, Options, Outcome, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
+from binsr_jax.enhance import parse
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 from binsr_jax.launcher import check_kernel, keep_compiled_programs
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="for a tile (default: 1, or 1/4 of what is free)",
     )
+    steps = "done {} the network, such as {}; docs/enhance.md lists them"
+    add("--pre", default="", metavar="STEPS", help=steps.format("before", "median=0.5,clahe=0.3"))
+    add("--post", default="", metavar="STEPS", help=steps.format("after", "unsharp=0.5,colour=1"))
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
@@ -88,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs ``binsr upscale``."""
     memory = round(args.memory * 2**30) if args.memory else None
     files = named_images(args)
+    pre, post = parse(args.pre, "pre"), parse(args.post, "post")
     keep_compiled_programs()
     check_kernel()
     upscaler = load(args.model, memory=memory)
@@ -107,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         quality=args.quality,
         most_pixels=int(args.max_megapixels * 1e6),
+        pre=pre,
+        post=post,
     )
     with sigterm_interrupts():
         outcome = run_jobs(upscaler, jobs, options)

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from binsr_jax.data.images import IMAGE_SUFFIXES, list_images
 from binsr_jax.deploy.picture_files import picture_size, read_picture, write_picture
-from binsr_jax.deploy.pictures import FORMATS, canvas, finish, fitted, paste
+from binsr_jax.deploy.pictures import FORMATS, canvas, enhance_canvas, finish, fitted, paste
 from binsr_jax.deploy.upscaler import Upscaler, Work
+from binsr_jax.enhance import Step
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 
@@ -50,6 +51,8 @@ class Options:
         overwrite: whether to make outputs again that are there.
         quality: 1 to 100, of JPEG and WebP.
         most_pixels: images of more are refused.
+        pre: what is done to an image before it is enlarged.
+        post: what is done to it after.
     """
 
     tile: int = 0
@@ -57,6 +60,8 @@ class Options:
     overwrite: bool = False
     quality: int = 95
     most_pixels: int = 200_000_000
+    pre: tuple[Step, ...] = ()
+    post: tuple[Step, ...] = ()
 
 
 @dataclass
@@ -158,7 +163,10 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
     def work(job: Job, bar: tqdm) -> None:
         _do(upscaler, job, options, bar)
 
-    return run_each(jobs, options, upscaler.require_memory, work)
+    def require_memory(height: int, width: int) -> None:
+        upscaler.require_memory(height, width, options.pre)
+
+    return run_each(jobs, options, require_memory, work)
 
 
 def run_each(
@@ -219,15 +227,17 @@ def run_each(
 def _do(upscaler: Upscaler, job: Job, options: Options, bar: tqdm) -> None:
     picture = fitted(read_picture(job.source, options.most_pixels), job.target, upscaler.scale)
     try:
-        work = upscaler.plan(*picture.pixels.shape[:2], tile=options.tile)
+        work = upscaler.plan(*picture.pixels.shape[:2], tile=options.tile, pre=options.pre)
         notes = [*picture.notes, *_note_of(work)]
         if notes:
             tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
         image = canvas(picture, upscaler.scale)
-        for piece in upscaler.run(picture.pixels, work, ensemble=options.ensemble):
+        pixels, before = upscaler.prepared(picture.pixels, options.pre, options.post)
+        for piece in upscaler.run(pixels, work, ensemble=options.ensemble):
             paste(image, piece.rows, piece.columns, piece.pixels)
             height, width = piece.pixels.shape[:2]
             bar.update(height * width / upscaler.scale**2 / 1e6)
+        enhance_canvas(image, options.post, before)
         finish(image, picture)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(f"{job.source}: the memory ran out; give less with --memory.") from error
