@@ -250,7 +250,7 @@ def _nlm(rows: Rows, height: int, strength: float, before: Input | None) -> Rows
             sigma=sigma,
             channel_axis=-1,
         )
-        return y - x
+        return y.reshape(x.shape) - x
 
     return _mixed(rows, height, strength, _NLM_PATCH // 2 + _NLM_DISTANCE, change)
 
