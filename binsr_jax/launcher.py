@@ -4,6 +4,7 @@ import difflib
 import logging as python_logging
 import os
 import re
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any, Protocol
 import jax
 from absl import flags, logging
 
-from binsr_jax.config import default, flat_fields, list_value
+from binsr_jax.config import FIELDS, default, flat_fields, list_value
 from binsr_jax.errors import UserError
+from binsr_jax.fields import Field
 from binsr_jax.files import printable
 from binsr_jax.ops.native import build, choose
 from binsr_jax.recipes import recipe_file
@@ -150,7 +152,21 @@ def _help(program: Program, name: str) -> str:
     for flag in values:
         text = values[flag].help
         lines.append(f"  --{flag.replace('_', '-'):<16} {text}")
+    if "config" in values:
+        lines += ["", "fields of the config, with their defaults:"]
+        lines += [line for field in FIELDS.items() for line in _field_help(*field)]
     return "\n".join(lines)
+
+
+def _field_help(name: str, declaration: Field) -> list[str]:
+    """The lines of a field: what to write, and what it means."""
+    rule = declaration.rule
+    choices = rule.choices if rule else ()
+    bound = f"; {rule.requirement}" if rule and not choices else ""
+    text = declaration.meaning + bound + (f": {', '.join(choices)}" if choices else "")
+    indent = " " * 6
+    wrapped = textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=indent)
+    return [f"  --config.{name}={declaration.default!r}", wrapped]
 
 
 def _with_lists(argv: Sequence[str]) -> list[str]:

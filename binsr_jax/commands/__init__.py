@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "score a network on benchmark sets",
     "upscale": "enlarge images with a packed model",
     "restore": "remove noise or JPEG artifacts from images with a packed model",
+    "faces": "restore the faces in images with DFDNet",
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
     "unpack": "make a work dir of a model file, to train it further",

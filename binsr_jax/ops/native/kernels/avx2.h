@@ -89,57 +89,70 @@ struct Avx2 {
  private:
   static constexpr int64_t kMostItems = 63;
 
-  // The counts of two pairs of pixels and of the outputs in two halves, each in two sums of bytes:
-  // `both`, first + 16 second modulo 256; and `high`, that shifted to the right by four bits in
-  // words of 16, so that a high byte is its second and a low one its second + 16 times the first of
-  // the high byte, modulo 256.
-  struct Sums {
-    __m256i both[2][2] = {}, high[2][2] = {};
-  };
-
-  // Takes twice the counts of some items off the dots of four pixels.
+  // Takes twice the counts of some items off the dots of four pixels; x has the items of the first
+  // two, x2 those of the others.
+  //
+  // Of each pair of pixels and each half of the outputs there are two sums of bytes: b, the count of
+  // the first pixel + 16 times the second's, modulo 256; and h, that shifted to the right by four
+  // bits in words of 16, so that a high byte is its second and a low one its second + 16 times the
+  // first of the high byte, modulo 256.
   static void SubtractItems(const ImageItem* x, const ImageItem* x2, const KernelItem* k,
                             int64_t count, Tile<Dot>& dots) {
-    Sums sums;
-    int64_t i = 0;
-    for (; i + 3 <= count; i += 3) AddItems<3>(x + i, x2 + i, k + i * kOutputs, sums);
-    for (; i < count; ++i) AddItems<1>(x + i, x2 + i, k + i * kOutputs, sums);
-#pragma GCC unroll 2
-    for (int pair = 0; pair < 2; ++pair)
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half)
-        Subtract(sums.both[pair][half], sums.high[pair][half], dots[2 * pair] + 32 * half,
-                 dots[2 * pair + 1] + 32 * half);
+    __m256i b00 = {}, b01 = {}, b10 = {}, b11 = {}, h00 = {}, h01 = {}, h10 = {}, h11 = {};
+    // Three items at a time, whose counts four bits have room for. Loads limit this loop. The 16
+    // registers just hold the sums and a line of the kernel, which compilers do not find: they load
+    // every line twice, or keep sums in memory.
+    for (; count >= 3; count -= 3, x += 3, x2 += 3, k += 3 * kOutputs) {
+      __m256i k0, k1, table, t, g00, g01, g10, g11;
+      int64_t at;
+#define BINSR_LINE(i) "vmovdqa " #i "*64(%[k]), %[k0]\n vmovdqa " #i "*64+32(%[k]), %[k1]\n"
+#define BINSR_TABLE(x, i) \
+  "movzwl " #i "*2(%[" x "]), %k[at]\n vbroadcasti128 (%[tables],%[at]), %[table]\n"
+#define BINSR_FIRST(x, g) \
+  BINSR_TABLE(x, 0) \
+  "vpshufb %[k0], %[table], %[" g "0]\n vpshufb %[k1], %[table], %[" g "1]\n"
+#define BINSR_NEXT(x, g, i) \
+  BINSR_TABLE(x, i) \
+  "vpshufb %[k0], %[table], %[t]\n vpaddb %[t], %[" g "0], %[" g "0]\n" \
+  "vpshufb %[k1], %[table], %[t]\n vpaddb %[t], %[" g "1], %[" g "1]\n"
+#define BINSR_SUM(n) \
+  "vpaddb %[g" n "], %[b" n "], %[b" n "]\n vpsrlw $4, %[g" n "], %[g" n "]\n" \
+  "vpaddb %[g" n "], %[h" n "], %[h" n "]\n"
+      asm(BINSR_LINE(0) BINSR_FIRST("x", "g0") BINSR_FIRST("x2", "g1")
+          BINSR_LINE(1) BINSR_NEXT("x", "g0", 1) BINSR_NEXT("x2", "g1", 1)
+          BINSR_LINE(2) BINSR_NEXT("x", "g0", 2) BINSR_NEXT("x2", "g1", 2)
+          BINSR_SUM("00") BINSR_SUM("01") BINSR_SUM("10") BINSR_SUM("11")
+          : [b00] "+x"(b00), [b01] "+x"(b01), [b10] "+x"(b10), [b11] "+x"(b11),
+            [h00] "+x"(h00), [h01] "+x"(h01), [h10] "+x"(h10), [h11] "+x"(h11),
+            [g00] "=&x"(g00), [g01] "=&x"(g01), [g10] "=&x"(g10), [g11] "=&x"(g11),
+            [k0] "=&x"(k0), [k1] "=&x"(k1), [table] "=&x"(table), [t] "=&x"(t), [at] "=&r"(at)
+          : [x] "r"(x), [x2] "r"(x2), [k] "r"(k), [tables] "r"(kTables.of[0])
+          : "memory");
+#undef BINSR_LINE
+#undef BINSR_TABLE
+#undef BINSR_FIRST
+#undef BINSR_NEXT
+#undef BINSR_SUM
+    }
+    for (; count > 0; --count, ++x, ++x2, k += kOutputs) {
+      AddItem(*x, k, b00, h00);
+      AddItem(*x, k + 32, b01, h01);
+      AddItem(*x2, k, b10, h10);
+      AddItem(*x2, k + 32, b11, h11);
+    }
+    Subtract(b00, h00, dots[0], dots[1]);
+    Subtract(b01, h01, dots[0] + 32, dots[1] + 32);
+    Subtract(b10, h10, dots[2], dots[3]);
+    Subtract(b11, h11, dots[2] + 32, dots[3] + 32);
   }
 
-  // Up to three items, whose counts four bits have room for.
-  template <int kCount>
-  static inline __attribute__((always_inline)) void AddItems(const ImageItem* x,
-                                                             const ImageItem* x2,
-                                                             const KernelItem* k, Sums& sums) {
-    __m256i group[2][2];
-#pragma GCC unroll 3
-    for (int i = 0; i < kCount; ++i) {
-      const auto* ki = reinterpret_cast<const __m256i*>(k + i * kOutputs);
-#pragma GCC unroll 2
-      for (int pair = 0; pair < 2; ++pair) {
-        const auto* at = reinterpret_cast<const __m128i*>(kTables.of[0] + (pair ? x2 : x)[i]);
-        const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(at));
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
-          const __m256i counts = _mm256_shuffle_epi8(table, _mm256_load_si256(ki + half));
-          group[pair][half] = i ? _mm256_add_epi8(group[pair][half], counts) : counts;
-        }
-      }
-    }
-#pragma GCC unroll 2
-    for (int pair = 0; pair < 2; ++pair)
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const __m256i high = _mm256_srli_epi16(group[pair][half], 4);
-        sums.both[pair][half] = _mm256_add_epi8(sums.both[pair][half], group[pair][half]);
-        sums.high[pair][half] = _mm256_add_epi8(sums.high[pair][half], high);
-      }
+  static void AddItem(ImageItem x, const KernelItem* k, __m256i& both, __m256i& high) {
+    const auto* table = reinterpret_cast<const __m128i*>(kTables.of[0] + x);
+    const __m256i counts =
+        _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(table)),
+                            _mm256_load_si256(reinterpret_cast<const __m256i*>(k)));
+    both = _mm256_add_epi8(both, counts);
+    high = _mm256_add_epi8(high, _mm256_srli_epi16(counts, 4));
   }
 
   static void Subtract(__m256i both, __m256i high, Dot* first, Dot* second) {
