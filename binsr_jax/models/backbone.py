@@ -1,4 +1,4 @@
-"""The common part of all networks: a head, a body of units, a tail, and the two halves of a run."""
+"""The common part of all networks: head, body of units, tail, and the two halves of inference."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ class Backbone(nn.Module, kw_only=True):
         tail: makes the last convolution, back to an image: ``tail(x, progress)``.
         scale: the upscaling factor s.
         amplification: k, by which the image is multiplied at the input and divided at the output:
-            equation 10 of the attention paper (see ``binsr_jax.ops.binarize``), and BBCU's.
+            equation 10 of the attention paper (see ``binsr_jax.ops.binarize``). BBCU has it too.
         head_activation: the activation after the head, a key of ``ACTIVATIONS``.
         progressive: how the units become binary; see ``unit_progress``.
         progressive_until: the fraction of training after which they are; see ``unit_progress``.
@@ -63,7 +63,7 @@ class Backbone(nn.Module, kw_only=True):
 
     @property
     def stride(self) -> int:
-        """Input pixels per feature pixel, along a side. The halves take sides of its multiples."""
+        """The number of input pixels per feature pixel along a side; both halves need multiples."""
         return 1
 
     @property
@@ -76,10 +76,10 @@ class Backbone(nn.Module, kw_only=True):
         return None
 
     def reach(self, params: Any, tail: Any) -> tuple[int, int]:
-        """The radius of the receptive field, in input pixels: of the network and ``reconstruct``.
+        """The receptive field's radius: the network's in input pixels, ``reconstruct``'s in rows.
 
-        It is at most the sum of ``kh // 2`` over all kernels ``[kh, kw, ...]``, because no path
-        passes a convolution twice or has coarser pixels than the input.
+        Both are upper bounds: the sum of ``kh // 2`` over all kernels ``[kh, kw, ...]``. No path
+        passes a convolution twice, and none has coarser pixels than the input.
 
         Args:
             params: the network's parameters.
