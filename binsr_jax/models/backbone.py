@@ -109,7 +109,7 @@ class Backbone(nn.Module, kw_only=True):
         raise NotImplementedError
 
     def reconstructs_by_rows(self, features: jax.Array) -> bool:
-        """Whether ``reconstruct`` itself has few rows of its intermediates at a time."""
+        """Whether ``reconstruct`` itself holds only a few rows of its intermediates in memory."""
         return False
 
     def _embed(self, x: jax.Array, progress: Progress) -> jax.Array:
@@ -124,7 +124,7 @@ class Backbone(nn.Module, kw_only=True):
         progress: Progress,
         skip: bool = False,
     ) -> jax.Array:
-        """One unit after the other, each with its own progress; ``+ x`` with ``skip``."""
+        """The output of the units in a row, each with its own progress; ``+ x`` with ``skip``."""
         own = [
             unit_progress(progress, self.progressive, self.progressive_until, i, len(units))
             for i in range(len(units))

@@ -155,15 +155,18 @@ def binary_branch(
 ) -> jax.Array:
     """``depth_to_space(rprelu(conv(rsign(x))), shuffle)``: ``[B, H, W, I] -> [B, rH, rW, O/r^2]``.
 
-    A packed convolution computes all of it as one function of the parameters of the three.
+    A packed convolution computes all of it as one function of the three modules' parameters.
 
     Args:
-        x: as above.
-        rsign, conv, rprelu: bound to the module that calls this.
-        train, progress: as of a unit.
-        blend: as ``RSign`` takes it.
-        skip: whether x is added, enlarged by nearest neighbours where there is a shuffle.
-        shuffle: r of the pixel shuffle; 1 for none.
+        x: ``[B, H, W, I]``.
+        rsign: a submodule of the calling module, as are ``conv`` and ``rprelu``.
+        conv: a ``BinaryConv`` or its packed form.
+        rprelu: the activation.
+        train: as for a unit.
+        progress: as for a unit.
+        blend: as for ``RSign``.
+        skip: whether x is added, upsampled by nearest neighbours.
+        shuffle: r of the pixel shuffle; 1 stands for none.
     """
     if is_packed(conv) and not conv.is_initializing():
         params = {
@@ -179,7 +182,7 @@ def binary_branch(
 
 
 def is_packed(conv: Any) -> bool:
-    """Whether a convolution, or what makes one, computes whole branches: a packed one does."""
+    """Whether a convolution, or its factory, is the packed form, which computes whole branches."""
     return hasattr(getattr(conv, "func", conv), "branch")
 
 
@@ -188,9 +191,9 @@ def branch_of(
     factor: jax.Array | float = 1.0,
     residual: Residual | None = None,
 ) -> Branch:
-    """A packed branch of the parameters of its "rsign", "conv" and "rprelu".
+    """The packed branch with the parameters of the submodules "rsign", "conv" and "rprelu".
 
-    What ``factor`` and ``residual`` are, ``ops.branch.Branch`` says.
+    ``ops.branch.Branch`` describes ``factor`` and ``residual``.
     """
     conv, rprelu = params["conv"], params["rprelu"]
     bias = conv.get("bias", jnp.zeros_like(conv["scale"]))

@@ -68,7 +68,7 @@ class BinaryUpsampler(nn.Module):
         return branch(self, x, progress, self.scale, True)
 
     def as_branch(self) -> Branch | None:
-        """The upsampler as one packed branch, pixels shuffled; None where it is not packed."""
+        """The upsampler as one packed branch, before its shuffle; None if it is not packed."""
         if not is_packed(self.conv) or self.is_initializing():
             return None
         variables = self._reordered(self.variables, split=(-1, self.scale**2))
@@ -92,9 +92,9 @@ class BinaryUpsampler(nn.Module):
 def native_upsampling(
     upsamplers: Sequence[nn.Module], tail: nn.Module, x: jax.Array
 ) -> Callable[[jax.Array], jax.Array] | None:
-    """``tail(upsampler(x))`` of packed parts as one native call, where there is such; or None.
+    """``tail(upsampler(x))`` as a function with one native call; None if there is no such call.
 
-    It never has the enlarged features in memory, whose size is several times that of x.
+    The upsampled features, several times as large as x, are never in memory as a whole.
     """
     if len(upsamplers) != 1 or not isinstance(upsampler := upsamplers[0], BinaryUpsampler):
         return None

@@ -34,9 +34,9 @@ class Unit(nn.Module):
         return 6
 
     def as_branch(self) -> Branch | None:
-        """The whole unit as one packed branch; None where it is more, or is not packed.
+        """The whole unit as one packed branch; None if it has more parts or is not packed.
 
-        A run of such units is one native call: see ``binsr_jax.nn.fence.chain``.
+        Such units in a row become one native call: see ``binsr_jax.nn.fence.chain``.
         """
         return None
 
@@ -93,7 +93,7 @@ class BinaryUnit(Unit):
         return conv(signs(x, progress, blend), signs=not blend, train=train, progress=progress)
 
     def _packed_branch(self, residual: Residual, factor: jax.Array | float = 1.0) -> Branch | None:
-        """The branch that ``_branch`` computes and more, where its convolution is packed."""
+        """The branch of ``_branch`` with a residual; None if its convolution is not packed."""
         if not is_packed(self.conv) or self.is_initializing():
             return None
         return branch_of(self.variables["params"], factor, residual)
