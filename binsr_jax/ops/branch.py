@@ -92,7 +92,7 @@ def packed_branch(x: jax.Array, branch: Branch, shuffle: int = 1) -> jax.Array:
 
     Raises:
         ValueError: the arrays do not fit each other or ``shuffle``.
-        TypeError: ``w_bits`` is not uint32.
+        TypeError: ``w_bits`` is not uint32, in the form of XLA.
     """
     _check(x, branch, shuffle)
     form = choose.form_for_packed(x, branch.w_bits)
