@@ -1,4 +1,4 @@
-"""Five steps of the papers' recipe against the reference's: losses and parameters."""
+"""Losses and parameters of five training steps by the papers' recipe, against the reference's."""
 
 import re
 from typing import Any
@@ -26,7 +26,7 @@ def named(arrays, prefix):
 
 
 def amplification(model, scale, params, batch, loss) -> float:
-    """Of the usual k, the one with which the first loss is that of the reference."""
+    """The one of the usual k with which the first loss is closest to the reference's."""
 
     def off(k):
         model.amplification = k
@@ -79,7 +79,7 @@ def test_steps_equal_the_reference(reference_dir, reference, kind):
 
 
 def steps(config, params, batch):
-    """The losses before each of five steps and after the last, and the parameters then."""
+    """The losses before each of five steps and after them, and the parameters after them."""
     model, optimizer, mesh = (
         build(config),
         make_optimizer(config.train),
