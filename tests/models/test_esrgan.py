@@ -1,6 +1,7 @@
 """RRDBNet and SRVGGNetCompact against PyTorch's outputs, and their weights under all names."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
