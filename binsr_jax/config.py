@@ -5,6 +5,7 @@ import json
 import reprlib
 from typing import Any, cast
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from binsr_jax.errors import UserError
@@ -69,13 +70,8 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
 
 def flat_fields(config: Config, prefix: str = "") -> dict[str, Any]:
     """The fields of a config, or of a part of it, by name: ``{"train.steps": 1000}``."""
-    fields: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            fields |= flat_fields(value, f"{prefix}{key}.")
-        else:
-            fields[f"{prefix}{key}"] = value
-    return fields
+    fields: dict[str, Any] = flatten_dict(config.to_dict(), sep=".")
+    return {prefix + name: value for name, value in fields.items()}
 
 
 def config_to_json(config: Config) -> dict[str, Any]:

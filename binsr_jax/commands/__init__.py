@@ -95,6 +95,10 @@ def _run_quietly(module: Any, args: argparse.Namespace) -> int:
     level = log.level
     log.setLevel(logging.ERROR)  # Orbax logs much that does not concern a user
     try:
+        if os.environ.get("BINSR_KERNEL"):
+            from binsr_jax import launcher  # here, since it imports JAX
+
+            launcher.check_kernel()
         return module.run(args) or 0
     finally:
         log.setLevel(level)

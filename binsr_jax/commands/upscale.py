@@ -26,7 +26,7 @@ from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.enhance import parse
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
-from binsr_jax.launcher import check_kernel, keep_compiled_programs
+from binsr_jax.launcher import keep_compiled_programs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
     files = named_images(args)
     pre, post = parse(args.pre, "pre"), parse(args.post, "post")
     keep_compiled_programs()
-    check_kernel()
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
         otherwise = "leave out -s" if args.command == "upscale" else "enlarge with binsr upscale"
