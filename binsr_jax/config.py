@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from binsr_jax.errors import UserError
+from binsr_jax.fields import Section
 from binsr_jax.settings import FIELDS, Config, ModelConfig
 
 __all__ = [
@@ -31,7 +32,7 @@ def default() -> Config:
     config = ConfigDict()
     for name, declaration in FIELDS.items():
         *sections, key = name.split(".")
-        place = config
+        place: Any = config
         for part in sections:
             if part not in place:
                 place[part] = ConfigDict()
@@ -68,7 +69,7 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
     return fields
 
 
-def flat_fields(config: Config, prefix: str = "") -> dict[str, Any]:
+def flat_fields(config: Section | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """The fields of a config, or of a part of it, by name: ``{"train.steps": 1000}``."""
     fields: dict[str, Any] = flatten_dict(config.to_dict(), sep=".")
     return {prefix + name: value for name, value in fields.items()}

@@ -37,13 +37,13 @@ BINARY_DENOISER = {
 BINARY_DEBLOCKER = {**BINARY_DENOISER, "bias": "all"}
 
 
-def model_config(**fields) -> config_lib.Config:
+def model_config(**fields) -> config_lib.ModelConfig:
     model = config_lib.default().model
     model.update(fields)
     return model
 
 
-def shapes(config: config_lib.Config, scale: int, channels: int = 3) -> Any:
+def shapes(config: config_lib.ModelConfig, scale: int, channels: int = 3) -> Any:
     image = jnp.zeros((1, 4, 4, channels))
     return jax.eval_shape(network(config, scale, channels).init, jax.random.key(0), image)["params"]
 

@@ -1,6 +1,7 @@
 """RRDBNet and SRVGGNetCompact against PyTorch's outputs, and their weights under all names."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +176,7 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_mirrored():
         x = np.random.default_rng(0).random((2, 9, 11, 3), np.float32)
         bottom, right = -9 % network.stride, -11 % network.stride
         padded = np.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
-        y = network.apply({"params": params}, x)
+        y: Any = network.apply({"params": params}, x)
         assert y.shape == (2, 9 * scale, 11 * scale, 3)
         whole = np.asarray(network.apply({"params": params}, padded))
         np.testing.assert_array_equal(y, whole[:, : 9 * scale, : 11 * scale])

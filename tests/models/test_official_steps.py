@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from official import BBCU_L, BBCU_M, model_config, nhwc, shapes, size_of
+from official import BBCU_L, BBCU_M, nhwc, shapes, size_of
 
 from binsr_jax import config as config_lib
 from binsr_jax.models import build, network
@@ -49,7 +49,7 @@ def test_steps_equal_the_reference(reference_dir, reference, kind):
         scale = batch["hq"].shape[1] // batch["lq"].shape[1]
         initial = named(arrays, "init/")
         config = config_lib.default()
-        config.model = model_config(**{**size_of(initial), **OFFICIAL[kind]})
+        config.model.update({**size_of(initial), **OFFICIAL[kind]})
         config.scale, config.devices = scale, 1
         config.train.learning_rate, config.train.schedule = 1e-4, "constant"
         template = shapes(config.model, scale)
