@@ -21,6 +21,7 @@ from absl import flags, logging
 from binsr_jax import launcher
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
+from binsr_jax.evaluation.sets import load_sets
 from binsr_jax.tasks import TASKS, task_of
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Score the network trained in this work dir.")
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     if LEVELS.value:
         config.eval.levels = tuple(int(n) if n.isdecimal() else n for n in LEVELS.value)
     names = [name.strip() for name in SETS.value or () if name.strip()] or config.eval.sets
-    sets = benchmark.load_sets(names, DATA_DIR.value or config.eval.data_dir, task_of(config))
+    sets = load_sets(names, DATA_DIR.value or config.eval.data_dir, task_of(config))
     results = Path(OUTPUT.value or WORKDIR.value or ".").expanduser() / "results.jsonl"
     images_dir = Path(SAVE_IMAGES.value).expanduser() if SAVE_IMAGES.value else None
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -86,6 +87,9 @@ def main(argv: Sequence[str]) -> None:
     for note in report.notes(set_rows):
         print(f"\n{note}", flush=True)
     logging.info("One line an image and one a set are in %s", results)
+    if images_dir is not None:
+        folders = ", ".join(str(images_dir / images.name) for images in sets)
+        logging.info("Restored images, and comparisons beside them, are in %s", folders)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import binsr_jax
 
 PACKAGE = Path(binsr_jax.__file__).parent
 # What a part may import, beside itself; config and errors are open to all but ops.
-OPEN_TO_ALL = {"config", "errors", "__version__"}
+OPEN_TO_ALL = {"config", "errors", "files", "json_lines", "memory", "__version__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
+    "json_lines": set(),
+    "memory": set(),
     "config": {"errors"},
     "recipes": set(),
     "ops": set(),

@@ -39,7 +39,8 @@ def trained(workdir: str, which: Literal["best", "latest"], scale: int | None = 
     """
     config, model, variables, step = load_model(workdir, which)
     _check_scale(config, scale, workdir)
-    return Subject(config, restorer(model, variables), {"method": config.model.name, "step": step})
+    restore = restorer(model, variables, task_of(config).channels)
+    return Subject(config, restore, {"method": config.model.name, "step": step})
 
 
 def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subject:

@@ -16,13 +16,8 @@ from binsr_jax import models
 from binsr_jax.data.degradations import as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
-from binsr_jax.evaluation.benchmark import (
-    load_set,
-    load_sets,
-    restorer,
-    score_set,
-    validator,
-)
+from binsr_jax.evaluation.benchmark import restorer, score_set, validator
+from binsr_jax.evaluation.sets import load_set, load_sets
 from binsr_jax.ops.image import imresize_uint8, luma_uint8, rgb_to_y, upsample_nearest
 from binsr_jax.tasks import Task, task_of
 
@@ -264,7 +259,7 @@ def test_validator_scores_every_set(tmp_path: Path) -> None:
     config = config_lib.default()
     config.eval.sets = ("Two", "One", "samples")
     config.eval.data_dir = str(tmp_path)
-    scores, pictures = validator(config)(lambda lq: imresize_uint8(lq, 2), 1000)
+    scores, pictures, images = validator(config)(lambda lq: imresize_uint8(lq, 2), 1000)
     assert list(scores) == [
         f"{name}/{score}" for name in config.eval.sets for score in ("psnr", "ssim")
     ]
@@ -272,6 +267,8 @@ def test_validator_scores_every_set(tmp_path: Path) -> None:
     assert scores["Two/psnr"] == expected["psnr"]
     assert scores["Two/ssim"] == expected["ssim"]
     assert list(pictures)[:2] == ["Two/0", "One/0"]
+    assert images == {s.name: s.fingerprint() for s in load_sets(config.eval.sets, tmp_path, _task())}
+    assert images["One"] == images["Two"] == expected["fingerprint"]
     for picture in pictures.values():
         assert picture.dtype == np.uint8
         assert picture.shape[2] == 3
@@ -432,7 +429,7 @@ def test_validator_scores_every_level(tmp_path: Path, task: str, levels: tuple[i
     _save(tmp_path / "One/0.png", _picture(33, 40))
     config = _config(task, *levels)
     config.eval.sets, config.eval.data_dir = ("One",), str(tmp_path)
-    scores, pictures = validator(config)(lambda lq: as_image(lq, 1), 1000)
+    scores, pictures, images = validator(config)(lambda lq: as_image(lq, 1), 1000)
     names = task_of(config).scored_sets("One")
     wanted = task_of(config).scores
     assert list(scores) == [f"{name}/{score}" for name in names for score in wanted]
