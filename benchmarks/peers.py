@@ -86,12 +86,12 @@ def _dense(ops: Any, p: Mapping[str, Any], x: Any) -> Any:
 
 
 def float_params(model: PackedModel) -> dict[str, Any]:
-    """The parameters as numpy arrays, with float kernels in the place of words and scales."""
+    """The parameters as numpy arrays, with float kernels in the place of packed bits and scales."""
 
     def convert(tree: Mapping[str, Any]) -> dict[str, Any]:
-        if "words" in tree:
+        if "w_bits" in tree:
             inputs = model.config.model.features
-            signs = np.asarray(unpack_weights(jnp.asarray(tree["words"]), inputs))
+            signs = np.asarray(unpack_weights(jnp.asarray(tree["w_bits"]), inputs))
             return {"kernel": signs * np.asarray(tree["scale"])}
         return {
             name: convert(leaf) if isinstance(leaf, Mapping) else np.asarray(leaf)

@@ -18,6 +18,7 @@ from binsr_jax.data.sources import SAMPLES
 from binsr_jax.deploy.pack import pack
 from binsr_jax.evaluation.metrics import psnr
 from binsr_jax.training.checkpoint import Checkpoints
+from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +94,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Checkpoints(folder, keep=2) as checkpoints:
         for step, score in ((10, 30.0), (20, 20.0)):
             at_step = dataclasses.replace(state, step=np.int32(step))
-            checkpoints.save(at_step, config, "", score)
+            checkpoints.save(at_step, config, "", Score(score, "samples"))
             checkpoints.wait()
     return folder
 

@@ -12,6 +12,7 @@ for is imported, so that ``binsr --help`` does not wait for JAX.
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 
 from binsr_jax import __version__
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 
 COMMANDS: dict[str, str] = {
     "upscale": "enlarge images with a packed model",
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of this process by default.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may be no text of this encoding
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser("binsr", description="1-bit image restoration.")
     parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.run(args) or 0
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print(printable("error: " + " ".join(str(error).split())), file=sys.stderr)
     except KeyboardInterrupt:
         print("error: Interrupted.", file=sys.stderr)
     except BrokenPipeError:  # who reads a long table, such as head, has seen enough of it

@@ -31,6 +31,7 @@ from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.data.sources import source_names
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
+from binsr_jax.files import replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
@@ -38,7 +39,7 @@ from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_model
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.training.workdir import writing_to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -280,8 +281,8 @@ def _about(rows: Sequence[Row], finished: int) -> str:
         f"Reduced-budget study: {train.steps:,} steps of batch {train.batch}, HQ patches of "
         f"{of('data', 'patch')} pixels from {' and '.join(sources)}, networks of "
         f"{of('model', 'features')} features and {of('model', 'blocks')} blocks; "
-        f"Adam ({train.beta1:g}, {train.beta2:g}) on L1, {train.warmup} steps of warm-up to {train.learning_rate:g} and a cosine to "
-        f"{train.final_rate:g}; seed {' or '.join(map(str, seeds))}. PSNR in dB "
+        f"Adam ({train.beta1:g}, {train.beta2:g}) on L1, {train.warmup} steps of "
+        f"warm-up to {train.learning_rate:g} and a cosine to {train.final_rate:g}; seed {' or '.join(map(str, seeds))}. PSNR in dB "
         f"({'; '.join(protocols)}) after the last step. In brackets: published, of the full "
         f"network and training. Costs as in {' and '.join(costs)}."
     )

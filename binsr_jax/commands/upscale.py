@@ -21,6 +21,7 @@ from collections.abc import Callable
 from binsr_jax.deploy.jobs import FORMATS, Options, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.launcher import check_kernel, keep_compiled_programs
 
 
@@ -86,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         outcome = run_jobs(upscaler, jobs, options)
     finally:
         signal.signal(signal.SIGTERM, ends)
+    if len(jobs) < len(files):
+        print(f"{len(files) - len(jobs)} left out, as the outputs of others.")
     counts = [f"{outcome.done} {'enlarged' if enlarges else 'restored'}"]
     if outcome.skipped:
         counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         counts.append(f"{len(outcome.failed)} failed")
     print(", ".join(counts) + ".")
     for sentence in outcome.failed:
-        print("error: " + " ".join(sentence.split()), file=sys.stderr)
+        print(printable("error: " + " ".join(sentence.split())), file=sys.stderr)
     return 1 if outcome.failed else 0
 
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from binsr_jax.data.degradations import Pair
 from binsr_jax.errors import UserError
+from binsr_jax.files import open_lock
 
 _VERSION = 1  # of the files' layout
 _DECODING = 2  # of the way that files become pixels
@@ -281,7 +282,7 @@ def _map(path: Path, size: int) -> np.ndarray:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Holds a lock that the system gives back when the process ends, however it ends."""
-    with open(path, "w") as file:
+    with open(open_lock(path), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,7 +1,11 @@
 """Enlarging or restoring image files: which ones, into which, and whatever one of them does."""
 
 import contextlib
+import errno
 import glob
+import itertools
+import os
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -9,21 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
+from PIL import Image
 from tqdm import tqdm
 
 from binsr_jax.data.images import IMAGE_SUFFIXES, list_images
-from binsr_jax.deploy.pictures import (
-    FORMATS,
-    canvas,
-    finish,
-    fitted,
-    paste,
-    picture_size,
-    read_picture,
-    write_picture,
-)
+from binsr_jax.deploy.picture_files import picture_size, read_picture, write_picture
+from binsr_jax.deploy.pictures import FORMATS, canvas, finish, fitted, paste
 from binsr_jax.deploy.upscaler import Upscaler, Work
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
+
+Image.init()
+# Endings of pictures, by which an output is told from a folder.
+_PICTURES = {
+    *IMAGE_SUFFIXES,
+    *Image.registered_extensions(),
+    *(".jxl", ".heic", ".heif", ".hif", ".svg", ".dng", ".raw", ".jxr", ".exr", ".webm", ".mp4"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,24 +77,26 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     Raises:
         UserError: something is not there, or there are no images in it.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for name in inputs:
-        path = Path(name).expanduser()
-        if path.is_dir():
+        if not name:
+            raise UserError("A PATH is empty: is it a variable that is not set?")
+        path = Path(os.path.expanduser(name))
+        if os.path.isdir(path):
             files = list_images(path)
-        elif path.exists() or not glob.has_magic(name):
-            files = [path] if path.exists() else []
+        elif os.path.lexists(path) or not glob.has_magic(name):
+            files = [path] if os.path.lexists(path) else []
         else:
             matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
             files = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise UserError(
                 f"There are no images in the folder {path}."
-                if path.is_dir()
-                else f"There is no file, folder or pattern of images {name!r}: check -i."
+                if os.path.isdir(path)
+                else f"There is no file, folder or pattern of images {name!r}: check the PATH."
             )
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 
 
@@ -97,7 +105,9 @@ def plan_jobs(
 ) -> list[Job]:
     """Says which file each image goes to: ``NAME`` + suffix, beside it or in the output folder.
 
-    An image that is the output of another one is left out: it was made by an earlier run.
+    An image that is the output of another one, in whatever format, is left out: it was made by an
+    earlier run. Of images that would go to one file the first that keeps its ending gets that name,
+    and the others get their ending or their folder into theirs.
 
     Args:
         files: the images.
@@ -107,29 +117,37 @@ def plan_jobs(
             ``pictures.FORMATS``, else takes PNG.
 
     Raises:
-        UserError: two images would go to one file, or one to itself; or the output is of a format
-            that is not written.
+        UserError: an image would go to itself; or the output is of a format that is not written.
     """
     if "/" in suffix or "\\" in suffix:
         raise UserError(
             f"The suffix {suffix!r} is part of a name, and cannot name a folder: use -o."
         )
-    folder = Path(output).expanduser() if output is not None else None
-    if folder is not None and not folder.is_dir():
-        if folder.suffix.lower() in FORMATS:
+    if output == "":
+        raise UserError("The output -o is empty: is it a variable that is not set?")
+    folder = Path(os.path.expanduser(output)) if output is not None else None
+    if output is not None and folder is not None and not os.path.isdir(folder):
+        ending = folder.suffix.lower()
+        if ending in FORMATS and not output.endswith("/"):
             return [_only_job(files, folder, form)]
-        if folder.is_file() or folder.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
+        if os.path.lexists(folder) or (ending in _PICTURES and not output.endswith("/")):
             raise UserError(
                 f"The output {folder} is neither a folder nor a file of a format that is written: "
-                f"choose one of {', '.join(FORMATS)}."
+                f"choose one of {', '.join(FORMATS)}, or end a folder's name in /."
             )
-    jobs = []
+    makers: dict[tuple[str, str], str] = {}
     for file in files:
-        ending = file.suffix if file.suffix.lower() in FORMATS else ".png"
-        name = f"{file.stem}{suffix}{f'.{form}' if form else ending}"
-        jobs.append(Job(file, (folder or file.parent) / name))
-    earlier = {job.target.resolve() for job in jobs if job.target.resolve() != job.source.resolve()}
-    jobs = [job for job in jobs if job.source.resolve() not in earlier]
+        where = os.path.realpath(folder or file.parent)
+        for stem in _stems(file):
+            makers.setdefault((where, stem + suffix), _real(file))
+    jobs: list[Job] = []
+    for file in files:
+        maker = makers.get((os.path.realpath(file.parent), file.stem), _real(file))
+        if not suffix or maker == _real(file):
+            ending = file.suffix if file.suffix.lower() in FORMATS else ".png"
+            name = f"{file.stem}{suffix}{f'.{form}' if form else ending}"
+            jobs.append(Job(file, (folder or file.parent) / name))
+    jobs = _distinct(jobs, suffix)
     _check_targets(jobs)
     return jobs
 
@@ -138,15 +156,15 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
     """Does the jobs, with progress; one that fails does not keep the others from being done.
 
     An output that is there is not made again, unless ``options.overwrite``; so an interrupted run
-    goes on where it was.
+    goes on where it was, and two runs can share the work.
     """
     outcome = Outcome()
     sizes: dict[Job, float] = {}
     for job in jobs:
-        if job.target.is_file() and not options.overwrite:
-            outcome.skipped += 1
-            continue
         with _noted(outcome, job):
+            if not options.overwrite and _is_there(job.target):
+                outcome.skipped += 1
+                continue
             width, height = picture_size(job.source, options.most_pixels)
             upscaler.require_memory(height, width)
             sizes[job] = width * height / 1e6
@@ -161,15 +179,18 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
     ) as bar:
         before = 0.0
         for job, megapixels in sizes.items():
-            bar.set_description(job.source.name)
+            bar.set_description(printable(job.source.name))
             started = time.monotonic()
             with _noted(outcome, job):
-                _do(upscaler, job, options, bar)
-                outcome.done += 1
-                seconds = time.monotonic() - started
-                if not terminal:
-                    speed = f"{seconds:.1f} s, {megapixels / seconds:.2f} MP/s"
-                    tqdm.write(f"{job.source} -> {job.target} ({speed})")
+                if not options.overwrite and _is_there(job.target):  # by another run, meanwhile
+                    outcome.skipped += 1
+                else:
+                    _do(upscaler, job, options, bar)
+                    outcome.done += 1
+                    seconds = time.monotonic() - started
+                    if not terminal:
+                        speed = f"{seconds:.1f} s, {megapixels / seconds:.2f} MP/s"
+                        tqdm.write(printable(f"{job.source} -> {job.target} ({speed})"))
             before += megapixels
             bar.update(before - bar.n)  # nothing is left of an image that failed
     return outcome
@@ -181,7 +202,7 @@ def _do(upscaler: Upscaler, job: Job, options: Options, bar: tqdm) -> None:
         work = upscaler.plan(*picture.pixels.shape[:2], tile=options.tile)
         notes = [*picture.notes, *_note_of(work)]
         if notes:
-            tqdm.write(f"{job.source}: {'; '.join(notes)}.")
+            tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
         image = canvas(picture, upscaler.scale)
         for piece in upscaler.run(picture.pixels, work, ensemble=options.ensemble):
             paste(image, piece.rows, piece.columns, piece.pixels)
@@ -190,7 +211,24 @@ def _do(upscaler: Upscaler, job: Job, options: Options, bar: tqdm) -> None:
         finish(image, picture)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(f"{job.source}: the memory ran out; give less with --memory.") from error
-    write_picture(image, job.target, exif=picture.exif, quality=options.quality)
+    write_picture(image, job.target, exif=picture.exif, dpi=picture.dpi, quality=options.quality)
+
+
+def _is_there(target: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        UserError: there can be none, as where the name is too long.
+    """
+    try:
+        return stat.S_ISREG(os.stat(target).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        way = "give a shorter --suffix, or a name with -o"
+        if error.errno != errno.ENAMETOOLONG:
+            way = "choose another -o"
+        raise UserError(f"Cannot write {target} ({error.strerror}): {way}.") from error
 
 
 def _note_of(work: Work) -> Iterator[str]:
@@ -203,11 +241,13 @@ def _note_of(work: Work) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _noted(outcome: Outcome, job: Job) -> Iterator[None]:
-    """Turns a user's mistake in its block into a sentence of the outcome."""
+    """Turns what goes wrong with one image in its block into a sentence of the outcome."""
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError, MemoryError) as error:
         sentence = str(error)
+        if isinstance(error, MemoryError):
+            sentence = f"{job.source}: the memory ran out; cut the image into parts."
         named = str(job.source) in sentence or str(job.target) in sentence
         outcome.failed.append(sentence if named else f"{job.source}: {sentence}")
 
@@ -228,14 +268,56 @@ def _only_job(files: Sequence[Path], target: Path, form: str | None) -> Job:
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
-    sources: dict[Path, Path] = {}
+    sources = {_real(job.source) for job in jobs}
     for job in jobs:
-        target = job.target.resolve()
-        if target == job.source.resolve():
+        if _real(job.target) == _real(job.source):
             raise UserError(f"{job.source} would be replaced by its output: give --suffix or -o.")
-        if target in sources:
+        if _real(job.target) in sources:
             raise UserError(
-                f"{sources[target]} and {job.source} would both become {job.target}: enlarge them "
-                "into different folders, or without -f."
+                f"{job.target}, an image itself, would be replaced by the output of {job.source}: "
+                "give another --suffix or -o."
             )
-        sources[target] = job.source
+
+
+def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
+    """The jobs with targets of their own, the same whatever the order of the images."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(_real(job.target), []).append(job)
+    taken = {target for target, group in groups.items() if len(group) == 1}
+    targets: dict[Job, Path] = {}
+    for target, group in groups.items():
+        # The one whose ending stays keeps the plain name.
+        first, *others = sorted(
+            group, key=lambda job: (job.source.suffix != job.target.suffix, str(job.source))
+        )
+        targets[first] = first.target
+        taken.add(target)
+        for job in others:
+            _, *stems = _stems(job.source)
+            if job.source.suffix.lower() == first.source.suffix.lower():  # it tells nothing apart
+                stems = stems[1:]
+            numbered = (f"{stems[-1]}_{number}" for number in itertools.count(2))
+            for stem in itertools.chain(stems, numbered):
+                path = job.target.with_name(f"{stem}{suffix}{job.target.suffix}")
+                if _real(path) not in taken:
+                    break
+            targets[job] = path
+            taken.add(_real(path))
+    return [Job(job.source, targets[job]) for job in jobs]
+
+
+def _stems(file: Path) -> tuple[str, ...]:
+    """What an output of an image may be called, before its suffix: the plainest first."""
+    ending, folder = file.suffix[1:].lower(), file.absolute().parent.name
+    return (
+        file.stem,
+        f"{file.stem}_{ending}",
+        f"{folder}_{file.stem}",
+        f"{folder}_{file.stem}_{ending}",
+    )
+
+
+def _real(file: Path) -> str:
+    """What a name stands for; ``Path.resolve`` raises where links go round."""
+    return os.path.realpath(file)

@@ -23,6 +23,7 @@ from binsr_jax import __version__, models
 from binsr_jax.config import Config, config_from_json, config_to_json
 from binsr_jax.cost import stored_bytes
 from binsr_jax.errors import UserError
+from binsr_jax.files import replace_bytes
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.ops.packed import pack_weights, unpack_weights
 from binsr_jax.tasks import Task, task_of
@@ -138,8 +139,8 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
     arrays = {}
     for name, tensor in tensors.items():
         if tensor.kernel is not None:
-            words = jnp.asarray(params[_words(name)])
-            positive = np.asarray(_unpack_weights(words, tensor.kernel[2])) > 0
+            w_bits = jnp.asarray(params[_w_bits(name)])
+            positive = np.asarray(_unpack_weights(w_bits, tensor.kernel[2])) > 0
             arrays[name] = np.packbits(positive, bitorder="little")
         else:
             with np.errstate(over="ignore"):  # what is too large for float16 is refused below
@@ -198,7 +199,7 @@ def _read(file: BinaryIO) -> PackedModel:
     for name in sorted(offsets, key=offsets.__getitem__):
         data, tensor = _bytes(file, tensors[name].size), tensors[name]
         if tensor.kernel is not None:
-            params[_words(name)] = _unpack_signs(name, data, tensor.kernel)
+            params[_w_bits(name)] = _unpack_signs(name, data, tensor.kernel)
         else:
             array = np.frombuffer(data, "<f2" if tensor.dtype == "F16" else "<f4")
             if not np.isfinite(array).all():
@@ -297,7 +298,7 @@ def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int
 
 
 def _unpack_signs(name: str, data: bytes, kernel: tuple[int, ...]) -> jax.Array:
-    """The words of `pack_weights` of a string of bits."""
+    """The bits of ``pack_weights`` of a string of bits."""
     count = math.prod(kernel)
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     if bits[count:].any():
@@ -310,9 +311,9 @@ _pack_weights = jax.jit(pack_weights)
 _unpack_weights = jax.jit(unpack_weights, static_argnums=1)
 
 
-def _words(signs: str) -> str:
+def _w_bits(signs: str) -> str:
     """The name of the parameter that holds the kernel whose signs have this name."""
-    return signs.removesuffix("signs") + "words"
+    return signs.removesuffix("signs") + "w_bits"
 
 
 def _require_fields(
@@ -358,16 +359,8 @@ def _bytes(file: BinaryIO, count: int) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     """Writes a file beside its final name and renames it, so that it is never half written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_bytes(path, content)
     except OSError as error:
         raise UserError(
             f"Cannot write the model file {path} ({error.strerror}): name another with -o."

@@ -42,11 +42,11 @@ def unpack_params(model: PackedModel) -> dict[str, Any]:
     params: dict[tuple[str, ...], Any] = {}
     wanted: dict[tuple[str, ...], Any] = flatten_dict(variables["params"])
     for path, leaf in wanted.items():
-        words = (*path[:-1], "words")
-        if path[-1] != "kernel" or words not in given:
+        w_bits = (*path[:-1], "w_bits")
+        if path[-1] != "kernel" or w_bits not in given:
             params[path] = given[path]
             continue
         # A scale of 0 would lose the signs, which the gradient may yet want.
-        scale = np.maximum(np.abs(given[*path[:-1], "scale"]), np.finfo(np.float32).tiny)
-        params[path] = unpack_weights(jnp.asarray(given[words]), leaf.shape[2]) * scale
+        weight_scale = np.maximum(np.abs(given[*path[:-1], "scale"]), np.finfo(np.float32).tiny)
+        params[path] = unpack_weights(jnp.asarray(given[w_bits]), leaf.shape[2]) * weight_scale
     return unflatten_dict(params)

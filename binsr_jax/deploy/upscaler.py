@@ -1,6 +1,5 @@
 """A packed network as a function of images of any size and kind."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -9,11 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from binsr_jax.deploy import pictures
+from binsr_jax.deploy.alpha import filled
 from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.picture_files import picture_of
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
 from binsr_jax.errors import UserError
 from binsr_jax.memory import available_memory
@@ -121,17 +122,17 @@ class Upscaler:
         Returns:
             The same kind: an array of the same type and number of axes, floats clipped to 0..1; or
             a Pillow image in grey ("L", "I;16", "LA") or colour ("RGB", "RGBA"), upright, with the
-            ICC profile. Alpha is enlarged by bicubic interpolation.
+            ICC profile. Alpha is enlarged by bicubic interpolation; what is wholly clear is
+            taken in the colours of the visible pixels around it.
 
         Raises:
             TypeError: the image is neither, or the array of another type.
             ValueError: the array has another shape, no pixels, or floats out of 0..1.
-            UserError: a Pillow image of a mode that cannot be restored, or too little memory.
+            UserError: a Pillow image of a mode that cannot be restored, or of a damaged file; or
+                too little memory.
         """
         if isinstance(image, Image.Image):
-            with contextlib.suppress(Exception):  # broken EXIF: the picture stays as it lies
-                image = ImageOps.exif_transpose(image)
-            picture = pictures.from_pillow(image)
+            picture = picture_of(image)
             work = self.plan(*picture.pixels.shape[:2], tile=tile)
             canvas = pictures.canvas(picture, self.scale)
             for piece in self.run(picture.pixels, work, ensemble=ensemble):
@@ -249,7 +250,10 @@ class Upscaler:
         height, width = (self.scale * length for length in image.shape[:2])
         work = self.plan(*image.shape[:2], tile=tile)
         output = np.empty((height, width, channels), image.dtype)
-        for piece in self.run(pixels[..., :colours], work, ensemble=ensemble):
+        colour = pixels[..., :colours]
+        if channels > colours:
+            colour = filled(colour, pixels[..., colours])
+        for piece in self.run(colour, work, ensemble=ensemble):
             output[piece.rows, piece.columns, :colours] = piece.pixels
         if channels > colours:
             output[..., colours] = pictures.bicubic(pixels[..., colours], self.scale)

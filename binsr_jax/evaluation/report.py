@@ -1,9 +1,7 @@
 """Scores as text, as JSON lines and as pictures."""
 
-import contextlib
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.metrics import psnr, ssim
+from binsr_jax.files import replace_bytes
 from binsr_jax.json_lines import Row, encoded, json_line
 from binsr_jax.ops.image import rgb_to_y
 from binsr_jax.tasks import Task
@@ -138,14 +137,10 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """
     encoded = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(encoded, "PNG")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(encoded.getvalue())
-        partial.replace(path)
+        replace_bytes(path, encoded.getvalue())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UserError(
             f"Cannot write the picture {path} ({error.strerror}); name another folder."
         ) from error

@@ -156,7 +156,7 @@ def _head(config: Config, conv: Factory, centre: float, start: str = "uniform") 
         _with_options(BinaryProjection, config, conv),
         features=config.features,
         centre=centre,
-        scale_start=config.amplification / 4,
+        output_scale_start=config.amplification / 4,
     )
 
 
@@ -167,7 +167,7 @@ def _tail(config: Config, conv: Factory, channels: int, start: str) -> Factory:
     return partial(
         _with_options(BinaryProjection, config, conv),
         features=channels,
-        scale_start=1.0 if config.image_skip == "none" else 0.0,
+        output_scale_start=1.0 if config.image_skip == "none" else 0.0,
     )
 
 

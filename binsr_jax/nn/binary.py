@@ -194,16 +194,16 @@ def one_pass(
 def _folded(
     weights: jax.Array, bias: jax.Array | None, norm: nn.BatchNorm | None
 ) -> dict[str, jax.Array]:
-    """``words``, ``scale`` and ``bias`` of the packed layer.
+    """``w_bits``, ``scale`` and ``bias`` of the packed layer.
 
     Normalisation is ``g (y - mean) / sqrt(variance + epsilon) + b``, which a factor and a summand
     of each channel say as well.
     """
-    scale = jnp.abs(weights[0, 0, 0])
+    weight_scale = jnp.abs(weights[0, 0, 0])
     if norm is not None:
         params, statistics = norm.variables["params"], norm.variables["batch_stats"]
         factor = params["scale"] / jnp.sqrt(statistics["var"] + norm.epsilon)
         before = -statistics["mean"] if bias is None else bias - statistics["mean"]
-        scale, bias = factor * scale, factor * before + params["bias"]
-    folded = {"words": pack_weights(weights), "scale": scale}
+        weight_scale, bias = factor * weight_scale, factor * before + params["bias"]
+    folded = {"w_bits": pack_weights(weights), "scale": weight_scale}
     return folded if bias is None else {**folded, "bias": bias}

@@ -2,7 +2,7 @@
 
 ``models.build(config.model, scale, conv=PackedConv)`` is the packed form of the network that the
 config describes: the same modules, with only the binary convolution swapped. With ``SignConv`` in
-its place the parameters are those of a model file, whatever the words of a kernel look like; with
+its place the parameters are the signs that a model file holds; with
 ``PackedFloatConv`` the same parameters are worked in floats, to compare with.
 """
 
@@ -35,7 +35,7 @@ class PackedFloatConv(nn.Module):
         y = scale * (signs of x convolved with signs of the kernel) + bias
 
     The attributes and the value are those of ``binsr_jax.nn.binary.BinaryConv``, which gives the
-    parameters: ``words``, uint32 ``[kh, kw, ceil(I / 32), features]`` of
+    parameters: ``w_bits``, uint32 ``[kh, kw, ceil(I / 32), features]`` of
     ``ops.packed.pack_weights``, and float32 ``scale`` and (with ``use_bias`` or ``norm``) ``bias``,
     ``[features]``. Called as ``BinaryConv`` is, of which it makes no difference: a packed network
     is not trained. Here the convolution is of floats that are +1 and -1, to compare with.
@@ -53,15 +53,15 @@ class PackedFloatConv(nn.Module):
         self, x: jax.Array, signs: bool = True, train: bool = False, progress: Progress = 0.0
     ) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, word_count(x.shape[-1]), self.features)
-        words = self.param("words", nn.initializers.zeros, shape, jnp.uint32)
-        return self._scaled(self._convolve(x, words))
+        w_bits = self.param("w_bits", nn.initializers.zeros, shape, jnp.uint32)
+        return self._scaled(self._convolve(x, w_bits))
 
-    def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
-        return conv2d(x, unpack_weights(words, x.shape[-1]))
+    def _convolve(self, x: jax.Array, w_bits: jax.Array) -> jax.Array:
+        return conv2d(x, unpack_weights(w_bits, x.shape[-1]))
 
     def _scaled(self, y: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (self.features,))
-        y = y.astype(scale.dtype) * scale
+        weight_scale = self.param("scale", nn.initializers.ones, (self.features,))
+        y = y.astype(weight_scale.dtype) * weight_scale
         if self.use_bias or self.norm:
             y += self.param("bias", nn.initializers.zeros, (self.features,))
         return y
@@ -95,12 +95,12 @@ class PackedConv(PackedFloatConv):
         threshold = jnp.zeros(x.shape[-1:], x.dtype) if threshold is None else threshold
         bias = own.get("bias", jnp.zeros_like(own["scale"]))
         shifts = (rprelu["shift_in"], rprelu["slope"], rprelu["shift_out"])
-        arrays = (x, threshold, own["words"], own["scale"], bias, *shifts, factor, residual)
+        arrays = (x, threshold, own["w_bits"], own["scale"], bias, *shifts, factor, residual)
         cpu, default = (partial(f, shuffle=shuffle) for f in (packed_branch, _branch_by_int8))
         return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
-    def _convolve(self, x: jax.Array, words: jax.Array) -> jax.Array:
-        return lax.platform_dependent(x, words, cpu=_by_bits, default=_by_int8)
+    def _convolve(self, x: jax.Array, w_bits: jax.Array) -> jax.Array:
+        return lax.platform_dependent(x, w_bits, cpu=_by_bits, default=_by_int8)
 
 
 class SignConv(PackedFloatConv):
@@ -123,19 +123,19 @@ class SignConv(PackedFloatConv):
         return self._scaled(y)
 
 
-def _by_bits(x: jax.Array, words: jax.Array) -> jax.Array:
-    return packed_conv(pack_activations(x), words, x.shape[-1])
+def _by_bits(x: jax.Array, w_bits: jax.Array) -> jax.Array:
+    return packed_conv(pack_activations(x), w_bits, x.shape[-1])
 
 
-def _by_int8(x: jax.Array, words: jax.Array) -> jax.Array:
-    return int8_conv(x, unpack_weights(words, x.shape[-1]))
+def _by_int8(x: jax.Array, w_bits: jax.Array) -> jax.Array:
+    return int8_conv(x, unpack_weights(w_bits, x.shape[-1]))
 
 
 def _branch_by_int8(
     x: jax.Array,
     threshold: jax.Array,
-    words: jax.Array,
-    scale: jax.Array,
+    w_bits: jax.Array,
+    weight_scale: jax.Array,
     bias: jax.Array,
     shift_in: jax.Array,
     slope: jax.Array,
@@ -144,6 +144,6 @@ def _branch_by_int8(
     residual: jax.Array | None,
     shuffle: int,
 ) -> jax.Array:
-    y = _by_int8(rsign(x, threshold), words).astype(x.dtype) * scale + bias
+    y = _by_int8(rsign(x, threshold), w_bits).astype(x.dtype) * weight_scale + bias
     y = depth_to_space(rprelu(y, shift_in, slope, shift_out), shuffle)
     return add_residual(factor * y, x, residual, shuffle)

@@ -21,14 +21,14 @@ class BinaryProjection(nn.Module):
     Attributes:
         features: of the output.
         centre: where the thresholds start.
-        scale_start: where ``s`` starts.
+        output_scale_start: where ``s`` starts.
         surrogate: of the sign's gradient.
         conv: makes the binary convolution.
     """
 
     features: int
     centre: float = 0.0
-    scale_start: float = 1.0
+    output_scale_start: float = 1.0
     surrogate: str = "parabola"
     conv: Callable[..., nn.Module] = BinaryConv
 
@@ -36,5 +36,5 @@ class BinaryProjection(nn.Module):
     def __call__(self, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         signs = RSign(self.surrogate, name="rsign")(x - self.centre)
         y = self.conv(self.features, name="conv")(signs, progress=progress)
-        start = nn.initializers.constant(self.scale_start)
+        start = nn.initializers.constant(self.output_scale_start)
         return self.param("scale", start, (self.features,)) * y

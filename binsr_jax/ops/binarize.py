@@ -163,7 +163,7 @@ binarize_mean.defvjp(_binarize_mean_forward, _binarize_mean_backward)
 
 
 @jax.custom_vjp
-def binarize_learnable(w: jax.Array, scale: jax.Array) -> jax.Array:
+def binarize_learnable(w: jax.Array, weight_scale: jax.Array) -> jax.Array:
     """Binary weights with a learnable scale per output channel.
 
         binarize_learnable(w, alpha) = alpha sign(w)
@@ -171,33 +171,34 @@ def binarize_learnable(w: jax.Array, scale: jax.Array) -> jax.Array:
 
     Args:
         w: latent weights ``[..., O]``, floating point.
-        scale: alpha, ``[O]``, of the dtype of ``w``; training starts it at ``mean |w|``.
+        weight_scale: alpha, ``[O]``, of the dtype of ``w``; training starts it at ``mean |w|``.
 
     Returns:
         ``[..., O]``.
 
     Raises:
-        TypeError: ``w`` is no floating-point array, or ``scale`` has another dtype.
-        ValueError: ``scale`` is not ``[O]``.
+        TypeError: ``w`` is no floating-point array, or ``weight_scale`` has another dtype.
+        ValueError: ``weight_scale`` is not ``[O]``.
     """
     _require_float("w", w)
-    if scale.dtype != w.dtype:
-        raise TypeError(f"scale has dtype {scale.dtype}, but w has dtype {w.dtype}")
-    if scale.shape != w.shape[-1:]:
+    if weight_scale.dtype != w.dtype:
+        raise TypeError(f"weight_scale has dtype {weight_scale.dtype}, but w has dtype {w.dtype}")
+    if weight_scale.shape != w.shape[-1:]:
         raise ValueError(
-            f"scale has shape {scale.shape}, but w of shape {w.shape} wants {w.shape[-1:]}"
+            f"weight_scale has shape {weight_scale.shape}, but w of shape {w.shape} wants "
+            f"{w.shape[-1:]}"
         )
-    return scale * _plus_minus_one(w > 0, w.dtype)
+    return weight_scale * _plus_minus_one(w > 0, w.dtype)
 
 
-def _binarize_learnable_forward(w, scale):
-    return binarize_learnable(w, scale), (w, scale)
+def _binarize_learnable_forward(w, weight_scale):
+    return binarize_learnable(w, weight_scale), (w, weight_scale)
 
 
 def _binarize_learnable_backward(saved, gradient):
-    w, scale = saved
+    w, weight_scale = saved
     dscale = (gradient * _plus_minus_one(w > 0, w.dtype)).sum(range(w.ndim - 1))
-    return gradient * scale * _clip(w), dscale
+    return gradient * weight_scale * _clip(w), dscale
 
 
 binarize_learnable.defvjp(_binarize_learnable_forward, _binarize_learnable_backward)
@@ -234,8 +235,8 @@ def binarize_libra(w: jax.Array, progress: Progress = 0.0) -> jax.Array:
     exponent = jnp.round(jnp.log2(mean_scale(lax.stop_gradient(standardised))))
     exponent = jnp.clip(exponent, -126, 126).astype(jnp.int32)
     # Exact, as an exponential need not be.
-    scale = jnp.ldexp(jnp.ones(exponent.shape, w.dtype), exponent)
-    return scale * sign(standardised, "tanh", progress)
+    weight_scale = jnp.ldexp(jnp.ones(exponent.shape, w.dtype), exponent)
+    return weight_scale * sign(standardised, "tanh", progress)
 
 
 @jax.custom_vjp

@@ -18,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ import numpy as np
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
+
+from binsr_jax.files import replace_bytes
 
 _SOURCE = Path(__file__).with_name("native.cc")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
@@ -258,16 +261,14 @@ def _compiled(form: str) -> Path:
     library = folder / f"{form}-{key}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = library.with_name(f".{library.name}.{os.getpid()}")
         options = [*_FLAGS, f"-DFORM={form.capitalize()}", "-isystem", headers]
-        command = [compiler, *options, str(_SOURCE), "-o", str(beside)]
         if sys.stderr.isatty():  # somebody waits
             print(
                 "Compiling the convolutions for this CPU, once, in some seconds.", file=sys.stderr
             )
-        try:
+        with tempfile.TemporaryDirectory() as private:
+            made = Path(private) / library.name
+            command = [compiler, *options, str(_SOURCE), "-o", str(made)]
             subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS)
-            os.replace(beside, library)
-        finally:
-            beside.unlink(missing_ok=True)
+            replace_bytes(library, made.read_bytes())
     return library

@@ -136,7 +136,7 @@ def packed_branch(
     x: jax.Array,
     threshold: jax.Array,
     w_bits: jax.Array,
-    scale: jax.Array,
+    weight_scale: jax.Array,
     bias: jax.Array,
     shift_in: jax.Array,
     slope: jax.Array,
@@ -147,7 +147,8 @@ def packed_branch(
 ) -> jax.Array:
     """A binary branch on packed weights, of a unit or an upsampler (BBCU, figure 1).
 
-        y = factor depth_to_space(rprelu(scale * packed_conv(x > threshold, w) + bias), shuffle)
+        z = weight_scale * packed_conv(x > threshold, w) + bias
+        y = factor * depth_to_space(rprelu(z), shuffle)
 
     and with a residual ``(a)`` also ``+ a upsample_nearest(x, shuffle)``, where nothing is shuffled
     ``+ a x``; with one of ``(a, b, w)``, which is spatial attention, ``+ a sigmoid(w . x + b) x``.
@@ -159,7 +160,7 @@ def packed_branch(
         x: f32 ``[B, H, W, C]``.
         threshold: f32 ``[C]``.
         w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
-        scale, bias: f32 ``[O]``.
+        weight_scale, bias: f32 ``[O]``.
         shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
         factor: a scalar.
         residual: f32 ``[1]`` or ``[2 + C]``; then O is ``C shuffle^2``. Nothing is added without.
@@ -183,21 +184,32 @@ def packed_branch(
         )
 
     def by_xla(x: jax.Array, *arrays: Any) -> jax.Array:
-        threshold, w_bits, scale, bias, *rprelu_parameters, factor, residual = arrays
+        threshold, w_bits, weight_scale, bias, *rprelu_parameters, factor, residual = arrays
         dot = packed_conv(_pack_last(x > threshold), w_bits, channels).astype(jnp.float32)
-        y = depth_to_space(rprelu(dot * scale + bias, *rprelu_parameters), shuffle)
+        y = depth_to_space(rprelu(dot * weight_scale + bias, *rprelu_parameters), shuffle)
         return add_residual(factor * y, x, residual, shuffle)
 
-    arrays = (x, threshold, w_bits, scale, bias, shift_in, slope, shift_out, factor, residual)
+    arrays = (
+        x,
+        threshold,
+        w_bits,
+        weight_scale,
+        bias,
+        shift_in,
+        slope,
+        shift_out,
+        factor,
+        residual,
+    )
     form = native.form_for(x, w_bits)
     if form == "xla":
         return by_xla(*arrays)
     _check_packed(jax.eval_shape(_pack_last, x > threshold), w_bits, channels)
 
     def natively(x: jax.Array, *arrays: Any) -> jax.Array:
-        threshold, w_bits, scale, bias, shift_in, slope, shift_out, factor, residual = arrays
-        factors = jnp.broadcast_to(factor, scale.shape)
-        epilogue = jnp.stack([scale, bias - shift_in, slope, shift_out, factors])
+        threshold, w_bits, weight_scale, bias, shift_in, slope, shift_out, factor, residual = arrays
+        factors = jnp.broadcast_to(factor, weight_scale.shape)
+        epilogue = jnp.stack([weight_scale, bias - shift_in, slope, shift_out, factors])
         added = jnp.zeros((0,), x.dtype) if residual is None else residual
         return native.packed_branch(x, threshold, w_bits, epilogue, added, shuffle, form)
 

@@ -1,16 +1,16 @@
 """Figures: written whole or not at all, and the same from the same numbers."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import replacing
 from binsr_jax.training.scores import psnr_of, read_log, set_titles
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -31,17 +31,14 @@ def save(figure: Figure, output: Path) -> None:
             f"A plot cannot be written as {output.name!r}: give it one of the endings "
             f"{', '.join(FIGURE_SUFFIXES)}."
         )
-    beside = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
     # Without a date and random names, which svg and pdf have by default.
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(output.suffix.lower())
     try:
-        with rc_context({"svg.hashsalt": output.stem}):
-            figure.savefig(beside, dpi=150, metadata=metadata)
-        os.replace(beside, output)
+        with rc_context({"svg.hashsalt": output.stem}), replacing(output) as file:
+            form = output.suffix[1:].lower()
+            figure.savefig(cast(Any, file), dpi=150, metadata=metadata, format=form)
     except OSError as error:
         raise UserError(f"Cannot write {output} ({error.strerror}): name another file.") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def colours(number: int) -> list[Any]:

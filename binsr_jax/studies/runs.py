@@ -17,6 +17,7 @@ from binsr_jax.config import Config, config_from_json, config_to_json
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import network_validator, validation_sets
+from binsr_jax.files import replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.studies.rows import Row
 from binsr_jax.tasks import task_of
@@ -24,7 +25,7 @@ from binsr_jax.training.checkpoint import Checkpoints, differences, load_model
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import read_log, saved_steps, scores_of
 from binsr_jax.training.settings import check_settings
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.training.workdir import writing_to
 
 T = TypeVar("T")
 

@@ -19,9 +19,10 @@ from tensorboardX.proto.event_pb2 import (
 )
 from tqdm import tqdm
 
+from binsr_jax.files import replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.training.scores import Validation, read_log
-from binsr_jax.training.workdir import replace_text, writing_to
+from binsr_jax.training.workdir import writing_to
 
 
 class Journal:

@@ -20,6 +20,7 @@ from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
+from binsr_jax.files import replace_text
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import (
     Checkpoints,
@@ -36,7 +37,7 @@ from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 from binsr_jax.training.step import Metrics, make_step
 from binsr_jax.training.transfer import initialised, make_teacher
-from binsr_jax.training.workdir import claim, replace_text, writing_to
+from binsr_jax.training.workdir import claim, writing_to
 
 _LONGEST_SCORE = 4096  # bytes, as text
 

@@ -16,13 +16,14 @@ from jax.sharding import Mesh
 from binsr_jax import models
 from binsr_jax.config import Config, config_to_json
 from binsr_jax.errors import UserError
+from binsr_jax.files import replace_text
 from binsr_jax.nn.units import UNITS
 from binsr_jax.ops.binarize import mean_scale
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.devices import place_state
 from binsr_jax.training.state import TrainState, make_optimizer
-from binsr_jax.training.workdir import claim, replace_text, writing_to
+from binsr_jax.training.workdir import claim, writing_to
 
 _Path = tuple[str, ...]
 Teacher = Callable[[jax.Array], jax.Array]
@@ -96,9 +97,9 @@ def initialised(state: TrainState, config: Config) -> TrainState:
         )
     anew = sorted("/".join(path) for path in fresh.keys() - taken.keys())
     for kernel in latent & taken.keys():
-        scale = (*kernel[:-1], "scale")
-        if scale in fresh and scale not in given:
-            taken[scale] = mean_scale(taken[kernel])
+        weight_scale = (*kernel[:-1], "scale")
+        if weight_scale in fresh and weight_scale not in given:
+            taken[weight_scale] = mean_scale(taken[kernel])
     logging.info(
         "Took %d of %d parameters from step %d of %s; started anew: %s.",
         len(fresh) - len(anew),

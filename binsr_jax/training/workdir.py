@@ -1,4 +1,4 @@
-"""A work dir: held by one process at a time, its small files replaced and never half written."""
+"""A work dir: held by one process at a time."""
 
 import contextlib
 import fcntl
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import open_lock
 
 
 @contextlib.contextmanager
@@ -47,7 +48,7 @@ def claim(path: Path) -> Iterator[None]:
     """
     with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = open_lock(path / ".lock")
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,13 +64,3 @@ def claim(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file beside its final name and renames it, so that it is never half written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -281,7 +281,7 @@ def load_tiny() -> PackedModel:
         if words is None:
             place[leaf] = jnp.ones(tensor.shape)
         else:
-            place["words"] = jnp.zeros(words, jnp.uint32)
+            place["w_bits"] = jnp.zeros(words, jnp.uint32)
     return PackedModel(config, params, {})
 
 

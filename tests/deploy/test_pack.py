@@ -67,7 +67,7 @@ def check_scores(make_config, make_variables, name, data_dir):
     variables = make_variables(config)
     params = variables["params"]
     params["tail"] = jax.tree.map(lambda leaf: 0.05 * leaf, params["tail"])
-    images = benchmark.load_set(name, data_dir, task_of(config))
+    images = load_set(name, data_dir, task_of(config))
     floats, packed = (
         benchmark.score_set(images, benchmark.restorer(network, variables))[-1]
         for network, variables in both(config, variables)
@@ -84,7 +84,7 @@ def test_scales_are_the_mean_or_the_learnt_one(make_config, make_variables):
         conv = variables["params"]["body_0"]["conv"]
         expected = np.abs(conv["kernel"]).mean((0, 1, 2)) if kind == "mean" else conv["scale"]
         packed = pack_params(config, variables)["body_0"]["conv"]
-        signs = unpack_weights(packed["words"], conv["kernel"].shape[2])
+        signs = unpack_weights(packed["w_bits"], conv["kernel"].shape[2])
         binary = np.where(conv["kernel"] > 0, expected, -expected)
         np.testing.assert_allclose(signs * packed["scale"], binary, rtol=1e-6)
 
@@ -94,7 +94,7 @@ def test_exact_zeros_are_minus_one(make_config, make_variables):
     variables = make_variables(config)
     conv = variables["params"]["body_0"]["conv"]
     conv["kernel"] = jnp.zeros_like(conv["kernel"])
-    assert not pack_params(config, variables)["body_0"]["conv"]["words"].any()
+    assert not pack_params(config, variables)["body_0"]["conv"]["w_bits"].any()
 
 
 def test_variables_of_another_network_are_refused(make_config, make_variables):

@@ -46,7 +46,7 @@ def test_a_scale_of_zero_keeps_the_signs(make_model):
     packed: dict[tuple[str, ...], Any] = flatten_dict(
         pack_params(model.config, {"params": unpack_params(lamed)})
     )
-    words = ("body_0", "conv", "words")
+    words = ("body_0", "conv", "w_bits")
     np.testing.assert_array_equal(packed[words], leaves[words])
     assert np.abs(packed[name]).max() < 1e-30
 
@@ -63,8 +63,8 @@ def test_the_packaged_model_becomes_a_run(tmp_path, capsys):
     box = load_model_file(PRETRAINED)
     assert (step, config.model) == (0, box.config.model)
     assert from_workdir(tmp_path / "box").provenance["data"].startswith("unpacked ")
-    words = flatten_dict(pack_params(config, variables))[("body_7", "conv", "words")]
-    np.testing.assert_array_equal(words, flatten_dict(box.params)[("body_7", "conv", "words")])
+    words = flatten_dict(pack_params(config, variables))[("body_7", "conv", "w_bits")]
+    np.testing.assert_array_equal(words, flatten_dict(box.params)[("body_7", "conv", "w_bits")])
     assert main(["unpack", "-o", str(tmp_path / "box")]) == 1
     assert "holds a trained network already" in capsys.readouterr().err
 

@@ -267,7 +267,9 @@ def test_validator_scores_every_set(tmp_path: Path) -> None:
     assert scores["Two/psnr"] == expected["psnr"]
     assert scores["Two/ssim"] == expected["ssim"]
     assert list(pictures)[:2] == ["Two/0", "One/0"]
-    assert images == {s.name: s.fingerprint() for s in load_sets(config.eval.sets, tmp_path, _task())}
+    assert images == {
+        s.name: s.fingerprint() for s in load_sets(config.eval.sets, tmp_path, _task())
+    }
     assert images["One"] == images["Two"] == expected["fingerprint"]
     for picture in pictures.values():
         assert picture.dtype == np.uint8

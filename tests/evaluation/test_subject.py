@@ -17,6 +17,7 @@ from binsr_jax.evaluation import subject
 from binsr_jax.evaluation.benchmark import load_sets, score_set, validator
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints
+from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
 
 
@@ -47,7 +48,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     noise = jax.tree.map(lambda p: 0.1 * rng.normal(size=p.shape), state.params)
     state.params.update(jax.tree.map(lambda p, n: (p + n).astype(np.float32), state.params, noise))
     with Checkpoints(folder / "run", keep=1) as checkpoints:
-        checkpoints.save(state, config, "", 25.0)
+        checkpoints.save(state, config, "", Score(25.0, "Set-15"))
         checkpoints.wait()
     pack(folder / "run", folder / "model.binsr")
     return folder
@@ -57,7 +58,7 @@ def test_packed_networks_score_as_they_did_in_training(trained: Path) -> None:
     network = subject.trained(str(trained / "run"), "latest")
     validate = validator(network.config)
     assert network.restore is not None
-    in_training, pictures = validate(network.restore, 0)
+    in_training, pictures, _ = validate(network.restore, 0)
     (level_a, level_b) = (f"Set-{level}" for level in network.config.eval.levels)
     assert list(pictures) == [f"{level_a}/a", f"{level_b}/a"]
     task = task_of(network.config)

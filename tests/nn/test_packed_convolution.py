@@ -42,12 +42,12 @@ def random_variables(module: nn.Module, x: jax.Array, seed: int = 0):
 
 
 def packed_by_hand(params):
-    """Kernels of convolutions whose place is called conv become words and scales."""
+    """Kernels of convolutions whose place is called conv become packed bits and scales."""
     flat: dict[Any, Any] = flatten_dict(params)
     packed = {}
     for name, value in flat.items():
         if name[-1] == "kernel" and name[-2:-1] in ((), ("conv",)):
-            packed[*name[:-1], "words"] = pack_weights(value)
+            packed[*name[:-1], "w_bits"] = pack_weights(value)
             packed.setdefault((*name[:-1], "scale"), np.abs(value).mean((0, 1, 2)))
         else:
             packed[name] = value
@@ -76,9 +76,9 @@ def test_the_integers_inside_are_exact(channels):
     rng = np.random.default_rng(channels)
     x = jnp.asarray(rng.choice([-1.0, 1.0], (1, 6, 5, channels)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, channels, 9)), jnp.float32)
-    words = pack_weights(kernel)
+    w_bits = pack_weights(kernel)
     ones = jnp.ones((9,))
-    y = PackedConv(9).apply({"params": {"words": words, "scale": ones}}, x)
+    y = PackedConv(9).apply({"params": {"w_bits": w_bits, "scale": ones}}, x)
     expected = jax.lax.conv_general_dilated(
         x,
         jnp.where(kernel > 0, jnp.float32(1), jnp.float32(-1)),
@@ -87,9 +87,9 @@ def test_the_integers_inside_are_exact(channels):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     np.testing.assert_array_equal(y, expected)
-    x_words = np.asarray(pack_weights(jnp.moveaxis(x, 3, 2)))  # the channels are the second last
-    x_words = np.moveaxis(x_words, 2, 3)
-    np.testing.assert_array_equal(y, packed_conv_reference(x_words, np.asarray(words), channels))
+    x_bits = np.asarray(pack_weights(jnp.moveaxis(x, 3, 2)))  # the channels are the second last
+    x_bits = np.moveaxis(x_bits, 2, 3)
+    np.testing.assert_array_equal(y, packed_conv_reference(x_bits, np.asarray(w_bits), channels))
 
 
 @pytest.mark.parametrize("form", ["_by_int8", "_by_bits"])

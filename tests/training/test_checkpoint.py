@@ -18,6 +18,7 @@ from binsr_jax.training.checkpoint import (
     differences,
     load_model,
 )
+from binsr_jax.training.scores import Score
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 
 
@@ -33,7 +34,7 @@ def _state(config, step=1) -> TrainState:
 def _save(workdir: Path, config, scores: dict[int, float | None], keep: int = 2) -> None:
     with Checkpoints(workdir, keep=keep) as checkpoints:
         for step, score in scores.items():
-            checkpoints.save(_state(config, step), config, "", score)
+            checkpoints.save(_state(config, step), config, "", score and Score(score))
 
 
 def test_a_state_comes_back_bit_for_bit(tiny, tmp_path):
@@ -70,7 +71,7 @@ def test_the_latest_and_the_best_are_kept(tiny, tmp_path):
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 5, 6]
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (6, 2)
-        assert (checkpoints.score(2), checkpoints.score(6)) == (33.0, None)
+        assert (checkpoints.score(2), checkpoints.score(6)) == (Score(33.0), None)
 
 
 @pytest.mark.parametrize(("which", "step"), [("best", 1), ("latest", 2)])

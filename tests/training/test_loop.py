@@ -14,6 +14,7 @@ from PIL import Image
 from binsr_jax.errors import UserError
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.loop import train
+from binsr_jax.training.scores import Validation
 from binsr_jax.training.workdir import claim
 
 
@@ -21,7 +22,8 @@ def _scores(variables, step):
     """A validation whose PSNR is best at step 3."""
     assert "params" in variables
     picture = np.full((4, 6, 3), step, np.uint8)
-    return {"samples/psnr": 30.0 - abs(step - 3), "samples/ssim": 0.5}, {"samples/one": picture}
+    scores = {"samples/psnr": 30.0 - abs(step - 3), "samples/ssim": 0.5}
+    return Validation(scores, {"samples/one": picture}, {"samples": "f00d"})
 
 
 def _rows(workdir: Path) -> list[dict]:

@@ -59,16 +59,16 @@ class AttentionUnit(_Attended):
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         parts = self._parts(x)
         if self._is_one_pass(parts[1]):
-            return one_pass(x, *parts, self._scale("binary"), self._residual())
+            return one_pass(x, *parts, self._branch_scale("binary"), self._residual())
         y = binary_branch(x, *parts, train, progress, self._blends(train))
         return self._scaled("binary", y) + self._scaled("residual", x)
 
     def _scaled(self, branch: str, x: jax.Array) -> jax.Array:
         """``a A(x)`` for one of the two branches."""
         attended = self._attend(branch, x)
-        return self._scale(branch) * (x if attended is None else attended)
+        return self._branch_scale(branch) * (x if attended is None else attended)
 
-    def _scale(self, branch: str) -> jax.Array:
+    def _branch_scale(self, branch: str) -> jax.Array:
         start = 1.0 if self._kind(branch) == "none" else 2.0
         return self.param(f"{branch}_scale", nn.initializers.constant(start), ())
 
@@ -80,11 +80,11 @@ class AttentionUnit(_Attended):
 
     def _residual(self) -> jax.Array:
         """What ``one_pass`` takes of the residual branch: its scale, and its attention's map."""
-        scale = self._scale("residual")[None]
+        branch_scale = self._branch_scale("residual")[None]
         if self._kind("residual") == "none":
-            return scale
+            return branch_scale
         attention = self.variables["params"]["residual_attention"]["map"]
-        return jnp.concatenate([scale, attention["bias"], attention["kernel"][:, 0]])
+        return jnp.concatenate([branch_scale, attention["bias"], attention["kernel"][:, 0]])
 
 
 class Base(_Attended):

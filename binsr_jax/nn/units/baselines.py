@@ -171,8 +171,8 @@ class _Accumulating(BinaryUnit):
         sizes = jnp.abs(features).mean(-2, keepdims=True)
         # Without a fence XLA rounds the sums differently from one size of image to another.
         sums = fence(_Accumulate(name="activations"))(features)
-        scale = fence(_Accumulate(name="scales"))(sizes)
-        return scale * self._bconv(sums, train, progress) + history[-1]
+        pixel_scale = fence(_Accumulate(name="scales"))(sizes)
+        return pixel_scale * self._bconv(sums, train, progress) + history[-1]
 
 
 class _Accumulate(nn.Module):

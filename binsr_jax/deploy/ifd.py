@@ -1,0 +1,178 @@
+"""The directories of TIFF, in TIFF files and in EXIF: read within limits, and EXIF written anew."""
+
+import io
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_BIG_SIZES = {16: 8, 17: 8, 18: 8}  # of BigTIFF alone
+_WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_MOST_ENTRIES = 4096
+_MOST_PART = 65_000  # of one value of EXIF, and of all of it: a segment of JPEG holds 65,533 bytes
+
+ORIENTATION = 0x0112
+_EXIF, _GPS = 0x8769, 0x8825
+# What is kept of the EXIF beside those two: description, maker, model, software, date, artist,
+# copyright. The rest describes the layout of the old file, or the orientation, which is applied.
+_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+# Sizes of the old picture, and a directory whose place would be another one.
+_NOT_KEPT = (0xA002, 0xA003, 0xA005)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one value of a directory lies, and its type and number as TIFF has them."""
+
+    kind: int
+    count: int
+    offset: int
+    size: int
+
+
+class Directories:
+    """The directories of a TIFF file or of EXIF, each read when it is asked for.
+
+    Attributes:
+        order: ``"<"`` or ``">"``, the order of bytes.
+        big: whether it is a BigTIFF.
+        first: where the first directory lies.
+        length: of the file, in bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.length = file.seek(0, os.SEEK_END)
+        head = self._read(0, 16).ljust(16, b"\0")
+        self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+        version = struct.unpack(f"{self.order or '<'}H", head[2:4])[0]
+        if not self.order or version not in (42, 43):
+            raise ValueError("it is no TIFF")
+        self.big = version == 43
+        self.first: int = struct.unpack_from(
+            self.order + ("Q" if self.big else "I"), head, 8 if self.big else 4
+        )[0]
+
+    def read(self, offset: int) -> tuple[dict[int, Entry], int]:
+        """The entries of a directory by their tags, and where the next one lies, or 0.
+
+        A value that lies outside of the file is left out.
+
+        Raises:
+            ValueError: it is cut off, or its values are together larger than the file.
+        """
+        number, word, entry = ("Q", "Q", 20) if self.big else ("H", "I", 12)
+        head = self._read(offset, struct.calcsize(number))
+        count = struct.unpack(self.order + number, head)[0] if len(head) > 1 else 0
+        if not 0 < count <= _MOST_ENTRIES:
+            raise ValueError("a directory is damaged")
+        start, inside = offset + len(head), struct.calcsize(word)
+        block = self._read(start, count * entry + inside)
+        if len(block) < count * entry:
+            raise ValueError("a directory is cut off")
+        entries, total = {}, 0
+        for i in range(count):
+            tag, kind, length = struct.unpack_from(f"{self.order}HH{word}", block, i * entry)
+            size = length * (_SIZES | _BIG_SIZES).get(kind, 0)
+            place = start + i * entry + 4 + inside
+            if size > inside:
+                place = struct.unpack_from(self.order + word, block, i * entry + 4 + inside)[0]
+            if place + size <= self.length:
+                entries.setdefault(tag, Entry(kind, length, place, size))
+                total += size
+        if total > 2 * self.length + 2**16:  # the same bytes as many values
+            raise ValueError("the values of a directory are larger than the file")
+        after = block[count * entry :]
+        return entries, struct.unpack(self.order + word, after)[0] if len(after) == inside else 0
+
+    def content(self, entry: Entry) -> bytes:
+        """The bytes of a value."""
+        return self._read(entry.offset, entry.size)
+
+    def numbers(self, entries: Mapping[int, Entry], tag: int, most: int = 64) -> tuple[int, ...]:
+        """At most the first ``most`` whole numbers of a value; none where it is missing."""
+        entry = entries.get(tag)
+        if entry is None or entry.kind not in _WHOLE:
+            return ()
+        count = min(entry.count, most)
+        data = self._read(entry.offset, count * (_SIZES | _BIG_SIZES)[entry.kind])
+        return struct.unpack(f"{self.order}{count}{_WHOLE[entry.kind]}", data)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        if offset > self.length:
+            return b""
+        self._file.seek(offset)
+        return self._file.read(min(count, self.length - offset))
+
+
+def kept_exif(directories: Directories) -> bytes:
+    """What is kept of the EXIF, as a new one whose values have the same bytes; or nothing.
+
+    Raises:
+        ValueError: a directory is damaged.
+    """
+    main, _ = directories.read(directories.first)
+    kept = {0: {tag: main[tag] for tag in _KEPT if tag in main}}
+    for pointer in (_EXIF, _GPS):
+        for offset in directories.numbers(main, pointer, 1):
+            found, _ = directories.read(offset)
+            kept[pointer] = {tag: entry for tag, entry in found.items() if tag not in _NOT_KEPT}
+    values = {
+        name: {
+            tag: (entry.kind, entry.count, directories.content(entry))
+            for tag, entry in entries.items()
+            if entry.kind in _SIZES and 0 < entry.size <= _MOST_PART
+        }
+        for name, entries in kept.items()
+    }
+    while (
+        sum(len(value[2]) + 14 for part in values.values() for value in part.values()) > _MOST_PART
+    ):
+        part = max(
+            values.values(), key=lambda part: max((len(v[2]) for v in part.values()), default=0)
+        )
+        del part[max(part, key=lambda tag: len(part[tag][2]))]  # as a maker's own notes
+    return _exif_of(directories.order, values) if any(values.values()) else b""
+
+
+_Values = dict[int, tuple[int, int, bytes]]
+
+
+def _exif_of(order: str, parts: dict[int, _Values]) -> bytes:
+    """EXIF with a main directory, at 0, and those that it points to."""
+    main = dict(parts[0])
+    inner = {tag: part for tag, part in parts.items() if tag and part}
+    for tag in inner:
+        main[tag] = (4, 1, bytes(4))
+    place = 8 + _length(main)
+    for tag, part in inner.items():
+        main[tag] = (4, 1, struct.pack(order + "I", place))
+        place += _length(part)
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
+    out = io.BytesIO(head)
+    out.seek(len(head))
+    for part in (main, *inner.values()):
+        out.write(_directory(order, part, out.tell()))
+    return b"Exif\0\0" + out.getvalue()
+
+
+def _length(part: _Values) -> int:
+    outside = sum(len(value) + len(value) % 2 for _, _, value in part.values() if len(value) > 4)
+    return 6 + 12 * len(part) + outside
+
+
+def _directory(order: str, part: _Values, place: int) -> bytes:
+    entries, outside = b"", b""
+    beyond = place + 6 + 12 * len(part)
+    for tag, (kind, count, value) in sorted(part.items()):
+        inside = value.ljust(4, b"\0")
+        if len(value) > 4:
+            inside = struct.pack(order + "I", beyond + len(outside))
+            outside += value + b"\0" * (len(value) % 2)
+        entries += struct.pack(order + "HHI", tag, kind, count) + inside
+    return struct.pack(order + "H", len(part)) + entries + bytes(4) + outside

@@ -1,0 +1,193 @@
+"""PNG files before their pixels are decoded: checked, and cut down to what a decoder needs.
+
+A decoder that looks at every chunk of a file refuses a picture for text that nobody asked for, and
+takes one whose compressed data are damaged or end early for a whole one.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour
+_ADAM7 = (
+    (0, 8, 0, 8),
+    (0, 8, 4, 8),
+    (4, 8, 0, 4),
+    (0, 4, 2, 4),
+    (2, 4, 0, 2),
+    (0, 2, 1, 2),
+    (1, 2, 0, 1),
+)  # first row and step, first column and step
+_MOST_PROFILE = 2**23
+_MOST_TEXT = 2**20
+_PIECE = 2**16
+_INCH = 0.0254
+
+
+@dataclass
+class Png:
+    """A PNG file that a decoder can be given, and what else is known of it.
+
+    Attributes:
+        stream: the file with nothing but its header, palette, transparency and pixels.
+        bits: of a sample.
+        colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
+        key: the grey or the colour that is transparent, where there is one.
+        profile: the ICC profile, or None.
+        exif: the EXIF, or None.
+        xmp: the XMP, or None.
+        dpi: dots an inch, across and down, or None.
+        animated: whether there are more frames.
+        notes: what was left out.
+    """
+
+    stream: BinaryIO = field(default_factory=io.BytesIO)
+    bits: int = 8
+    colour: int = 0
+    key: tuple[int, ...] = ()
+    profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: str | None = None
+    dpi: tuple[float, float] | None = None
+    animated: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
+    """Reads a PNG file; with ``pixels=False`` as far as its pixels, for its size.
+
+    Raises:
+        ValueError: it is damaged, or cut off.
+    """
+    needed: list[tuple[bytes, memoryview]] = []
+    png = Png()
+    data: list[memoryview] = []
+    header: tuple[int, ...] = ()
+    for name, content, whole in _chunks(memoryview(file.read())):
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT") and not whole:
+            raise ValueError("its bytes are damaged")
+        if not header:
+            if name != b"IHDR" or len(content) != 13:
+                raise ValueError("it has no header")
+            header = struct.unpack(">IIBBBBB", content)
+            needed.append((name, content))
+        elif name == b"IDAT":
+            if not pixels:
+                break
+            data.append(content)
+        elif name in (b"PLTE", b"tRNS") and not data:
+            needed.append((name, content))
+        elif whole:
+            _note(png, name, bytes(content[: 2**24]))
+    if not header:
+        raise ValueError("it is cut off")
+    width, height, bits, colour, *_, interlaced = header
+    if colour not in _CHANNELS or bits not in (1, 2, 4, 8, 16) or not width or not height:
+        raise ValueError("its header is damaged")
+    names = [name for name, _ in needed]
+    if colour == 3 and b"PLTE" not in names:
+        raise ValueError("it has no palette")
+    if pixels and width * height <= most_pixels:
+        _require_pixels(data, _bytes_of(width, height, bits * _CHANNELS[colour], bool(interlaced)))
+    parts = [SIGNATURE, *(_chunk(*chunk) for chunk in needed)]
+    parts += [_chunk(b"IDAT", b"".join(data)), _chunk(b"IEND", b"")]
+    if b"tRNS" in names and colour in (0, 2):
+        content = needed[names.index(b"tRNS")][1]
+        size = 2 * _CHANNELS[colour]
+        if len(content) >= size:
+            png.key = struct.unpack(f">{size // 2}H", content[:size])
+    png.stream, png.bits, png.colour = io.BytesIO(b"".join(parts)), bits, colour
+    return png
+
+
+def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """Name and content of each chunk, and whether its sum is right."""
+    place = len(SIGNATURE)
+    while place + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if end + 4 > len(data):
+            # What there is of the pixels counts; that they are too few is seen by their number.
+            yield name, data[place + 8 :], name == b"IDAT"
+            return
+        if name == b"IEND":
+            return
+        (check,) = struct.unpack_from(">I", data, end)
+        yield name, data[place + 8 : end], zlib.crc32(data[place + 4 : end]) == check
+        place = end + 4
+
+
+def _note(png: Png, name: bytes, content: bytes) -> None:
+    """Takes what is wanted of a chunk that a decoder does not need."""
+    if name == b"iCCP":
+        profile = _inflated(content.partition(b"\0")[2][1:], _MOST_PROFILE)
+        if profile is None:
+            png.notes.append("its colour profile is damaged or too large and is left out")
+        else:
+            png.profile = profile
+    elif name == b"eXIf":
+        png.exif = content
+    elif name == b"pHYs" and len(content) == 9:
+        across, down, unit = struct.unpack(">IIB", content)
+        if unit == 1 and across and down:
+            png.dpi = (across * _INCH, down * _INCH)
+    elif name == b"acTL":
+        png.animated = len(content) == 8 and struct.unpack_from(">I", content)[0] > 1
+    elif name == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0"):
+        packed, _, rest = content[18:20], *content[20:].partition(b"\0")[1:]
+        text = rest.partition(b"\0")[2]
+        plain = _inflated(text, _MOST_TEXT) if packed[:1] == b"\1" else text[:_MOST_TEXT]
+        png.xmp = (plain or b"").decode("utf-8", "replace")
+    elif name in (b"zTXt", b"tEXt") and content.startswith(b"Raw profile type exif\0"):
+        text = content[22:] if name == b"tEXt" else _inflated(content[23:], _MOST_TEXT) or b""
+        try:  # a name and a length on lines of their own, then hexadecimal digits
+            png.exif = png.exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode())
+        except ValueError:
+            png.notes.append("its EXIF cannot be read and is left out")
+
+
+def _require_pixels(data: Iterable[memoryview], needed: int) -> None:
+    """Raises ValueError if the compressed data do not hold ``needed`` bytes, or are damaged."""
+    inflate, count = zlib.decompressobj(), 0
+    try:
+        for piece in data:
+            rest = bytes(piece)
+            while rest and not inflate.eof and count < needed + _PIECE:
+                count += len(inflate.decompress(rest, _PIECE))
+                rest = inflate.unconsumed_tail
+        if not inflate.eof and count < needed + _PIECE:
+            count += len(inflate.flush())
+    except zlib.error as error:
+        raise ValueError("its compressed pixels are damaged") from error
+    if count < needed:
+        raise ValueError("it is cut off")
+
+
+def _bytes_of(width: int, height: int, bits: int, interlaced: bool) -> int:
+    """Bytes of the pixels before compression: each row has one more, for its filter."""
+    if not interlaced:
+        return height * (1 + (width * bits + 7) // 8)
+    total = 0
+    for row, down, column, across in _ADAM7:
+        rows, columns = -(-(height - row) // down), -(-(width - column) // across)
+        if rows > 0 and columns > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)
+    return total
+
+
+def _inflated(data: bytes, most: int) -> bytes | None:
+    inflate = zlib.decompressobj()
+    try:
+        content = inflate.decompress(data, most)
+    except zlib.error:
+        return None
+    return content if inflate.eof else None
+
+
+def _chunk(name: bytes, content: bytes | memoryview) -> bytes:
+    head = struct.pack(">I4s", len(content), name)
+    return head + bytes(content) + struct.pack(">I", zlib.crc32(content, zlib.crc32(name)))

@@ -1,0 +1,121 @@
+"""Files opened and written safely: regular ones read, new ones beside their name and renamed."""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+NO_REGULAR_FILE = "it is a folder, a pipe or a device, and no regular file"
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a regular file for reading; a pipe is not waited for, a device not touched.
+
+    Raises:
+        OSError: there is no such file, or it is no regular file.
+    """
+    # Without waiting for a writer, should it be a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, NO_REGULAR_FILE, str(path))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+class Output:
+    """A new file that is being written, without the descriptor that a real file has.
+
+    Encoders in C write to a descriptor if they find one, and some do not look at how much of it
+    arrived; so they have to write here, where every failure is an exception.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Writes all of ``data`` at the current place."""
+        count = self._file.write(data)
+        self.size = max(self.size, self._file.tell())
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to another place."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The current place."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Gives what was written to the system."""
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Output]:
+    """Writes a file under a random name beside its own, and gives it its name when it is complete.
+
+    So there is never half a file under that name, whatever fails; two programs that write the same
+    file do not meet; and no link that waits under the temporary name is followed.
+
+    Raises:
+        OSError: the file cannot be written, or ``path`` is no regular file.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, NO_REGULAR_FILE, str(path))
+    beside = path.with_name(f".{secrets.token_hex(8)}.part")  # short, whatever the name's length
+    try:
+        with open(beside, "xb") as file:
+            output = Output(file)
+            yield output
+            file.flush()
+            os.fsync(file.fileno())  # the name must not reach the disk before the bytes
+            size = os.fstat(file.fileno()).st_size
+            if size != output.size:
+                raise OSError(errno.EIO, f"{size} of {output.size} bytes were written", str(path))
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Writes a file of this content; see ``replacing``."""
+    with replacing(path) as output:
+        output.write(content)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8; see ``replacing``."""
+    replace_bytes(path, text.encode())
+
+
+def open_lock(path: Path) -> int:
+    """Opens a lock file, made if it is missing, and returns its descriptor; no link is followed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o644)
+
+
+def printable(text: str) -> str:
+    r"""The text with all that a terminal would obey, or not show, as an escape such as ``\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    """A byte of a name that is no UTF-8 as that byte, any other character as Python writes it."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
