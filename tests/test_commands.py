@@ -33,10 +33,7 @@ def workdir(tmp_path_factory) -> Path:
     state: Any = create_state(config, model, make_optimizer(config.train))
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(
-            state.replace(step=state.step + 12),
-            config,
-            score=Score(31.25, "samples"),
-            data="fingerprint",
+            state.replace(step=state.step + 12), config, "fingerprint", Score(31.25, "samples")
         )
         checkpoints.wait()
     return folder

@@ -282,7 +282,8 @@ def _about(rows: Sequence[Row], finished: int) -> str:
         f"{of('data', 'patch')} pixels from {' and '.join(sources)}, networks of "
         f"{of('model', 'features')} features and {of('model', 'blocks')} blocks; "
         f"Adam ({train.beta1:g}, {train.beta2:g}) on L1, {train.warmup} steps of "
-        f"warm-up to {train.learning_rate:g} and a cosine to {train.final_rate:g}; seed {' or '.join(map(str, seeds))}. PSNR in dB "
+        f"warm-up to {train.learning_rate:g} and a cosine to {train.final_rate:g}; "
+        f"seed {' or '.join(map(str, seeds))}. PSNR in dB "
         f"({'; '.join(protocols)}) after the last step. In brackets: published, of the full "
         f"network and training. Costs as in {' and '.join(costs)}."
     )

@@ -131,10 +131,8 @@ def _decoded(file: BinaryIO) -> np.ndarray:
         if image.mode in _GREY_MODES:
             return np.array(image.convert("L"))[..., None]
         if image.mode not in _PALETTE_MODES + _COLOUR_MODES:
-            raise ValueError(
-                f"its pixels are of Pillow's mode {image.mode!r}, whose range is not known: "
-                "convert it to 8 or 16 bits"
-            )
+            kind = {"F": "floats", "I": "32-bit integers"}.get(image.mode, f"of mode {image.mode}")
+            raise ValueError(f"its pixels are {kind}, of unknown range: convert it to 8 bits")
         rgb = np.array(image.convert("RGB"))
         one_channel = "LA;16" in layout  # which Pillow reads as RGBA
         if image.mode in _PALETTE_MODES:

@@ -8,6 +8,7 @@ import pytest
 from binsr_jax import models
 from binsr_jax.deploy.pack import pack_params
 from binsr_jax.evaluation import benchmark
+from binsr_jax.evaluation.sets import load_set
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.ops.packed import unpack_weights
 from binsr_jax.tasks import task_of

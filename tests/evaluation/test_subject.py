@@ -14,7 +14,8 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.pack import pack
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import subject
-from binsr_jax.evaluation.benchmark import load_sets, score_set, validator
+from binsr_jax.evaluation.benchmark import score_set, validator
+from binsr_jax.evaluation.sets import load_sets
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.scores import Score
@@ -48,7 +49,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     noise = jax.tree.map(lambda p: 0.1 * rng.normal(size=p.shape), state.params)
     state.params.update(jax.tree.map(lambda p, n: (p + n).astype(np.float32), state.params, noise))
     with Checkpoints(folder / "run", keep=1) as checkpoints:
-        checkpoints.save(state, config, "", Score(25.0, "Set-15"))
+        checkpoints.save(state, config, "", Score(25.0, task_of(config).scored_sets("Set")[0]))
         checkpoints.wait()
     pack(folder / "run", folder / "model.binsr")
     return folder
