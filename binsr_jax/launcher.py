@@ -1,58 +1,77 @@
-"""Starts the absl programs, training and evaluation; and what all programs set up alike."""
+"""Starts training and evaluation, whose flags are absl's; and what all programs set up alike."""
 
 import difflib
 import logging as python_logging
 import os
 import re
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict
+from absl import flags, logging
 
-from binsr_jax.config import default
+from binsr_jax.config import default, flat_fields, list_value
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.ops import native
+from binsr_jax.recipes import recipe_file
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
+# Of lists; the defaults, which are examples of all other fields, are empty or of one element.
+_EXAMPLES = {
+    "config.data.sources": "folder:DIR=3,samples=1",
+    "config.data.sigma": "0,75",
+    "config.data.quality": "0,50",
+    "config.train.milestones": "200000,400000",
+    "config.eval.sets": "Set5,B100",
+    "config.eval.levels": "15,50",
+}
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Parses the flags and calls ``main``; a user's mistake becomes one sentence and status 1.
+class Program(Protocol):
+    """A subcommand whose flags are absl's, since it takes fields of a config: train, evaluate.
 
-    Args:
-        main: Gets the arguments that are no flags, and returns the exit status; None is 0.
+    ``define_flags`` makes its flags for these arguments (after the program's name), and ``run``
+    returns the exit status; None is 0. Its docstring is its description.
     """
 
-    def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            _check_config_file(argv)
-            rest = flags.FLAGS(argv)
-        except UserError as error:
-            raise _exit(str(error)) from None
-        except Exception as error:  # a recipe is Python: it can raise anything
-            raise _exit(_flag_mistake(argv, error)) from None
-        if len(rest) > 1:
-            raise _exit(f"Unexpected argument {rest[1]!r}: options are written --name=value.")
-        return rest
+    def define_flags(self, argv: Sequence[str]) -> flags.FlagValues: ...
+    def run(self, values: flags.FlagValues) -> int | None: ...
 
-    def guarded(argv: Sequence[str]) -> int | None:
-        try:
-            check_kernel()
-            return main(argv)
-        except UserError as error:
-            raise _exit(str(error)) from None
-        except KeyboardInterrupt:
-            raise _exit("Interrupted.") from None
 
+def launch(program: Program, name: str, argv: Sequence[str]) -> int:
+    """Runs ``binsr NAME ...`` and returns its exit status.
+
+    Args:
+        program: the subcommand's module.
+        name: what it is called.
+        argv: its arguments.
+
+    Raises:
+        UserError: a flag, a field or a value of the config, or the recipe is wrong.
+    """
+    argv = [_normalised(argument) for argument in argv]
+    if any(argument in ("-h", "--help", "--helpfull") for argument in argv):
+        print(_help(program, name))
+        return 0
+    argv = _with_lists(_with_recipe_file(argv))
+    try:
+        values = program.define_flags(argv)
+        rest = values([name, *argv])
+    except UserError:
+        raise
+    except Exception as error:  # a recipe is Python: it can raise anything
+        raise UserError(_flag_mistake(argv, error)) from error
+    if len(rest) > 1:
+        raise UserError(f"Unexpected argument {rest[1]!r}: options are written --name=value.")
+    logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_worth_a_line)
     keep_compiled_programs()
-    app.run(guarded, flags_parser=parse)
+    check_kernel()
+    return program.run(values) or 0
 
 
 def keep_compiled_programs() -> None:
@@ -81,35 +100,85 @@ def check_kernel() -> None:
             raise UserError(f"The environment variable {error}.") from error
 
 
-def _exit(sentence: str) -> SystemExit:
-    """One sentence on standard error, and the exception that ends the program with status 1."""
-    print("error: " + " ".join(sentence.split()), file=sys.stderr)
-    return SystemExit(1)
-
-
 def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
     """Keeps this package's lines and others' warnings.
 
     Orbax writes dozens of lines a checkpoint. What fails in its threads it logs with a traceback,
     also through asyncio, and raises it as well: that becomes a sentence.
     """
+    # Names come from elsewhere, and the terminal is not theirs to steer.
+    record.msg, record.args = printable(record.getMessage()), ()
     ours = record.pathname.startswith(str(Path(__file__).parent))
     noise = "orbax" in record.pathname or record.name == "asyncio"
     return ours or (record.levelno >= python_logging.WARNING and not noise)
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    """Says that a config file is missing before ml_collections does in five lines."""
+def _normalised(argument: str) -> str:
+    """A flag in absl's spelling: ``--data-dir=X`` becomes ``--data_dir=X``."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _with_recipe_file(argv: Sequence[str]) -> list[str]:
+    """The arguments with the recipe's name replaced by its file.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    replaced = list(argv)
     for i, argument in enumerate(argv):
-        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
-        if match is None:
+        match = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
+        if match is None or (match[2] is None and i + 1 == len(argv)):
             continue
-        value = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
-        path = Path(value.split(":", 1)[0])
-        if path.suffix != ".py" or not path.is_file():
-            recipes = [str(file) for file in path.parent.glob("*.py")]
-            hint = _did_you_mean(str(path), recipes, "name a recipe such as configs/NAME.py.")
-            raise UserError(f"There is no config file {str(path)!r}: {hint}")
+        recipe, colon, variant = (argv[i + 1] if match[2] is None else match[2]).partition(":")
+        spec = f"{recipe_file(recipe)}{colon}{variant}"
+        if match[2] is None:
+            replaced[i + 1] = spec
+        else:
+            replaced[i] = f"{match[1]}={spec}"
+    return replaced
+
+
+def _help(program: Program, name: str) -> str:
+    """What ``binsr NAME --help`` prints."""
+    lines = [f"usage: binsr {name} [options]", "", (program.__doc__ or "").strip(), "", "options:"]
+    values = program.define_flags([])
+    for flag in values:
+        text = values[flag].help
+        lines.append(f"  --{flag.replace('_', '-'):<16} {text}")
+    return "\n".join(lines)
+
+
+def _with_lists(argv: Sequence[str]) -> list[str]:
+    """The arguments, with those for lists as the Python tuples that ml_collections takes.
+
+    It takes ``Set5,B100`` as one text. A flag that is given again adds to the list.
+
+    Raises:
+        UserError: a list has an element that its field cannot have.
+    """
+    lists = {n for n, value in flat_fields(default(), "config.").items() if type(value) is tuple}
+    given = iter(argv)
+    written = []
+    for argument in given:
+        match = re.fullmatch(r"--?(config\.[^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if match is None or match[1] not in lists:
+            written.append(argument)
+            continue
+        name, text = match[1], match[2] if match[2] is not None else next(given, "")
+        value = list_value(name.removeprefix("config."), text)
+        if value is None:
+            raise UserError(_wrong_value(name, text, ()))
+        written.append(f"--{name}={value!r}")
+    return written
+
+
+def _wrong_value(name: str, text: str, known: Any) -> str:
+    """The sentence for a value that a field of the config cannot have; ``known``: its default."""
+    kind = _KINDS.get(type(known), "a text")
+    return f"{name} cannot be {text!r}: it is {kind}, such as {_EXAMPLES.get(name, repr(known))}."
 
 
 def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
@@ -118,7 +187,7 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
     missing = re.findall(r"Flag (--\w+) must have a value other than None", text)
     if missing:
         return f"Missing {' and '.join(missing)}: --help lists all flags."
-    fields = dict(_fields(default(), "config."))
+    fields = flat_fields(default(), "config.")
     for argument in argv:
         match = re.fullmatch(r"--?(?:no)?(config\.[^=]*)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
@@ -127,9 +196,8 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
         if name not in fields:
             hint = _did_you_mean(name, list(fields), "binsr_jax/config.py lists those it has.")
             return f"The config has no field {name}: {hint}"
-        if f"--{name}=" in text:
-            kind = _KINDS.get(type(fields[name]), "a text")
-            return f"{name} cannot be {value!r}: it is {kind}, such as {fields[name]!r}."
+        if f"--{name}={value}:" in text:  # of a flag that is repeated, the value that failed
+            return _wrong_value(name, value, fields[name])
     if "get_config() takes 0 positional arguments" in text:
         return "This recipe has no variants: leave out the colon after its file name, and the rest."
     if isinstance(error, flags.Error) and "parsing config file" not in text:
@@ -140,14 +208,6 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
         if "site-packages" not in frame.filename and frame.filename != __file__
     ]
     return f"The recipe fails at {where[-1] if where else 'its start'}: {text.splitlines()[-1]}"
-
-
-def _fields(config: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _fields(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _did_you_mean(word: str, words: Sequence[str], otherwise: str) -> str:

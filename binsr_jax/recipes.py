@@ -1,11 +1,14 @@
 """Recipes: config files, their variants, and what papers print of them.
 
-A recipe file has ``get_config(variant)``. One that stands for a paper's table also has
+The packaged recipes are the modules of ``binsr_jax.configs`` and are called by name, such as
+``quickstart``. Any other recipe is a file and is called by its path. A recipe file has
+``get_config(variant)``. One that stands for a paper's table also has
 
     VARIANTS: dict[str, tuple[str, ...]]     the fields of a variant and their values, default first
     ROWS: dict[str, Published]               variants that are rows of the table
 """
 
+import difflib
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +18,8 @@ from typing import Any
 
 from binsr_jax.config import Config, variant_fields
 from binsr_jax.errors import UserError
+
+PACKAGED = Path(__file__).parent / "configs"  # the folder of the packaged recipes
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Recipe:
     """A config of a recipe file.
 
     Attributes:
-        file: Path of the recipe file.
+        file: Name of a packaged recipe, or path of a recipe file.
         variant: The text after the colon; may be empty.
         config: The full config.
         published: What a paper prints of it, with empty scores if it is no row of a paper's table.
@@ -61,12 +66,15 @@ class Recipe:
 
     @property
     def spec(self) -> str:
-        """``FILE:VARIANT``, as `open_recipe` and ``--config`` take it."""
+        """``RECIPE:VARIANT``, as `open_recipe` and ``--config`` take it."""
         return f"{self.file}:{self.variant}" if self.variant else self.file
 
 
 def open_recipe(spec: str) -> Recipe:
-    """Opens ``FILE`` or ``FILE:VARIANT``, such as ``configs/attention.py:res=spatial,bin=se``.
+    """Opens ``RECIPE`` or ``RECIPE:VARIANT``, such as ``attention:res=spatial,bin=se``.
+
+    Args:
+        spec: the recipe is a packaged one's name or a file's path.
 
     Raises:
         UserError: there is no such file or variant (the sentence names those there are), or the
@@ -76,12 +84,17 @@ def open_recipe(spec: str) -> Recipe:
     return _recipe(file, _load(file), variant)
 
 
-def list_recipes(folder: str | Path = "configs") -> list[Recipe]:
-    """All rows of all recipe files of a folder, by file; a file without rows is one recipe.
+def list_recipes(folder: str | Path | None = None) -> list[Recipe]:
+    """All rows of all recipes, by file; a file without rows is one recipe.
+
+    Args:
+        folder: where the recipe files are; by default the packaged recipes.
 
     Raises:
         UserError: the folder has no recipe files, or one of them fails.
     """
+    if folder is None:
+        return [recipe for name in packaged() for recipe in list_rows(name)]
     files = sorted(file for file in Path(folder).glob("*.py") if not file.name.startswith("_"))
     if not files:
         raise UserError(f"There are no recipes in {str(folder)!r}: name a folder such as configs.")
@@ -98,13 +111,39 @@ def list_rows(file: str) -> list[Recipe]:
     return [_recipe(file, module, variant) for variant in module.get("ROWS", [""])]
 
 
+def packaged() -> list[str]:
+    """The names of the packaged recipes."""
+    return sorted(path.stem for path in PACKAGED.glob("*.py") if not path.name.startswith("_"))
+
+
+def recipe_file(recipe: str) -> Path:
+    """The file of a recipe, which is a packaged one's name or a file's path.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if recipe in packaged():
+        return PACKAGED / f"{recipe}.py"
+    path = Path(recipe)
+    if path.suffix == ".py" and path.is_file():
+        return path
+    files = {file.stem: str(file) for file in sorted(path.parent.glob("*.py"))}
+    known = files if path.suffix else {name: name for name in packaged()}
+    close = difflib.get_close_matches(path.stem, known, n=1)
+    if close:
+        hint = f"did you mean {known[close[0]]}?"
+    elif known:
+        hint = f"choose from {', '.join(known.values())}."
+    else:
+        hint = "name one such as quickstart, or a file of your own."
+    what = "config file" if path.suffix else "recipe"
+    raise UserError(f"There is no {what} {recipe!r}: {hint}")
+
+
 def _load(file: str) -> dict[str, Any]:
     """The names that a recipe file defines."""
-    if Path(file).suffix != ".py" or not Path(file).is_file():
-        known = sorted(str(path) for path in Path(file).parent.glob("*.py"))
-        hint = f"choose from {', '.join(known)}" if known else "name one such as configs/NAME.py"
-        raise UserError(f"There is no config file {file!r}: {hint}.")
-    module = _guarded(file, lambda: runpy.run_path(file))
+    path = recipe_file(file)
+    module = _guarded(file, lambda: runpy.run_path(str(path)))
     if not callable(module.get("get_config")):
         raise UserError(f"The recipe {file} fails: it defines no function get_config.")
     return module

@@ -17,8 +17,6 @@ from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
 
-RECIPES = Path(__file__).parent.parent / "configs"
-
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory) -> Path:
@@ -80,7 +78,7 @@ def test_half_says_what_it_costs(workdir, tmp_path, capsys):
 
 
 def test_cost_of_a_recipe_and_its_variant(capsys):
-    assert main(["cost", "--config", f"{RECIPES}/bin_edsr.py:scale=4"]) == 0
+    assert main(["cost", "--config", "bin_edsr:scale=4"]) == 0
     assert "| 1,511,424 |" in capsys.readouterr().out
 
 
@@ -91,7 +89,7 @@ def test_cost_of_a_recipe_and_its_variant(capsys):
         (["info", __file__], "no model file that can be used"),
         (["pack", "--workdir", "missing", "-o", "m.binsr"], "holds no checkpoint"),
         (["cost", "--config", "missing.py"], "no config file 'missing.py'"),
-        (["cost", "--config", f"{RECIPES}/bin_edsr.py:scale=9"], "no variant 'scale=9'"),
+        (["cost", "--config", "bin_edsr:scale=9"], "no variant 'scale=9'"),
         (["cost", "--config", __file__], "fails"),
         (["cost", "--all", "missing"], "no recipes in 'missing'"),
         (["configs", "missing"], "no recipes in 'missing'"),
@@ -124,6 +122,15 @@ def test_wrong_flags_end_with_status_2(argv, capsys):
         main(argv)
     assert caught.value.code == 2
     assert "usage: binsr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--no-cost", "--no_cost"])
+def test_flags_are_written_with_either_sign_between_words(flag, tmp_path, capsys):
+    assert main(["configs", flag]) == 0
+    assert "| quickstart |" in capsys.readouterr().out
+    name = flag.replace("no", "data").replace("cost", "dir")
+    assert main(["evaluate", "--bicubic", "--sets=Mine", f"{name}={tmp_path}"]) == 1
+    assert str(tmp_path / "Mine") in sentence(capsys)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -142,6 +142,27 @@ def test_a_model_file_is_scored_packed_and_in_floats(tmp_path: Path, workdir: Pa
     assert scores["packed"] == pytest.approx(row["psnr"], abs=1e-3)
 
 
+def test_a_network_is_scored_on_photographs_with_it_and_the_input_degraded(
+    tmp_path: Path, workdir: Path
+) -> None:
+    arguments = ("--task=photo", "--levels=30", "--output=.")
+    done = _evaluate(tmp_path, f"--workdir={workdir}", "--which=latest", *arguments)
+    assert done.returncode == 0, done.stderr
+    _, _, before, ours = done.stdout.splitlines()
+    for line in (before, ours):
+        assert "samples-30" in line
+        assert "Photo x3: Y, border 3, blur 0.25, bicubic, noise 3, JPEG quality 30" in line
+    assert _evaluate(tmp_path, "--degraded", "--scale=3", *arguments).returncode == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    (network,) = (row for row in rows if "images" in row and "step" in row)
+    inputs = [row["psnr"] for row in rows if "images" in row and "step" not in row]
+    assert inputs == [network["photo_psnr"]] * 2
+    assert network["psnr"] != network["photo_psnr"]
+    done = _evaluate(tmp_path, f"--workdir={workdir}", "--task=denoise")
+    assert done.returncode != 0
+    assert re.search(r"--task is denoise, but the network is for SR x3", done.stderr)
+
+
 def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -> None:
     done = _evaluate(tmp_path, f"--workdir={workdir}", "--scale=2")
     assert done.returncode != 0
@@ -157,7 +178,7 @@ def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -
         (("--degraded", "--task=denoising"), r"task=denoising"),
         (("--degraded", "--task=jpeg", "--levels=10,x"), r"eval.levels .*whole numbers in 1..100"),
         (("--degraded", "--task=jpeg", "--scale=2"), r"jpeg does not enlarge"),
-        (("--bicubic", "--task=denoise"), r"--task goes with --degraded"),
+        (("--bicubic", "--task=denoise"), r"--task does not go with --bicubic"),
         (("--bicubic", "--levels=10"), r"no levels"),
         (("--bicubic", "--engine=float"), r"--engine goes with --model"),
         (("--model=m", "--engine=int4"), r"engine=int4"),

@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": set(),
     "config": {"errors"},
     "recipes": set(),
+    "configs": {"recipes"},
     "ops": {"files"},
     "nn": {"ops"},
     "models": {"nn", "ops"},

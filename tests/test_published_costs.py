@@ -10,8 +10,6 @@ from binsr_jax import cost
 from binsr_jax.cost import CONVENTIONS
 from binsr_jax.recipes import list_recipes
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-
 # What the papers print: operations in G and, of BBCU's, parameters in K.
 PUBLISHED = {
     recipe: columns
@@ -88,7 +86,7 @@ ELSEWHERE = {
 }
 RECIPES = {
     Path(recipe.file).name + recipe.spec.removeprefix(recipe.file): recipe
-    for recipe in list_recipes(CONFIGS)
+    for recipe in list_recipes()
 }
 
 

@@ -11,9 +11,9 @@ from binsr_jax.commands import main
 from binsr_jax.config import config_to_json
 from binsr_jax.cost import CONVENTIONS, count, giga
 from binsr_jax.errors import UserError
-from binsr_jax.recipes import Published, list_recipes, open_recipe
+from binsr_jax.recipes import PACKAGED, Published, list_recipes, open_recipe, packaged
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+ROOT = Path(__file__).parent.parent
 RECIPE = """
 from binsr_jax.config import default, variant_fields
 from binsr_jax.recipes import Published
@@ -93,7 +93,7 @@ def test_wrong_names_are_told_with_the_right_ones(recipe, tmp_path):
     with pytest.raises(UserError, match="no recipes"):
         list_recipes(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no variants"):
-        open_recipe(f"{CONFIGS}/quickstart.py:size=small")
+        open_recipe("quickstart:size=small")
 
 
 def test_binsr_configs_lists_costs_and_scores(recipe, tmp_path, capsys):
@@ -141,20 +141,23 @@ def test_binsr_cost_counts_in_every_convention(recipe, capsys):
     assert "ptflops" not in table
 
 
-ALL = list_recipes(CONFIGS)
+ALL = list_recipes()
 
 
 def test_the_papers_rows_are_there():
-    number = {path.stem: 0 for path in CONFIGS.glob("*.py")}
+    number = dict.fromkeys(packaged(), 0)
     for recipe in ALL:
-        number[Path(recipe.file).stem] += 1
+        number[recipe.file] += 1
     assert number == {
         "attention": 16 + 12,
         "bbcu_sr": 2 * 10 + 4,
         "bin_edsr": 1,
+        "dejpeg": 1,
         "denoise": 8,
+        "denoise_grey": 4,
         "edsr": 1,
         "jpeg": 8,
+        "photo": 1,
         "quickstart": 1,
     }
     assert len({recipe.spec for recipe in ALL}) == len(ALL)
@@ -169,7 +172,7 @@ def test_published_numbers_are_sane():
 
 @pytest.mark.parametrize("file", ["attention", "bbcu_sr", "denoise", "jpeg"])
 def test_the_docstring_has_the_published_costs(file):
-    module = runpy.run_path(f"{CONFIGS}/{file}.py")
+    module = runpy.run_path(f"{PACKAGED}/{file}.py")
     for published in module["ROWS"].values():
         if (operations := published.operations) is not None:
             texts = (f"{operations:.1f} ", f"{operations:.2f} ")
@@ -177,15 +180,29 @@ def test_the_docstring_has_the_published_costs(file):
 
 
 def test_recipes_of_the_specification():
-    config = open_recipe(f"{CONFIGS}/bbcu_sr.py:row=bbcu_m,scale=4").config
+    config = open_recipe("bbcu_sr:row=bbcu_m,scale=4").config
     assert (config.data.patch, config.train.batch, config.train.steps) == (128, 16, 300_000)
     assert (config.train.beta1, config.train.beta2) == (0.9, 0.99)
     for file in ("denoise", "jpeg"):
-        config = open_recipe(f"{CONFIGS}/{file}.py").config
+        config = open_recipe(file).config
         assert (config.data.patch, config.train.batch, config.train.beta2) == (64, 32, 0.999)
         assert config.train.milestones == (200_000, 300_000, 400_000)
         assert config.model.amplification == 130.0
     for row, k in (("bnn", 1), ("v1", 1), ("v2", 1), ("v3", 130), ("v4", 130)):
-        assert open_recipe(f"{CONFIGS}/bbcu_sr.py:row={row}").config.model.amplification == k
-    last, large = (open_recipe(f"{CONFIGS}/bbcu_sr.py:row={row}") for row in ("v4", "bbcu_l"))
+        assert open_recipe(f"bbcu_sr:row={row}").config.model.amplification == k
+    last, large = (open_recipe(f"bbcu_sr:row={row}") for row in ("v4", "bbcu_l"))
     assert config_to_json(last.config) == config_to_json(large.config)
+
+
+def test_the_files_in_a_clone_are_the_packaged_recipes():
+    clone = list_recipes(ROOT / "configs")
+    assert [recipe.published for recipe in clone] == [recipe.published for recipe in ALL]
+    for ours, packed in zip(clone, ALL, strict=True):
+        assert config_to_json(ours.config) == config_to_json(packed.config)
+
+
+def test_a_mistyped_name_of_a_packaged_recipe():
+    with pytest.raises(UserError, match=r"no recipe 'quickstrat': did you mean quickstart\?"):
+        open_recipe("quickstrat")
+    with pytest.raises(UserError, match=r"no recipe 'xyz': choose from attention, .*quickstart"):
+        open_recipe("xyz")

@@ -6,8 +6,10 @@ for -, that has
     add_arguments(parser: argparse.ArgumentParser) -> None
     run(args: argparse.Namespace) -> int | None        the exit status; None is 0
 
-whose docstring is the description that ``binsr NAME --help`` prints. Only the module that is asked
-for is imported, so that ``binsr --help`` does not wait for JAX.
+whose docstring is the description that ``binsr NAME --help`` prints. The modules of train and
+evaluate are programs of ``binsr_jax.launcher`` instead, since any field of a config is a flag of
+theirs. Only the module that is asked for is imported, so that ``binsr --help`` does not wait for
+JAX. A flag may be written with - or _ between its words.
 """
 
 import argparse
@@ -16,13 +18,16 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from binsr_jax import __version__
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 
 COMMANDS: dict[str, str] = {
+    "train": "train a network by a recipe",
+    "evaluate": "score a network on benchmark sets",
     "upscale": "enlarge images with a packed model",
     "restore": "remove noise or JPEG artifacts from images with a packed model",
     "import-torch": "make a work dir of official PyTorch weights",
@@ -37,6 +42,16 @@ COMMANDS: dict[str, str] = {
 }
 
 
+PROGRAMS = ("train", "evaluate")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats nothing to the terminal but what can be printed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``binsr`` and returns its exit status.
 
@@ -49,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may be no text of this encoding
             stream.reconfigure(errors="backslashreplace")
-    parser = argparse.ArgumentParser("binsr", description="1-bit image restoration.")
+    parser = _Parser("binsr", description="1-bit image restoration.")
     parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     module = None
@@ -57,23 +72,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         subparser = subparsers.add_parser(
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if argv[:1] == [name]:
+        if argv[:1] == [name] and name not in PROGRAMS:
             module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
             subparser.description = module.__doc__
             module.add_arguments(subparser)
-    args = parser.parse_args(argv)
+    if argv[:1] and argv[0] in PROGRAMS:
+        return _guarded(lambda: _launch(argv[0], argv[1:]))
+    args = parser.parse_args([_normalised(argument) for argument in argv])
     assert module is not None  # the parser has ended the program if there is no such command
+    return _guarded(lambda: _run_quietly(module, args))
+
+
+def _launch(name: str, argv: list[str]) -> int:
+    from binsr_jax import launcher  # here, since it imports JAX
+
+    return launcher.launch(importlib.import_module(f"{__name__}.{name}"), name, argv)
+
+
+def _run_quietly(module: Any, args: argparse.Namespace) -> int:
     log = logging.getLogger("absl")
     level = log.level
-    log.setLevel(logging.ERROR)  # Orbax tells much that is no user's concern
+    log.setLevel(logging.ERROR)  # Orbax logs much that does not concern a user
     try:
         return module.run(args) or 0
+    finally:
+        log.setLevel(level)
+
+
+def _guarded(call: Callable[[], int]) -> int:
+    """The exit status of a call; a user's mistake becomes one sentence and status 1."""
+    try:
+        return call()
     except UserError as error:
         print(printable("error: " + " ".join(str(error).split())), file=sys.stderr)
     except KeyboardInterrupt:
         print("error: Interrupted.", file=sys.stderr)
     except BrokenPipeError:  # who reads a long table, such as head, has seen enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    finally:
-        log.setLevel(level)
     return 1
+
+
+def _normalised(argument: str) -> str:
+    """A flag with - between its words: ``--no_cost`` becomes ``--no-cost``."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value

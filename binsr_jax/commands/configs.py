@@ -1,4 +1,4 @@
-"""Lists the recipes of a folder: what each costs, and what its paper publishes.
+"""Lists the packaged recipes, or those of a folder: what each costs, and what its paper publishes.
 
 binsr configs
 binsr configs my_configs --no-cost
@@ -12,12 +12,13 @@ import argparse
 
 from binsr_jax.commands.cost import published_cost
 from binsr_jax.cost import CONVENTIONS, count, giga
+from binsr_jax.files import printable
 from binsr_jax.recipes import Recipe, list_recipes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr configs``."""
-    parser.add_argument("folder", nargs="?", default="configs", help="default: configs")
+    parser.add_argument("folder", nargs="?", help="default: the packaged recipes")
     parser.add_argument("--no-cost", action="store_true", help="do not count operations")
 
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
         cost = "" if args.no_cost else _cost(recipe)
         published = [published_cost(recipe), _convention(recipe), _scores(recipe)]
         cells = [recipe.spec, recipe.title, cost, *published]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print(printable(f"| {' | '.join(cells)} |"), flush=True)
 
 
 def _cost(recipe: Recipe) -> str:

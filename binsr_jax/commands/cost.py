@@ -1,6 +1,6 @@
 """Counts parameters, operations and bytes, of a recipe, a work dir, a model file, or all recipes.
 
-binsr cost --config configs/bin_edsr.py:residual=spatial --size 360x640
+binsr cost --config bin_edsr:residual=spatial --size 360x640
 binsr cost --model model.binsr
 binsr cost --all                         a row for each recipe, counted as its paper counts
 binsr cost --all --convention bsrc
@@ -17,6 +17,7 @@ from binsr_jax import cost
 from binsr_jax.config import Config
 from binsr_jax.cost import CONVENTIONS, size_text
 from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.files import printable
 from binsr_jax.recipes import Recipe, list_recipes, open_recipe
 from binsr_jax.training.checkpoint import load_model
 
@@ -30,15 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for name, convention in CONVENTIONS.items()
     )
     network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--config", metavar="FILE[:VARIANT]", help="a recipe")
+    network.add_argument(
+        "--config", metavar="RECIPE[:VARIANT]", help="a packaged recipe's name, or a file"
+    )
     network.add_argument("--workdir", metavar="DIR", help="where a network was trained")
     network.add_argument("--model", type=Path, metavar="FILE", help="a model file of binsr pack")
     network.add_argument(
         "--all",
         nargs="?",
-        const="configs",
+        const="",
         metavar="FOLDER",
-        help="all recipes of a folder; default: configs",
+        help="all recipes of a folder; default: the packaged ones",
     )
     parser.add_argument("--convention", choices=CONVENTIONS, help="count as this paper does")
     parser.add_argument(
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs ``binsr cost``."""
     lines = _one(args) if args.all is None else _rows(args)
     for line in lines:  # counting takes a moment for each
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def _one(args: argparse.Namespace) -> Iterator[str]:
@@ -76,7 +79,7 @@ def _one(args: argparse.Namespace) -> Iterator[str]:
 
 def _rows(args: argparse.Namespace) -> Iterator[str]:
     """The table of all recipes, line by line."""
-    recipes = list_recipes(args.all)
+    recipes = list_recipes(args.all or None)
     columns = ["recipe", "convention", "OPs, G", "true OPs, G", "params, K", "published"]
     columns += ["float MACs, G", "binary MACs, G", "elementwise, G", "packed, KB", "maps, MB"]
     yield f"| {' | '.join(columns)} |"

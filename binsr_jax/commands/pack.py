@@ -12,6 +12,7 @@ from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import from_workdir, pack
 from binsr_jax.evaluation.benchmark import restorer, score_set
 from binsr_jax.evaluation.sets import BenchmarkSet, load_set
+from binsr_jax.files import printable
 from binsr_jax.nn.packed import PackedConv
 
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         images = load_set(args.set, args.data_dir, model.task)
         before, after = (_psnr(m, images) for m in (from_workdir(args.workdir, args.which), model))
         print(
-            f"float16:    {after:.4f} dB on {args.set} ({images.protocol}), "
+            f"float16:    {after:.4f} dB on {printable(args.set)} ({images.protocol}), "
             f"{after - before:+.4f} dB against float32"
         )
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr runs``."""
-    print(table(args.folder.expanduser()))
+    print(printable(table(args.folder.expanduser())))
 
 
 def table(folder: Path) -> str:
@@ -52,7 +52,7 @@ def table(folder: Path) -> str:
         raise UserError(f"There is no folder {folder}: name a work dir, or a folder of work dirs.")
     workdirs = list(_workdirs(folder))
     if not workdirs:
-        raise UserError(f"{folder} holds no work dir of train.py: name another folder.")
+        raise UserError(f"{folder} holds no work dir of binsr train: name another folder.")
     logs = [read_log(workdir) for workdir in workdirs]
     best = [_best(workdir, log) for workdir, log in zip(workdirs, logs, strict=True)]
     titles = set_titles(name for _, scores in best for name in scores)

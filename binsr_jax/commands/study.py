@@ -1,8 +1,8 @@
 """Studies: many small trainings on the same data, with the same seed and number of steps.
 
-binsr study table --configs "configs/bbcu_sr.py:row=*,scale=2" --budget 300 -o studies/bbcu
-binsr study k --config configs/bbcu_sr.py:row=bbcu_l --features 16,32 --budget 200 -o studies/k
-binsr study activations --configs "configs/bbcu_sr.py:row=v?,scale=2" --budget 0 -o studies/v1_v4
+binsr study table --configs "bbcu_sr:row=*,scale=2" --budget 300 -o studies/bbcu
+binsr study k --config bbcu_sr:row=bbcu_l --features 16,32 --budget 200 -o studies/k
+binsr study activations --configs "bbcu_sr:row=v?,scale=2" --budget 0 -o studies/v1_v4
 binsr study curves runs/one runs/two -o curves.png
 
 "table" compares recipes with one another and with what their papers print, "k" finds the best
@@ -31,7 +31,7 @@ from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.data.sources import source_names
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
-from binsr_jax.files import replace_text
+from binsr_jax.files import printable, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training(compare)
 
     vary = studies.add_parser("k", help="PSNR against the amplification k")
-    vary.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="a recipe")
+    vary.add_argument("--config", required=True, metavar="RECIPE[:VARIANT]", help="a recipe")
     vary.add_argument("--k", type=_numbers, default=(1.0, 8.0, 32.0, 65.0, 130.0, 260.0, 1040.0))
     vary.add_argument("--features", type=_whole_numbers, default=(16, 32, 64), metavar="N,N,...")
     vary.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
@@ -79,7 +79,7 @@ def _add_configs(parser: argparse.ArgumentParser, required: bool) -> None:
         nargs="+",
         default=[],
         required=required,
-        metavar="FILE[:VARIANT]",
+        metavar="RECIPE[:VARIANT]",
         help="recipes; a variant with * stands for all rows of the file's table that fit",
     )
 
@@ -93,7 +93,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="config.FIELD=VALUE",
-        help="a field of all rows, as train.py takes it; may be given again",
+        help="a field of all rows, as binsr train takes it; may be given again",
     )
     parser.add_argument("--sets", type=_texts, default=(), metavar="SET,...", help="scored on")
     parser.add_argument(
@@ -142,7 +142,7 @@ def _table(args: argparse.Namespace) -> int:
             args.output / "table.jsonl",
             [{"about": about}, *lines, *({"agreement": one} for one in found)],
         )
-    print((args.output / "table.md").read_text(encoding="utf-8"), end="")
+    print(printable((args.output / "table.md").read_text(encoding="utf-8")), end="")
     return _status(done)
 
 
@@ -167,7 +167,7 @@ def _amplification(args: argparse.Namespace) -> int:
         )
         _write_rows(args.output / "k.jsonl", [{"about": _about(rows, len(done))}, *points])
     figures.save(amplification.figure(points), args.output / "k.png")
-    print(f"Wrote {args.output / 'k.png'} and k.jsonl.")
+    print(printable(f"Wrote {args.output / 'k.png'} and k.jsonl."))
     return _status(done)
 
 
@@ -195,7 +195,7 @@ def _activations(args: argparse.Namespace) -> int:
     edges = [float(edge) for edge in activations.EDGES]
     _write_rows(args.output / "activations.jsonl", [{"edges": edges}, *rows])
     figures.save(activations.figure(rows), args.output / "activations.png")
-    print(f"Wrote {args.output / 'activations.png'} and activations.jsonl.")
+    print(printable(f"Wrote {args.output / 'activations.png'} and activations.jsonl."))
     return _status(done)
 
 
@@ -305,7 +305,7 @@ def _status(results: Sequence[Result]) -> int:
     """0, or 1 with a sentence where a row failed."""
     for result in results:
         if result.error:
-            print(f"error: {result.row.title} failed: {result.error}", file=sys.stderr)
+            print(printable(f"error: {result.row.title} failed: {result.error}"), file=sys.stderr)
     return int(any(result.error for result in results))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from binsr_jax.data.degradations import Pair
+from binsr_jax.data.pairs import Pair
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_lock
 

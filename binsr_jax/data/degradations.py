@@ -4,44 +4,25 @@ Of each degradation there is one form for training, drawn at random for every pa
 benchmarks, the same for everybody (``DEGRADATIONS``).
 """
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from binsr_jax.config import Config
+from binsr_jax.data.jpeg import (
+    SUBSAMPLINGS,
+    RandomColourJPEG,
+    RandomJPEG,
+    compress_jpeg,
+    compress_picture,
+)
+from binsr_jax.data.pairs import Pair, RandomDegradation, bicubic_pair
+from binsr_jax.data.photo import BLUR, NOISE, RandomPhoto, photo_pair
+from binsr_jax.data.real_ranges import random_real
 from binsr_jax.errors import UserError
 from binsr_jax.ops.image import imresize_uint8
-
-Pair = tuple[np.ndarray, np.ndarray]
-
-_GRID = 8  # pixels of a side of JPEG's blocks
-
-
-def crop_to_multiple(image: np.ndarray, factor: int) -> np.ndarray:
-    """The largest top left part of an image ``[H, W, C]`` whose sides are multiples of a factor."""
-    height, width = (size - size % factor for size in image.shape[:2])
-    return image[:height, :width]
-
-
-def bicubic_pair(hq: np.ndarray, scale: int) -> Pair:
-    """An image and its bicubic reduction, as super-resolution benchmarks make it.
-
-    The image is cropped to a multiple of the scale and reduced like MATLAB's ``imresize`` with
-    mirrored edges, rounded to 8 bits (DIV2K's ``LR_bicubic`` track).
-
-    Args:
-        hq: uint8 ``[H, W, C]``, no side shorter than the scale.
-        scale: How many times smaller the low-quality image is.
-
-    Returns:
-        uint8 ``[H // scale, W // scale, C]`` and the cropped ``[H', W', C]``.
-    """
-    hq = crop_to_multiple(hq, scale)
-    return imresize_uint8(hq, 1 / scale), hq
 
 
 def add_noise(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -61,42 +42,6 @@ def add_noise(image: np.ndarray, sigma: float) -> np.ndarray:
     return (image.astype(np.float32) / np.float32(255) + noise).astype(np.float32)
 
 
-def compress_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
-    """A grey image after JPEG compression.
-
-    Pillow's baseline grey JPEG gives the pixels of OpenCV's and of MATLAB's, which the papers used:
-    all have libjpeg's quantisation tables and its slow integer transform.
-
-    Args:
-        grey: uint8 ``[H, W, 1]``.
-        quality: 0 to 100; 0 and 1 are the same.
-
-    Returns:
-        uint8 ``[H, W, 1]``.
-
-    Raises:
-        ValueError: The image is not ``[H, W, 1]``.
-    """
-    if grey.ndim != 3 or grey.shape[-1] != 1:
-        raise ValueError(f"compress_jpeg takes a grey image [H, W, 1], not {grey.shape}")
-    file = io.BytesIO()
-    Image.fromarray(grey[..., 0]).save(file, "JPEG", quality=max(quality, 1))
-    with Image.open(file, formats=["JPEG"]) as image:
-        return np.asarray(image)[..., None]
-
-
-class RandomDegradation(Protocol):
-    """Makes training pairs of patches; it can be pickled.
-
-    A patch is given ``margin`` pixels larger than the pair will be; the pair is (lq, hq), with hq
-    uint8 and lq uint8, or float32 in about 0..1.
-    """
-
-    margin: ClassVar[int]
-
-    def __call__(self, patch: np.ndarray, rng: np.random.Generator) -> Pair: ...
-
-
 @dataclass(frozen=True)
 class RandomNoise:
     """Gaussian noise whose sigma is drawn evenly for each patch; neither clipped nor rounded.
@@ -108,7 +53,10 @@ class RandomNoise:
 
     lowest: float
     highest: float
-    margin: ClassVar[int] = 0
+
+    @property
+    def margin(self) -> int:
+        return 0
 
     def __call__(self, patch: np.ndarray, rng: np.random.Generator) -> Pair:
         sigma = self.lowest
@@ -116,33 +64,6 @@ class RandomNoise:
             sigma = rng.uniform(self.lowest, self.highest)
         noise = rng.standard_normal(patch.shape, np.float32) * np.float32(sigma / 255)
         return patch.astype(np.float32) / np.float32(255) + noise, patch
-
-
-@dataclass(frozen=True)
-class RandomJPEG:
-    """JPEG compression whose quality is drawn evenly for each patch.
-
-    The patch is compressed with a margin of one block, and cut out of it: half of the time at the
-    top left, so that the blocks' edges lie at multiples of 8 as in a test image, else anywhere
-    (KAIR's data set of BBCU's and DnCNN-3's training).
-
-    Attributes:
-        lowest: The least quality.
-        highest: The largest, which can be drawn, too.
-    """
-
-    lowest: int
-    highest: int
-    margin: ClassVar[int] = _GRID
-
-    def __call__(self, patch: np.ndarray, rng: np.random.Generator) -> Pair:
-        compressed = compress_jpeg(patch, int(rng.integers(self.lowest, self.highest + 1)))
-        top = left = 0
-        if rng.integers(2):
-            top, left = rng.integers(_GRID + 1, size=2)
-        height, width = (side - _GRID for side in patch.shape[:2])
-        cut = np.s_[top : top + height, left : left + width]
-        return np.ascontiguousarray(compressed[cut]), np.ascontiguousarray(patch[cut])
 
 
 @dataclass(frozen=True)
@@ -173,6 +94,42 @@ def _random_jpeg(config: Config) -> RandomJPEG:
     return RandomJPEG(lowest, highest)
 
 
+def _random_colour_jpeg(config: Config) -> RandomColourJPEG:
+    lowest, highest = _range(config, "quality", (int,), 100)
+    return RandomColourJPEG(lowest, highest, _subsamplings(config), _share(config, "grey"))
+
+
+def _random_photo(config: Config) -> RandomPhoto:
+    lowest, highest = _range(config, "quality", (int,), 100)
+    return RandomPhoto(
+        config.scale,
+        _range(config, "blur", (float, int), 10),
+        _range(config, "sigma", (float, int), 255),
+        (lowest, highest),
+        _subsamplings(config),
+        _share(config, "twice"),
+        _share(config, "clean"),
+    )
+
+
+def _subsamplings(config: Config) -> tuple[str, ...]:
+    """The values of ``config.data.subsampling``."""
+    names = tuple(config.data.subsampling)
+    if not names or not set(names) <= set(SUBSAMPLINGS):
+        raise UserError(
+            f"config.data.subsampling is {names}, but must hold some of {', '.join(SUBSAMPLINGS)}."
+        )
+    return names
+
+
+def _share(config: Config, field: str) -> float:
+    """A field of ``config.data`` that is a part of the patches."""
+    share = config.data[field]
+    if not 0 <= share <= 1:
+        raise UserError(f"config.data.{field} is {share}, but must be a share in 0..1.")
+    return share
+
+
 def _range(config: Config, field: str, kinds: tuple[type, ...], most: int) -> tuple[Any, Any]:
     """The two ends of a field of ``config.data``."""
     ends = tuple(config.data[field])
@@ -200,10 +157,35 @@ def _jpeg_benchmark(hq: np.ndarray, scale: int, level: int) -> Pair:
     return compress_jpeg(hq, level), hq
 
 
+def _colour_jpeg_benchmark(subsampling: str) -> Callable[[np.ndarray, int, int], Pair]:
+    def benchmark(hq: np.ndarray, scale: int, level: int) -> Pair:
+        del scale
+        return compress_picture(hq, level, subsampling), hq
+
+    return benchmark
+
+
 DEGRADATIONS: dict[str, Degradation] = {
     "bicubic": Degradation(None, _bicubic_benchmark, "bicubic LR", "bicubic"),
     "noise": Degradation(_random_noise, _noise_benchmark, "noise of sigma {}", "noisy input"),
     "jpeg": Degradation(_random_jpeg, _jpeg_benchmark, "JPEG quality {}", "JPEG input"),
+    **{
+        f"jpeg_{subsampling.replace(':', '')}": Degradation(
+            _random_colour_jpeg,
+            _colour_jpeg_benchmark(subsampling),
+            f"JPEG quality {{}}, {subsampling}",
+            "JPEG input",
+        )
+        for subsampling in SUBSAMPLINGS
+    },
+    "photo": Degradation(
+        _random_photo,
+        photo_pair,
+        f"blur {BLUR}, bicubic, noise {NOISE}, JPEG quality {{}}, 4:2:0",
+        "bicubic of the photo",
+    ),
+    # Trained on Real-ESRGAN's inputs, and scored on the usual ones.
+    "real": Degradation(random_real, _bicubic_benchmark, "bicubic LR", "bicubic"),
 }
 
 

@@ -73,6 +73,7 @@ def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
     Args:
         file: A path or an open binary file.
         name: What error messages call an open file.
+        full_range: Makes grey of colours as 0.299 R + 0.587 G + 0.114 B, in 0..255.
 
     Raises:
         UserError: the file is missing, is no image, is cut off, is too large to be trusted, or has
@@ -90,11 +91,14 @@ def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
         ) from error
 
 
-def read_image(file: Path | BinaryIO, channels: int, name: str = "") -> np.ndarray:
+def read_image(
+    file: Path | BinaryIO, channels: int, name: str = "", full_range: bool = False
+) -> np.ndarray:
     """Decodes an image into uint8 ``[H, W, channels]``: see ``read_pixels``.
 
     Grey values go into all three channels of a colour image. A grey image is a grey file's values
-    as they are, or the luma of a colour file (``luma_uint8``).
+    as they are, or the luma of a colour file: that of MATLAB, in 16..235 (``luma_uint8``), or with
+    ``full_range`` in 0..255.
 
     Args:
         file: A path or an open binary file.
@@ -107,7 +111,11 @@ def read_image(file: Path | BinaryIO, channels: int, name: str = "") -> np.ndarr
     pixels = read_pixels(file, name)
     if pixels.shape[-1] == channels:
         return pixels
-    return np.repeat(pixels, 3, axis=-1) if channels == 3 else luma_uint8(pixels)[..., None]
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=-1)
+    if full_range:
+        return np.array(Image.fromarray(pixels).convert("L"))[..., None]
+    return luma_uint8(pixels)[..., None]
 
 
 def read_rgb(file: Path | BinaryIO, name: str = "") -> np.ndarray:

@@ -1,75 +1,72 @@
-"""Official pairs: which low-resolution file belongs to which high-resolution one."""
+"""Pairs of a low-quality and a high-quality image, and what makes them of training patches."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from binsr_jax.data.degradations import Pair, crop_to_multiple
-from binsr_jax.errors import UserError
+from binsr_jax.ops.image import imresize_uint8
+
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-def pair_up(
-    hr_files: Sequence[Path], lr_files: Sequence[Path], lr_folder: Path, scale: int
-) -> list[Path]:
-    """The LR file of each HR file: 0001x2.png of 0001.png, or else 0001.png.
+class RandomDegradation(Protocol):
+    """Makes training pairs of patches; it can be pickled.
 
-    The endings may differ, unless two files differ in nothing else.
-
-    Raises:
-        UserError: an HR file has no LR file, or it is not clear which.
+    A patch is given ``margin`` pixels larger than the pair will be; the pair is (lq, hq), with hq
+    uint8 and lq uint8, or float32 in about 0..1. Where the task enlarges, lq is smaller by the
+    scale.
     """
-    by_stem: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in lr_files:
-        by_stem[file.stem].append(file)
-    twins = Counter(file.stem for file in hr_files)
-    found = []
-    for hr in hr_files:
-        known = by_stem.get(f"{hr.stem}x{scale}") or by_stem.get(hr.stem) or []
-        fitting = known
-        if len(known) > 1 or twins[hr.stem] > 1:
-            fitting = [lr for lr in known if lr.suffix.lower() == hr.suffix.lower()]
-        if len(fitting) == 1:
-            found.append(fitting[0])
-        elif known:
-            raise UserError(_ambiguous(hr, hr_files, known))
-        else:
-            raise UserError(
-                f"{hr} has no LR image {hr.stem}x{scale}{hr.suffix} in {lr_folder}; add it, or "
-                "remove that folder to have all LR images made."
-            )
-    return found
+
+    @property
+    def margin(self) -> int: ...
+
+    def __call__(self, patch: np.ndarray, rng: np.random.Generator) -> Pair: ...
 
 
-def _ambiguous(hr: Path, hr_files: Sequence[Path], lr_files: Sequence[Path]) -> str:
-    """The sentence about files that differ in their ending alone."""
-    twins = [file.name for file in hr_files if file.stem == hr.stem]
-    low = [file.name for file in lr_files]
-    return (
-        f"In {hr.parent} there is {' and '.join(twins)}, and in {lr_files[0].parent} "
-        f"{' and '.join(low)}: remove all but one pair, since files of one name cannot be told "
-        "apart."
-    )
+def crop_to_multiple(image: np.ndarray, factor: int) -> np.ndarray:
+    """The largest top left part of an image ``[H, W, C]`` whose sides are multiples of a factor."""
+    height, width = (size - size % factor for size in image.shape[:2])
+    return image[:height, :width]
 
 
-def official_pair(
-    lq: np.ndarray, hq: np.ndarray, scale: int, lq_name: str, hq_name: str
-) -> Pair | None:
-    """Crops a given pair to HQ = scale x LQ; LQ may cover a last row or column that is cropped.
+def bicubic_pair(hq: np.ndarray, scale: int) -> Pair:
+    """An image and its bicubic reduction, as super-resolution benchmarks make it.
+
+    The image is cropped to a multiple of the scale and reduced like MATLAB's ``imresize`` with
+    mirrored edges, rounded to 8 bits (DIV2K's ``LR_bicubic`` track).
+
+    Args:
+        hq: uint8 ``[H, W, C]``, no side shorter than the scale.
+        scale: How many times smaller the low-quality image is.
 
     Returns:
-        The pair, or None if there is not one LQ pixel.
-
-    Raises:
-        UserError: the sizes are not those of a pair.
+        uint8 ``[H // scale, W // scale, C]`` and the cropped ``[H', W', C]``.
     """
-    for low, high in zip(lq.shape[:2], hq.shape[:2], strict=True):
-        if low not in (high // scale, -(-high // scale)):
-            raise UserError(
-                f"{lq_name} ({lq.shape[1]}x{lq.shape[0]}) is not {hq_name} "
-                f"({hq.shape[1]}x{hq.shape[0]}) reduced {scale} times; replace one of them."
-            )
     hq = crop_to_multiple(hq, scale)
-    lq = lq[: hq.shape[0] // scale, : hq.shape[1] // scale]
-    return (lq, hq) if lq.size else None
+    return imresize_uint8(hq, 1 / scale), hq
+
+
+def random_window(lq: np.ndarray, hq: np.ndarray, grid: int, rng: np.random.Generator) -> Pair:
+    """The same window of both images of a pair, smaller than lq by ``grid`` pixels a side.
+
+    Half of the time it lies at the top left, so that edges of JPEG's blocks lie where a test image
+    has them; else anywhere.
+
+    Args:
+        lq: ``[h, w, C]``.
+        hq: ``[s h, s w, C]`` with a whole number s.
+        grid: The side of a block of ``lq``.
+        rng: Draws the place.
+    """
+    scale = hq.shape[0] // lq.shape[0]
+    top = left = 0
+    if rng.integers(2):
+        top, left = rng.integers(grid + 1, size=2)
+    height, width = (side - grid for side in lq.shape[:2])
+
+    def cut(image: np.ndarray, step: int) -> np.ndarray:
+        rows = slice(step * top, step * (top + height))
+        columns = slice(step * left, step * (left + width))
+        return np.ascontiguousarray(image[rows, columns])
+
+    return cut(lq, 1), cut(hq, scale)

@@ -17,7 +17,8 @@ from absl import flags, logging
 
 from binsr_jax.config import Config
 from binsr_jax.data.cache import PairCache
-from binsr_jax.data.degradations import DEGRADATIONS, RandomDegradation
+from binsr_jax.data.degradations import DEGRADATIONS
+from binsr_jax.data.pairs import RandomDegradation
 from binsr_jax.data.sources import open_mixture, some
 from binsr_jax.errors import UserError
 from binsr_jax.tasks import task_of

@@ -16,9 +16,10 @@ from absl import logging
 
 from binsr_jax.config import Config
 from binsr_jax.data.cache import PairCache, Undecoded, open_cache
-from binsr_jax.data.degradations import Pair, bicubic_pair
+from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image, read_rgb
-from binsr_jax.data.pairs import official_pair, pair_up
+from binsr_jax.data.official import official_pair, pair_up
+from binsr_jax.data.pairs import Pair, bicubic_pair
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 from binsr_jax.tasks import Task, task_of
@@ -39,15 +40,15 @@ def open_source(config: Config, split: str) -> PairCache:
     * "samples": a few small pictures that come with the package.
 
     HR images are cropped to multiples of the scale; images smaller than the scale are left out. A
-    task of scale 1, which degrades patches, takes the HR images alone, in its number of channels.
+    task that degrades patches takes the HR images alone, whole and in its number of channels.
 
     Args:
         config: All settings; read are `task`, `scale` and `data`.
         split: "train" or "valid".
 
     Returns:
-        A sequence of (lq, hq), uint8 `[h, w, C]` and `[scale h, scale w, C]`; of a task of scale 1
-        lq is hq.
+        A sequence of (lq, hq), uint8 `[h, w, C]` and `[scale h, scale w, C]`; of a task
+        that degrades patches lq is hq, and the scale is 1.
 
     Raises:
         UserError: the source is unknown, its files are missing, unreadable or do not pair up.
@@ -159,16 +160,23 @@ def _samples(config: Config, split: str) -> Undecoded:
     return _single_images(_title("samples", split, task), SAMPLES / split, task)
 
 
+def _source_scale(task: Task) -> int:
+    """HQ sides / LQ sides of the images; 1 where only patches are degraded."""
+    return task.scale if DEGRADATIONS[task.degradation].training is None else 1
+
+
 def _title(source: str, split: str, task: Task) -> str:
-    """What a cache is called: "folder-train-x2", or "folder-train-grey" of a task of scale 1."""
-    colours = "rgb" if task.channels == 3 else "grey"
-    return f"{source}-{split}-{f'x{task.scale}' if task.scale > 1 else colours}"
+    """What a cache is called: "folder-train-x2", or "folder-train-grey" if it has no LQ images."""
+    scale, grey = _source_scale(task), "full-grey" if task.grey else "grey"
+    colours = "rgb" if task.channels == 3 else grey
+    return f"{source}-{split}-{f'x{scale}' if scale > 1 else colours}"
 
 
 def _folder(config: Config, split: str) -> Undecoded:
     if not config.data.dir:
         raise UserError("config.data.source=folder needs config.data.dir, the folder of images.")
-    root, task, scale = Path(config.data.dir).expanduser(), task_of(config), config.scale
+    root, task = Path(config.data.dir).expanduser(), task_of(config)
+    scale = _source_scale(task)
     if not root.is_dir():
         raise UserError(f"There is no folder {root}; set config.data.dir to a folder of images.")
     title = _title("folder", split, task)
@@ -194,9 +202,10 @@ def _tfds(config: Config, split: str) -> Undecoded:
 
     task = task_of(config)
     data_dir = Path(config.data.dir).expanduser() if config.data.dir else None
+    scale = _source_scale(task)
     # At scale 1 any of them will do: they have the same HR images.
-    scales = (2, 3, 4) if task.scale == 1 else (task.scale,)
-    names = [f"div2k/bicubic_x{scale}" for scale in scales]
+    scales = (2, 3, 4) if scale == 1 else (scale,)
+    names = [f"div2k/bicubic_x{n}" for n in scales]
     builders: list[Any] = [tfds.builder(name, data_dir=data_dir) for name in names]
     prepared = [builder.is_prepared() for builder in builders]
     which = prepared.index(True) if True in prepared else 0
@@ -215,24 +224,25 @@ def _tfds(config: Config, split: str) -> Undecoded:
     labels = tuple(f"{name} {key} {i}" for i in range(len(examples)))
 
     def image(i: int, part: str, channels: int) -> np.ndarray:
-        return read_image(io.BytesIO(examples[i][part]), channels, f"{part} of {labels[i]}")
+        file = io.BytesIO(examples[i][part])
+        return read_image(file, channels, f"{part} of {labels[i]}", task.grey)
 
     def decode(i: int) -> Pair | None:
-        if task.scale == 1:
+        if scale == 1:
             hq = image(i, "hr", task.channels)
             return hq, hq
         lq, hq = image(i, "lr", 3), image(i, "hr", 3)
-        return official_pair(lq, hq, task.scale, f"lr of {labels[i]}", f"hr of {labels[i]}")
+        return official_pair(lq, hq, scale, f"lr of {labels[i]}", f"hr of {labels[i]}")
 
     files = sorted(Path(builder.data_path).iterdir())
     return Undecoded(
         title=_title("div2k", split, task),
         origin=[key, *map(_identity, files)],
-        scale=task.scale,
+        scale=scale,
         names=labels,
         decode=decode,
         channels=task.channels,
-        degraded=task.scale > 1,
+        degraded=scale > 1,
     )
 
 
@@ -258,22 +268,22 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _single_images(title: str, folder: Path, task: Task) -> Undecoded:
-    files = _images_of(folder)
+    files, scale = _images_of(folder), _source_scale(task)
 
     def decode(i: int) -> Pair | None:
-        hq = read_image(files[i], task.channels)
-        if task.scale == 1:
+        hq = read_image(files[i], task.channels, full_range=task.grey)
+        if scale == 1:
             return hq, hq
-        return bicubic_pair(hq, task.scale) if min(hq.shape[:2]) >= task.scale else None
+        return bicubic_pair(hq, scale) if min(hq.shape[:2]) >= scale else None
 
     return Undecoded(
         title=title,
         origin=[_identity(file) for file in files],
-        scale=task.scale,
+        scale=scale,
         names=tuple(file.name for file in files),
         decode=decode,
         channels=task.channels,
-        degraded=task.scale > 1,
+        degraded=scale > 1,
     )
 
 

@@ -13,7 +13,7 @@ _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_ENTRIES = 4096
 _MOST_PART = 65_000  # of one value of EXIF, and of all of it: a segment of JPEG holds 65,533 bytes
 
-ORIENTATION = 0x0112
+_ORIENTATION, _ACROSS, _DOWN, _UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 _EXIF, _GPS = 0x8769, 0x8825
 # What is kept of the EXIF beside those two: description, maker, model, software, date, artist,
 # copyright. The rest describes the layout of the old file, or the orientation, which is applied.
@@ -108,6 +108,23 @@ class Directories:
             return b""
         self._file.seek(offset)
         return self._file.read(min(count, self.length - offset))
+
+
+def orientation_and_dpi(directories: Directories) -> tuple[int, tuple[float, float] | None]:
+    """The orientation of the first picture, 0 if none is given, and its dots an inch.
+
+    Raises:
+        ValueError: the directory is damaged.
+    """
+    entries, _ = directories.read(directories.first)
+    (orientation, *_) = (*directories.numbers(entries, _ORIENTATION, 1), 0)
+    (unit, *_) = (*directories.numbers(entries, _UNIT, 1), 2)
+    values = [directories.content(entries[tag]) for tag in (_ACROSS, _DOWN) if tag in entries]
+    if unit not in (2, 3) or [len(value) for value in values] != [8, 8]:
+        return orientation, None
+    ratios = [struct.unpack(f"{directories.order}II", value) for value in values]
+    across, down = (a / b * (2.54 if unit == 3 else 1) if b else 0.0 for a, b in ratios)
+    return orientation, (across, down)
 
 
 def kept_exif(directories: Directories) -> bytes:

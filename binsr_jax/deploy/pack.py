@@ -10,23 +10,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax import __version__, models
-from binsr_jax.config import Config, config_from_json, config_to_json, default
+from binsr_jax.config import Config
 from binsr_jax.data.sources import source_kinds
 from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
 from binsr_jax.nn.binary import FOLDED, BinaryConv
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_trained
-
-# Fields that name folders of the machine where a network was trained; they stay there.
-_FOLDERS = (
-    ("data", "dir"),
-    ("data", "sources"),
-    ("data", "cache_dir"),
-    ("train", "init_from"),
-    ("train", "teacher"),
-    ("eval", "data_dir"),
-)
 
 
 def pack_params(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
@@ -101,9 +91,6 @@ def from_workdir(
         # Earlier versions stored no set; it was the first one of the config.
         first = score.set or task_of(config).scored_sets(config.eval.sets[0])[0]
         scores[f"{first}/psnr"] = score.psnr
-    settings, defaults = config_to_json(config), config_to_json(default())
-    for section, field in _FOLDERS:
-        settings[section][field] = defaults[section][field]
     provenance = {
         "steps": trained.step,
         "source": source_kinds(config),
@@ -112,7 +99,7 @@ def from_workdir(
         "package": __version__,
     }
     params = pack_params(config, trained.variables)
-    return PackedModel(config_from_json(settings), params, provenance)
+    return PackedModel(config, params, provenance)
 
 
 def pack(

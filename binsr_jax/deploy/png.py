@@ -7,7 +7,7 @@ takes one whose compressed data are damaged or end early for a whole one.
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -22,9 +22,11 @@ _ADAM7 = (
     (0, 2, 1, 2),
     (1, 2, 0, 1),
 )  # first row and step, first column and step
+_XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _MOST_PROFILE = 2**23
 _MOST_TEXT = 2**20
 _PIECE = 2**16
+_MOST_CHUNKS = 1000  # and one for each KiB: encoders make them of 8 KiB
 _INCH = 0.0254
 
 
@@ -39,7 +41,7 @@ class Png:
         key: the grey or the colour that is transparent, where there is one.
         profile: the ICC profile, or None.
         exif: the EXIF, or None.
-        xmp: the XMP, or None.
+        xmp: the XMP; may be empty.
         dpi: dots an inch, across and down, or None.
         animated: whether there are more frames.
         notes: what was left out.
@@ -51,7 +53,7 @@ class Png:
     key: tuple[int, ...] = ()
     profile: bytes | None = None
     exif: bytes | None = None
-    xmp: str | None = None
+    xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     animated: bool = False
     notes: list[str] = field(default_factory=list)
@@ -65,6 +67,7 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
     """
     needed: list[tuple[bytes, memoryview]] = []
     png = Png()
+    beside: set[bytes] = {b""}  # what is of no use
     data: list[memoryview] = []
     header: tuple[int, ...] = ()
     for name, content, whole in _chunks(memoryview(file.read())):
@@ -81,8 +84,9 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
             data.append(content)
         elif name in (b"PLTE", b"tRNS") and not data:
             needed.append((name, content))
-        elif whole:
-            _note(png, name, bytes(content[: 2**24]))
+        elif whole and (kind := _kind(name, content)) not in beside:
+            beside.add(kind)  # the first of each counts, since each takes time
+            _note(png, kind, bytes(content[: 2**24]))
     if not header:
         raise ValueError("it is cut off")
     width, height, bits, colour, *_, interlaced = header
@@ -94,7 +98,7 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
     if pixels and width * height <= most_pixels:
         _require_pixels(data, _bytes_of(width, height, bits * _CHANNELS[colour], bool(interlaced)))
     parts = [SIGNATURE, *(_chunk(*chunk) for chunk in needed)]
-    parts += [_chunk(b"IDAT", b"".join(data)), _chunk(b"IEND", b"")]
+    parts += [*_merged(data), _chunk(b"IEND", b"")]
     if b"tRNS" in names and colour in (0, 2):
         content = needed[names.index(b"tRNS")][1]
         size = 2 * _CHANNELS[colour]
@@ -106,8 +110,10 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
     """Name and content of each chunk, and whether its sum is right."""
-    place = len(SIGNATURE)
-    while place + 12 <= len(data):
+    place, most = len(SIGNATURE), _MOST_CHUNKS + len(data) // 1024
+    for _ in range(most):
+        if place + 12 > len(data):
+            return
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         if end + 4 > len(data):
@@ -119,6 +125,16 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
         (check,) = struct.unpack_from(">I", data, end)
         yield name, data[place + 8 : end], zlib.crc32(data[place + 4 : end]) == check
         place = end + 4
+    raise ValueError(f"it is cut into more than {most} chunks")
+
+
+def _kind(name: bytes, content: memoryview) -> bytes:
+    """What a chunk beside the pixels holds: its name, or a text's keyword, or nothing of use."""
+    if name in (b"iCCP", b"eXIf", b"pHYs", b"acTL"):
+        return name
+    keyword = bytes(content[:80]).partition(b"\0")[0]
+    wanted = {b"iTXt": (_XMP,), b"zTXt": (_RAW_EXIF,), b"tEXt": (_RAW_EXIF,)}
+    return name + keyword if keyword in wanted.get(name, ()) else b""
 
 
 def _note(png: Png, name: bytes, content: bytes) -> None:
@@ -137,13 +153,15 @@ def _note(png: Png, name: bytes, content: bytes) -> None:
             png.dpi = (across * _INCH, down * _INCH)
     elif name == b"acTL":
         png.animated = len(content) == 8 and struct.unpack_from(">I", content)[0] > 1
-    elif name == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0"):
+    elif name == b"iTXt" + _XMP:
         packed, _, rest = content[18:20], *content[20:].partition(b"\0")[1:]
         text = rest.partition(b"\0")[2]
         plain = _inflated(text, _MOST_TEXT) if packed[:1] == b"\1" else text[:_MOST_TEXT]
-        png.xmp = (plain or b"").decode("utf-8", "replace")
-    elif name in (b"zTXt", b"tEXt") and content.startswith(b"Raw profile type exif\0"):
-        text = content[22:] if name == b"tEXt" else _inflated(content[23:], _MOST_TEXT) or b""
+        png.xmp = plain or b""
+    elif name in (b"zTXt" + _RAW_EXIF, b"tEXt" + _RAW_EXIF):
+        text = (
+            content[22:] if name.startswith(b"tEXt") else _inflated(content[23:], _MOST_TEXT) or b""
+        )
         try:  # a name and a length on lines of their own, then hexadecimal digits
             png.exif = png.exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode())
         except ValueError:
@@ -154,10 +172,11 @@ def _require_pixels(data: Iterable[memoryview], needed: int) -> None:
     """Raises ValueError if the compressed data do not hold ``needed`` bytes, or are damaged."""
     inflate, count = zlib.decompressobj(), 0
     try:
-        for piece in data:
-            rest = bytes(piece)
+        # In small pieces, since what is left of one is copied each time.
+        for piece in (part[i : i + _PIECE] for part in data for i in range(0, len(part), _PIECE)):
+            rest: bytes | memoryview = piece
             while rest and not inflate.eof and count < needed + _PIECE:
-                count += len(inflate.decompress(rest, _PIECE))
+                count += len(inflate.decompress(rest, 16 * _PIECE))
                 rest = inflate.unconsumed_tail
         if not inflate.eof and count < needed + _PIECE:
             count += len(inflate.flush())
@@ -186,6 +205,16 @@ def _inflated(data: bytes, most: int) -> bytes | None:
     except zlib.error:
         return None
     return content if inflate.eof else None
+
+
+def _merged(data: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
+    """The parts of one chunk of pixels, made of many."""
+    yield struct.pack(">I4s", sum(map(len, data)), b"IDAT")
+    check = zlib.crc32(b"IDAT")
+    for piece in data:
+        check = zlib.crc32(piece, check)
+        yield piece
+    yield struct.pack(">I", check)
 
 
 def _chunk(name: bytes, content: bytes | memoryview) -> bytes:

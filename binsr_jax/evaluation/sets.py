@@ -4,14 +4,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image, read_pixels
-from binsr_jax.data.pairs import pair_up
+from binsr_jax.data.official import pair_up
 from binsr_jax.data.sources import SAMPLES
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
@@ -107,7 +106,7 @@ class BenchmarkSet:
 
         A grey picture of a task for colour keeps its one channel: it is scored on its own values.
         """
-        read = read_pixels if self.task.channels == 3 else partial(read_image, channels=1)
+        read = read_pixels if self.task.channels == 3 else self._grey
         hq = self._cropped(read(self.files[index]), self.files[index])
         if self.lr_files is None:
             return hq, None
@@ -115,6 +114,9 @@ class BenchmarkSet:
         if lq.shape[-1] > hq.shape[-1]:  # the HR image decides what is grey
             lq = to_uint8(grey_of_rgb(lq.astype(np.float32)))
         return hq, np.broadcast_to(lq, (*lq.shape[:2], hq.shape[-1]))
+
+    def _grey(self, file: Path) -> np.ndarray:
+        return read_image(file, 1, full_range=self.task.grey)
 
     def _cropped(self, hq: np.ndarray, file: Path) -> np.ndarray:
         """The middle of an image, or all of it."""
@@ -143,9 +145,9 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
     A set ``NAME`` is a folder of HR images, ``NAME/*.png`` or ``NAME/HR/*.png``, from which the
     inputs are made as the task says. For super-resolution that is the MATLAB-exact bicubic after
     cropping to a multiple of the scale; or LR images are ``NAME/LR_bicubic/X2/*x2.png``, beside
-    ``NAME/HR``, if there are such. "samples" are the held-out images that come with the package.
-    ``NAME@500`` takes the 500x500 pixels in the middle of each image, from row (H - 500) // 2 and
-    column (W - 500) // 2.
+    ``NAME/HR``, if there are such and the task has no levels. "samples" are the held-out images
+    that come with the package. ``NAME@500`` takes the 500x500 pixels in the middle of each image,
+    from row (H - 500) // 2 and column (W - 500) // 2.
 
     Args:
       name: "samples" or a folder's name.
@@ -174,7 +176,7 @@ def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> Ben
             f"{hr} has no images ({', '.join(IMAGE_SUFFIXES)}); a set is {_layouts(name, task)}."
         )
     lr = folder / "LR_bicubic" / f"X{task.scale}"
-    if hr == folder or not lr.is_dir() or crop:
+    if hr == folder or not lr.is_dir() or crop or level:
         return BenchmarkSet(title, task, files, None, level, crop)
     lr_files = pair_up(files, list_images(lr), lr, task.scale)
     return BenchmarkSet(title, task, files, tuple(lr_files))

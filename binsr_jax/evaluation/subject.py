@@ -1,6 +1,6 @@
 """What is scored: the network of a work dir, one of a model file, or the input as it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import Restore, restorer
-from binsr_jax.tasks import task_of
+from binsr_jax.tasks import ENLARGING, task_of
 from binsr_jax.training.checkpoint import load_model
 
 
@@ -60,19 +60,41 @@ def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subje
     return Subject(model.config, restore, about)
 
 
+def scored_as(subject: Subject, task: str) -> Subject:
+    """The same network, scored by the protocol of another task.
+
+    A network for colour is given a grey image as three equal channels, and luma is taken of its
+    output.
+
+    Args:
+      subject: a network.
+      task: a key of ``tasks.TASKS``.
+
+    Raises:
+      UserError: the task has another scale, or is of colour and the network of grey.
+    """
+    own, config = task_of(subject.config), subject.config.copy_and_resolve_references().unlock()
+    config.task, config.eval.levels = task, ()
+    if (task in ENLARGING) != (own.scale > 1) or task_of(config).channels > own.channels:
+        raise UserError(
+            f"--task is {task}, but the network is for {own.name}, which its protocol cannot score."
+        )
+    return replace(subject, config=config)
+
+
 def degraded(task: str, scale: int | None = None) -> Subject:
     """The input as it is; for super-resolution, enlarged by bicubic interpolation.
 
     Args:
       task: a key of ``tasks.TASKS``.
-      scale: of super-resolution; 2 by default.
+      scale: of a task that enlarges; 2 by default.
 
     Raises:
       UserError: the task has no such scale.
     """
     config = default()
     config.task = task
-    config.scale = scale or (2 if task == "sr" else 1)
+    config.scale = scale or (2 if task in ENLARGING else 1)
     return Subject(config, None, {"method": DEGRADATIONS[task_of(config).degradation].title})
 
 

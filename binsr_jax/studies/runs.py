@@ -17,7 +17,7 @@ from binsr_jax.config import Config, config_from_json, config_to_json
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import network_validator, validation_sets
-from binsr_jax.files import replace_text
+from binsr_jax.files import printable, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.studies.rows import Row
 from binsr_jax.tasks import task_of
@@ -165,7 +165,7 @@ def train_rows(rows: Sequence[Row], folder: Path, images: Images) -> Iterator[Re
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _check_settings_of(workdir: Path, config: Config) -> None:

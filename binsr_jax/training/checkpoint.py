@@ -1,7 +1,8 @@
 """Checkpoints: the whole state of a run, with the config that made it.
 
 ``WORKDIR/checkpoints/STEP`` is an Orbax checkpoint of two items: ``state``, and ``metadata`` with
-the config, the versions of the libraries, what the data was, and a checksum of every array.
+the config, the versions of the libraries, what the data was, what computed, and a checksum of every
+array.
 """
 
 import contextlib
@@ -22,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from binsr_jax import models
-from binsr_jax.config import Config, config_from_json, config_to_json
+from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
+from binsr_jax.ops import native
 from binsr_jax.tasks import task_of
 from binsr_jax.training.scores import Score, best_step, saved_scores, stored_score
 from binsr_jax.training.state import TrainState
@@ -61,19 +62,26 @@ def _text_checksum(config: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(config, sort_keys=True).encode())
 
 
+def arithmetic() -> str:
+    """What computes: an accelerator, or the form of the native code on CPU, ``"cpu, table"``.
+
+    Two of them round floats differently: a run goes on bit for bit with the same one alone.
+
+    Raises:
+        UserError: the environment variable BINSR_KERNEL names no form that this machine can run.
+    """
+    backend = jax.default_backend()
+    if backend != "cpu":
+        return backend
+    try:
+        return f"cpu, {native.chosen_form()}"
+    except ValueError as error:
+        raise UserError(f"The environment variable {error}.") from error
+
+
 def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
     """The fields in which two configs differ: name -> (value stored, value asked)."""
-
-    def flat(config: Config, prefix: str = "") -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for key, value in config.items():
-            if isinstance(value, ConfigDict):
-                fields |= flat(value, f"{prefix}{key}.")
-            else:
-                fields[f"{prefix}{key}"] = value
-        return fields
-
-    old, new = flat(stored), flat(asked)
+    old, new = flat_fields(stored), flat_fields(asked)
     return {
         name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
@@ -200,6 +208,7 @@ class Checkpoints:
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "data": data,
             "pending": [list(values) for values in pending],
+            "arithmetic": arithmetic(),
             "checksums": {"config": _text_checksum(settings), "state": _checksums(host)},
         }
         try:
@@ -246,6 +255,10 @@ class Checkpoints:
     def pending(self, step: int) -> list[tuple[float, float]]:
         """Loss and gradient norm of the steps between the last line of the log and this step."""
         return [(float(a), float(b)) for a, b in self._metadata(step).get("pending", [])]
+
+    def arithmetic(self, step: int) -> str | None:
+        """What computed the steps up to this one; None in checkpoints that do not say it."""
+        return self._metadata(step).get("arithmetic")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, bit for bit, as numpy arrays.
@@ -370,7 +383,7 @@ def load_trained(
     path = Path(workdir).expanduser().absolute()
     none = UserError(
         f"{path} holds no checkpoint: train there first "
-        f"(python train.py --config configs/quickstart.py --workdir {workdir}), or name another "
+        f"(binsr train --config quickstart --workdir {workdir}), or name another "
         f"work dir."
     )
     if not (path / "checkpoints").is_dir():

@@ -14,8 +14,8 @@ from binsr_jax.data.degradations import (
     add_noise,
     bicubic_pair,
     compress_jpeg,
-    crop_to_multiple,
 )
+from binsr_jax.data.pairs import crop_to_multiple
 from binsr_jax.errors import UserError
 from binsr_jax.ops.image import luma_uint8
 

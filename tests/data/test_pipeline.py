@@ -293,6 +293,20 @@ def restoration(config, tmp_path):
     return make
 
 
+def test_input_of_photographs_is_a_function_of_seed_and_step(restoration, tmp_path):
+    """They are degraded a patch at a time, from whole images, though the task enlarges."""
+    config = restoration("photo", scale=2, **{"data.quality": (40, 95), "data.patch": 16})
+    for i in range(3):
+        image = np.random.default_rng(i).integers(0, 256, (51, 49 + i, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+    expected = take(config, 5)
+    for batch in expected:
+        assert batch["lq"].shape == (4, 8, 8, 3)
+        assert batch["hq"].shape == (4, 16, 16, 3)
+    assert_equal(take(config, 2, start_step=3), expected[3:])
+    assert not np.array_equal(expected[0]["lq"], expected[1]["lq"])
+
+
 @pytest.mark.parametrize(("task", "channels"), [("denoise", 3), ("jpeg", 1)])
 def test_input_of_restoration_is_a_function_of_seed_and_step(restoration, task, channels):
     config = restoration(task)

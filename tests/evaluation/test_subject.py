@@ -100,3 +100,40 @@ def test_degraded_input(task: str, scale: int | None, method: str) -> None:
     assert scored.about == {"method": method}
     assert scored.config.scale == (scale or (2 if task == "sr" else 1))
     assert scored.config.task == task
+
+
+def test_a_network_for_colour_is_scored_on_luma(tmp_path: Path) -> None:
+    """A packed one gets the grey image itself, a trained one three equal channels: the same."""
+    (tmp_path / "Set").mkdir()
+    y, x = np.mgrid[:20, :24]
+    image = (128 + 30 * np.sin(y / 3) * np.cos(x / 4)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "Set/a.png")
+    config = _config("jpeg_colour", tmp_path)
+    network = models.build(config.model, 1, 3)
+    state = create_state(config, network, make_optimizer(config.train))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda p: (p + 0.1 * p * rng.normal(size=p.shape)).astype(np.float32), state.params
+    )
+    state.params.update(params)
+    with Checkpoints(tmp_path / "run", keep=1) as checkpoints:
+        checkpoints.save(state, config, "", Score(25.0, "Set-10"))
+        checkpoints.wait()
+    pack(tmp_path / "run", tmp_path / "model.binsr")
+    trained = subject.trained(str(tmp_path / "run"), "latest")
+    packed = subject.packed(str(tmp_path / "model.binsr"), "packed")
+    for own in (trained, packed):
+        scored = subject.scored_as(own, "jpeg")
+        (images, _, _, _) = load_sets(["Set"], tmp_path, task_of(scored.config))
+        (example,) = images
+        assert example.lq.shape == (20, 24, 1)
+        assert scored.restore is not None
+        restored = scored.restore(example.lq)
+        assert (restored.shape, restored.dtype) == ((20, 24, 1), np.uint8)
+        assert own.restore is not None
+        colour = own.restore(np.repeat(example.lq, 3, axis=-1))
+        grey = colour @ np.array([0.299, 0.587, 0.114])
+        assert np.abs(restored[..., 0] - grey).max() <= 1.01
+        assert np.abs(restored.astype(int) - example.lq).max() > 0
+    with pytest.raises(UserError, match="--task is photo"):
+        subject.scored_as(trained, "photo")

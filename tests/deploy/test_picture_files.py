@@ -1,0 +1,120 @@
+"""Files of all kinds, good, odd and damaged: read as what they are, or refused in a sentence."""
+
+import dataclasses
+import io
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from collection import Case, collection
+from PIL import Image
+from taps import TapsEngine
+
+from binsr_jax.deploy.picture_files import picture_of, picture_size, read_picture
+from binsr_jax.deploy.pictures import Picture
+from binsr_jax.deploy.upscaler import Upscaler
+from binsr_jax.errors import UserError
+
+MOST = 1_000_000
+CASES = collection()
+
+
+def require(case: Case, picture: Picture) -> None:
+    assert case.pixels is not None, "it had to be refused"
+    assert picture.pixels.dtype == case.pixels.dtype
+    assert picture.pixels.shape == case.pixels.shape
+    seen = np.full(case.pixels.shape[:2], True) if case.alpha is None else case.alpha > 0
+    off = np.abs(picture.pixels.astype(float) - case.pixels)[seen]
+    assert off.mean() <= case.within
+    assert off.max() <= 20 * case.within
+    assert (picture.alpha is None) == (case.alpha is None)
+    if picture.alpha is not None and case.alpha is not None:
+        assert np.abs(picture.alpha.astype(int) - case.alpha).max() <= case.within
+    assert case.says in "; ".join(picture.notes)
+    assert case.says or not picture.notes
+
+
+def test_names_tell_cases_apart() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) > 150
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_file_is_read_right_or_refused(tmp_path: Path, case: Case) -> None:
+    file = tmp_path / case.name
+    file.write_bytes(case.data)
+    started = time.monotonic()
+    if case.pixels is None:
+        with pytest.raises(UserError) as caught:
+            read_picture(file, MOST)
+        assert case.says in str(caught.value)
+        assert str(file) in str(caught.value)
+    else:
+        height, width = case.pixels.shape[:2]
+        require(case, read_picture(file, MOST))
+        assert picture_size(file, MOST) in ((width, height), (height, width))
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_image_of_pillow_is_taken_as_its_file(case: Case) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(case.data))
+        except Exception:
+            return  # Pillow's own refusal is what its user sees
+    if case.pixels is None:
+        if image.format in ("PNG", "TIFF"):
+            with pytest.raises(UserError):
+                picture_of(image)
+        return
+    picture = picture_of(image)
+    require(case, dataclasses.replace(picture, notes=(case.says,) if case.says else ()))
+    assert np.asarray(Upscaler(TapsEngine()).upscale(image)).shape[:2] == tuple(
+        2 * length for length in case.pixels.shape[:2]
+    )
+
+
+def mutated(data: bytes, generator: np.random.Generator) -> bytes:
+    """A file with a few bytes changed, cut off, moved, doubled, or with fields of extremes."""
+    hurt = bytearray(data)
+    for _ in range(generator.integers(1, 4)):
+        place, length = (int(generator.integers(max(1, len(hurt)))) for _ in range(2))
+        match generator.integers(7):
+            case 0 | 1:
+                hurt[place : place + 1] = bytes([generator.integers(256)])
+            case 2:
+                hurt[place : place + 4] = bytes([generator.choice([0, 1, 127, 255])]) * 4
+            case 3:
+                del hurt[place:]
+            case 4:
+                del hurt[place : place + length % 64]
+            case 5:
+                hurt[place:place] = hurt[length : length + 64]
+            case 6:  # near the start, where headers are
+                hurt[place % 64 : place % 64 + 1] = bytes([generator.integers(256)])
+    return bytes(hurt)
+
+
+def test_mutations_end_in_pixels_or_in_a_sentence(tmp_path: Path) -> None:
+    number = int(os.environ.get("BINSR_MUTATIONS", "200"))
+    generator = np.random.default_rng(2024)
+    file, upscaler, read = tmp_path / "a", Upscaler(TapsEngine()), 0
+    small = [case for case in CASES if len(case.data) < 100_000]
+    for i in range(number):
+        case = small[generator.integers(len(small))]
+        file.write_bytes(mutated(case.data, generator))
+        started = time.monotonic()
+        try:
+            picture = read_picture(file, 100_000)
+            read += 1
+            if picture.pixels.size < 10_000:
+                work = upscaler.plan(*picture.pixels.shape[:2])
+                assert list(upscaler.run(picture.pixels, work))
+        except UserError:
+            pass
+        assert time.monotonic() - started < 5, f"mutation {i} of {case.name}"
+    assert 0.1 * number < read < 0.9 * number  # both ways are tried
