@@ -32,7 +32,8 @@ _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # grey of 16 bits
 _PALETTE_MODES = ("P", "PA")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
 
-# TIFF tags: how values stand for brightness, and whether channels lie apart.
+# TIFF tags: bits of a value, how values stand for brightness, and whether channels lie apart.
+_BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PLANAR, _APART = 284, 2
 
@@ -157,5 +158,9 @@ def _refuse_misread(image: Image.Image, layout: str) -> None:
         raise ValueError("it has 12 bits a pixel: convert it to 8 or 16")
     if image.mode in _DEEP_MODES and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         raise ValueError("it has 16 bits with white as 0: convert it to black as 0")
-    if ";16" in layout and tags.get(_PLANAR) == _APART:
+    if (
+        max(tags.get(_BITS, (8,))) > 8
+        and tags.get(_PLANAR) == _APART
+        and image.mode not in _DEEP_MODES
+    ):
         raise ValueError("it has 16 bits with its channels apart: convert it to RGBRGB or 8 bits")
