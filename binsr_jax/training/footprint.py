@@ -1,6 +1,7 @@
 """What a training step takes of memory, found out before anything is gathered for it."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,16 +19,19 @@ from binsr_jax.training.step import make_training_loss
 
 # Of a batch, in floats: four batches of bytes prepared ahead, one taken, two on the device.
 _COPIES = 4
-_WORTH_A_LINE = 2**31
+_WORTH_A_LOOK = 2**24  # bytes of a batch
+_WORTH_A_LINE = 2**31  # bytes of a step
 
 
-def check_memory(config: Config, model: nn.Module, state: TrainState, mesh: Mesh) -> None:
+def check_memory(
+    config: Config, model: nn.Module, initial: Callable[[], TrainState], mesh: Mesh
+) -> None:
     """Says what a step of a large batch takes, and refuses one that cannot fit.
 
     Args:
         config: The run.
         model: Its network.
-        state: Its state, or one of shapes.
+        initial: Makes its first state; it is only traced.
         mesh: The devices that share a batch.
 
     Raises:
@@ -38,8 +42,9 @@ def check_memory(config: Config, model: nn.Module, state: TrainState, mesh: Mesh
     device = mesh.local_devices[0]
     accelerated = device.platform != "cpu"
     kept = 0
-    if train.batch * patch_bytes(config) > 2**24:  # else it is not worth the time to look
-        kept = train.batch * kept_bytes(config, model, state) // train.accumulate // processes
+    if train.batch * patch_bytes(config) > _WORTH_A_LOOK:
+        of_patch = kept_bytes(config, model, jax.eval_shape(initial))
+        kept = train.batch * of_patch // train.accumulate // processes
     needs = [("machine", batches + (0 if accelerated else kept), available_memory())]
     if accelerated:
         share = (batches + kept) // len(mesh.local_devices)

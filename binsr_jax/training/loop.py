@@ -99,7 +99,7 @@ class _Run:
         self._data = fingerprint(self._mixture)
         optimizer = make_optimizer(config.train)
         initial = functools.partial(create_state, config, model, optimizer)
-        check_memory(config, model, jax.eval_shape(initial), mesh)
+        check_memory(config, model, initial, mesh)
         self._step = make_step(config, model, optimizer, mesh)
         self._teacher = make_teacher(config, mesh) if config.train.teacher else None
         latest = checkpoints.latest_step()
