@@ -133,7 +133,7 @@ def make_model(file: str, attention: str) -> Any:
     if attention:
         config.model.residual_attention, config.model.binary_attention = attention.split("/")
     image = np.zeros((1, 2, 2, 3), np.float32)
-    variables = jax.jit(build(config.model, config.scale).init)(jax.random.key(0), image)
+    variables = jax.jit(build(config).init)(jax.random.key(0), image)
     rng = np.random.default_rng(0)
 
     def moved(leaf: jax.Array) -> np.ndarray:

@@ -276,7 +276,7 @@ def jax_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     """The same modules with float convolutions, which are XLA's, jitted as a whole."""
     del threads
     config = model.config
-    network = models.build(config.model, config.scale, conv=_FloatKernelConv)
+    network = models.build(config, conv=_FloatKernelConv)
     params = jax.tree.map(jnp.asarray, float_params(model))
     run = jax.jit(lambda params, x: network.apply({"params": params}, x))
     with mock.patch.object(native, "chosen_form", return_value="xla"):

@@ -4,6 +4,7 @@ import difflib
 import logging as python_logging
 import os
 import re
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +13,17 @@ from typing import Any, Protocol
 import jax
 from absl import flags, logging
 
-from binsr_jax.config import default, flat_fields, list_value
+from binsr_jax.config import FIELDS, default, flat_fields, list_value
 from binsr_jax.errors import UserError
+from binsr_jax.fields import Field
 from binsr_jax.files import printable
 from binsr_jax.ops import native
 from binsr_jax.recipes import recipe_file
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
-# Of lists; the defaults, which are examples of all other fields, are empty or of one element.
+# Of lists whose default is empty, or of one element; the defaults of all other fields are examples.
 _EXAMPLES = {
     "config.data.sources": "folder:DIR=3,samples=1",
-    "config.data.sigma": "0,75",
-    "config.data.quality": "0,50",
     "config.train.milestones": "200000,400000",
     "config.eval.sets": "Set5,B100",
     "config.eval.levels": "15,50",
@@ -148,7 +148,21 @@ def _help(program: Program, name: str) -> str:
     for flag in values:
         text = values[flag].help
         lines.append(f"  --{flag.replace('_', '-'):<16} {text}")
+    if "config" in values:
+        lines += ["", "fields of the config, with their defaults:"]
+        lines += [line for field in FIELDS.items() for line in _field_help(*field)]
     return "\n".join(lines)
+
+
+def _field_help(name: str, declaration: Field) -> list[str]:
+    """The lines of a field: what to write, and what it means."""
+    rule = declaration.rule
+    choices = rule.choices if rule else ()
+    bound = f"; {rule.requirement}" if rule and not choices else ""
+    text = declaration.meaning + bound + (f": {', '.join(choices)}" if choices else "")
+    indent = " " * 6
+    wrapped = textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=indent)
+    return [f"  --config.{name}={declaration.default!r}", wrapped]
 
 
 def _with_lists(argv: Sequence[str]) -> list[str]:
@@ -159,7 +173,8 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
     Raises:
         UserError: a list has an element that its field cannot have.
     """
-    lists = {n for n, value in flat_fields(default(), "config.").items() if type(value) is tuple}
+    fields = flat_fields(default(), "config.")
+    lists = {name: known for name, known in fields.items() if isinstance(known, tuple)}
     given = iter(argv)
     written = []
     for argument in given:
@@ -170,7 +185,7 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
         name, text = match[1], match[2] if match[2] is not None else next(given, "")
         value = list_value(name.removeprefix("config."), text)
         if value is None:
-            raise UserError(_wrong_value(name, text, ()))
+            raise UserError(_wrong_value(name, text, lists[name]))
         written.append(f"--{name}={value!r}")
     return written
 
@@ -178,7 +193,8 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
 def _wrong_value(name: str, text: str, known: Any) -> str:
     """The sentence for a value that a field of the config cannot have; ``known``: its default."""
     kind = _KINDS.get(type(known), "a text")
-    return f"{name} cannot be {text!r}: it is {kind}, such as {_EXAMPLES.get(name, repr(known))}."
+    usual = ",".join(map(str, known)) if isinstance(known, tuple) else repr(known)
+    return f"{name} cannot be {text!r}: it is {kind}, such as {_EXAMPLES.get(name, usual)}."
 
 
 def _flag_mistake(argv: Sequence[str], error: Exception) -> str:

@@ -8,19 +8,30 @@ import pytest
 import binsr_jax
 
 PACKAGE = Path(binsr_jax.__file__).parent
-# What a part may import, beside itself; config and errors are open to all but ops, files to all.
-OPEN_TO_ALL = {"config", "errors", "files", "json_lines", "memory", "__version__"}
+# What a part may import, beside itself; settings and errors are open to all but ops, files to all.
+OPEN_TO_ALL = {
+    "config",
+    "errors",
+    "fields",
+    "files",
+    "json_lines",
+    "memory",
+    "settings",
+    "__version__",
+}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "json_lines": set(),
     "memory": set(),
     "config": {"errors"},
+    "fields": {"errors"},
+    "settings": {"fields"},
     "recipes": set(),
     "configs": {"recipes"},
     "ops": {"files"},
     "nn": {"ops"},
-    "models": {"nn", "ops"},
+    "models": {"nn", "ops", "tasks"},
     "tasks": {"ops"},
     "data": {"ops", "tasks"},
     "training": {"models", "nn", "ops", "data", "tasks"},

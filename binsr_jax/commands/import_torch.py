@@ -13,8 +13,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from binsr_jax import models
@@ -83,8 +81,4 @@ def _network(state: dict[str, np.ndarray], args: argparse.Namespace) -> tuple[Co
                 config.model[field] = value
     if names is not None and args.scale not in (None, config.scale):
         raise UserError(f"its scale is {config.scale}, not {args.scale}: leave --scale out")
-    channels = task_of(config).channels
-    network = models.build(config.model, config.scale, channels)
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-    return config, from_torch(state, shapes, names)
+    return config, from_torch(state, models.shapes(config)["params"], names)

@@ -42,6 +42,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _psnr(model: PackedModel, images: BenchmarkSet) -> float:
     config = model.config
-    network = models.build(config.model, config.scale, model.task.channels, conv=PackedConv)
+    network = models.build(config, conv=PackedConv)
     restore = restorer(network, {"params": model.params}, model.task.channels)
     return score_set(images, restore)[-1]["psnr"]

@@ -7,7 +7,7 @@ named at the end, and the exit status is 1. Of images that would go to one file 
 ending or its folder into its name.
 
 Large images are worked in tiles that overlap by as far as the network looks, with the same result
-as in one piece. Memory: about 8 + 6 scale^2 bytes for each pixel of an image, and --memory.
+as in one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, and --memory.
 
     binsr upscale photo.jpg
     binsr upscale photos/ 'scans/**/*.tif' -o large/ -f png -m model.binsr

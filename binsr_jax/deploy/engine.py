@@ -57,9 +57,7 @@ class Engine:
         self.scale: int = model.task.scale
         self.channels: int = model.task.channels
         self._params = model.params
-        network = models.build(
-            model.config.model, self.scale, self.channels, _CONVOLUTIONS[arithmetic]
-        )
+        network: Any = models.build(model.config, _CONVOLUTIONS[arithmetic])
         self.stride: int = network.stride
         image = jax.ShapeDtypeStruct((1, self.stride, self.stride, self.channels), jnp.float32)
         features, pooled = jax.eval_shape(partial(_extract, network), self._params, None, image)

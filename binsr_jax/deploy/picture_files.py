@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from binsr_jax.deploy import gif, jpeg, png, tiff
-from binsr_jax.deploy.ifd import Directories, kept_exif, orientation_and_dpi
+from binsr_jax.deploy.ifd import EXIF_MARK, Directories, add_exif, kept_exif, orientation_and_dpi
 from binsr_jax.deploy.pictures import FORMATS, Picture, from_pillow
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular, replacing
@@ -183,9 +183,8 @@ def write_picture(
     options: dict[str, Any] = dict(_OPTIONS.get(form, {}))
     if form in ("JPEG", "WEBP"):
         options["quality"] = quality
-    if exif:
-        options["exif"] = _with_bytes(exif) if form == "TIFF" else exif
-        options.pop("compression", None)  # Pillow cannot write EXIF into a compressed TIFF
+    if exif and form != "TIFF":  # into which Pillow writes no other text than ASCII
+        options["exif"] = exif
     if profile := image.info.get("icc_profile"):
         options["icc_profile"] = profile
     if dpi is not None and form != "WEBP":  # which has no place for it
@@ -194,6 +193,8 @@ def write_picture(
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as output:
             image.save(cast(BinaryIO, output), form, **options)
+            if exif and form == "TIFF":
+                add_exif(cast(BinaryIO, output), exif)
     except MemoryError:
         raise
     except Exception as error:  # encoders raise any of a dozen types where a format ends
@@ -294,7 +295,7 @@ def _with_exif(opened: _Opened, exif: bytes | None, xmp: bytes) -> _Opened:
     if not exif:
         return opened
     try:
-        opened.exif = Directories(io.BytesIO(exif.removeprefix(b"Exif\0\0")))
+        opened.exif = Directories(io.BytesIO(exif.removeprefix(EXIF_MARK)))
         orientation, dpi = orientation_and_dpi(opened.exif)
     except ValueError:
         opened.exif = None
@@ -336,17 +337,6 @@ def _known(dpi: Any) -> tuple[float, float] | None:
     # One dot an inch is how Pillow writes that nothing is known.
     known = all(1 < value < math.inf for value in (across, down))
     return (across, down) if known else None
-
-
-def _with_bytes(exif: bytes) -> Image.Exif:
-    """EXIF whose texts are bytes, since Pillow writes no others than ASCII into a TIFF."""
-    loaded = Image.Exif()
-    loaded.load(exif)
-    for values in (loaded, *(loaded.get_ifd(tag) for tag in (0x8769, 0x8825))):
-        for tag, value in list(values.items()):
-            if isinstance(value, str) and not value.isascii():
-                values[tag] = value.encode("latin-1", "replace")
-    return loaded
 
 
 def _reason(error: Exception) -> str:

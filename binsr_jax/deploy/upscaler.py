@@ -183,8 +183,8 @@ class Upscaler:
 
     def require_memory(self, height: int, width: int) -> None:
         """Raises UserError if the machine has too little memory for an image and its output."""
-        # Pillow takes 4 bytes a pixel, and its encoders up to half as much again.
-        needed = height * width * (8 + 6 * self.scale**2) + self._memory
+        # Pillow takes 4 bytes a pixel, and its encoders up to as much again.
+        needed = height * width * (8 + 8 * self.scale**2) + self._memory
         available = available_memory()
         if available is not None and needed > available:
             work = f"{width}x{height} pixels"

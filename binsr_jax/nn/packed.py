@@ -1,6 +1,6 @@
 """The binary convolution of a packed network.
 
-``models.build(config.model, scale, conv=PackedConv)`` is the packed form of the network that the
+``models.build(config, conv=PackedConv)`` is the packed form of the network that the
 config describes: the same modules, with only the binary convolution swapped. With ``SignConv`` in
 its place the parameters are the signs that a model file holds; with
 ``PackedFloatConv`` the same parameters are worked in floats, to compare with.

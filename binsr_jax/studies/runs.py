@@ -20,7 +20,6 @@ from binsr_jax.evaluation.benchmark import network_validator, validation_sets
 from binsr_jax.files import printable, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.studies.rows import Row
-from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints, differences, load_model
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import read_log, saved_steps, scores_of
@@ -109,7 +108,7 @@ def check(rows: Sequence[Row]) -> Images:
     images = Images()
     for row in rows:
         check_settings(row.config)
-        models.build(row.config.model, row.config.scale, task_of(row.config).channels)
+        models.build(row.config)
         images.scored_on(row.config)
         images.trained_on(row.config)
     return images
@@ -203,7 +202,7 @@ def _check_images_of(workdir: Path, data: str) -> None:
 def _train(row: Row, workdir: Path, scored_on: dict[str, str]) -> Result:
     """Trains a row to its end, if that was not done, scores it and notes what came of it."""
     config = row.config
-    model = models.build(config.model, config.scale, task_of(config).channels)
+    model = models.build(config)
     validate = network_validator(config, model)
     saved = config.train.steps in saved_steps(workdir)
     if not saved or _last_validation(workdir, config) is None:

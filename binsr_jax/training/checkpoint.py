@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,7 +30,6 @@ from binsr_jax import models
 from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
 from binsr_jax.ops import native
-from binsr_jax.tasks import task_of
 from binsr_jax.training.scores import Score, best_step, saved_scores, stored_score
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
@@ -111,6 +111,20 @@ def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
         )
 
 
+def _without_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """An exception hook that leaves out what the storage prints of writes that come too late.
+
+    When one write of a save fails, Orbax closes its event loop, and each other write that was under
+    way then prints a traceback. The failure itself is raised, and becomes a sentence.
+    """
+
+    def filtered(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
+    return filtered
+
+
 class Checkpoints:
     """The checkpoints of one work dir.
 
@@ -151,6 +165,8 @@ class Checkpoints:
             ) from error
 
     def __enter__(self) -> "Checkpoints":
+        self._hook = sys.excepthook
+        sys.excepthook = _without_closed_loops(self._hook)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -159,6 +175,8 @@ class Checkpoints:
         except (OSError, RuntimeError, ValueError) as error:
             if kind is None:  # an error on its way out tells more than this one
                 raise unwritable(self.workdir, error) from error
+        finally:
+            sys.excepthook = self._hook
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
@@ -425,7 +443,7 @@ def _load(path: Path, which: Literal["best", "latest"]) -> Trained | None:
         if step is None:
             return None
         config = checkpoints.config(step)
-        model = models.build(config.model, config.scale, task_of(config).channels)
+        model = models.build(config)
         variables = jax.tree.map(jnp.asarray, checkpoints.variables(step))
         data, score = checkpoints.data(step), checkpoints.score(step)
     return Trained(config, model, variables, step, data, score)

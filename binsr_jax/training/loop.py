@@ -21,7 +21,6 @@ from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.files import replace_text
-from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import (
     Checkpoints,
     arithmetic,
@@ -66,7 +65,7 @@ def train(config: Config, workdir: str, validate: Validate) -> int:
     """
     check_settings(config)
     mesh = make_mesh(config)
-    model = models.build(config.model, config.scale, task_of(config).channels)
+    model = models.build(config)
     first = jax.process_index() == 0
     path = Path(workdir).expanduser().absolute()
     with (
@@ -242,7 +241,7 @@ class _Run:
     def _latent_weights(self) -> dict[str, np.ndarray]:
         """The latent weights of the binary convolutions, by layer."""
         config = self._config
-        names = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+        names = models.binary_kernels(config)
         params: Any = flatten_dict(self._state.params)
         return {"/".join(path[:-1]): np.asarray(params[path]) for path in sorted(names)}
 

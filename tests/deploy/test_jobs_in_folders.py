@@ -256,7 +256,13 @@ def test_exif_keeps_its_bytes(run, folder, source, form) -> None:
     owner, artist = "© 2024 José Müller".encode(), "Çelik".encode("latin-1")
     exif = Image.Exif()
     exif[0x8298], exif[0x013B] = owner, artist
-    exif[0x8769] = {0x9286: b"ASCII\0\0\0" + "é".encode(), 0x927C: bytes(range(256)) * 240}
+    exif.endian = ">" if source in ("webp", "png") else "<"
+    exif[0x8769] = {
+        0x829A: 0.125,
+        0xA210: 3,
+        0x9286: b"ASCII\0\0\0" + "é".encode(),
+        0x927C: bytes(range(256)) * 240,
+    }
     save(folder / f"a.{source}", exif=exif.tobytes() if source != "tif" else _as_tiff(exif))
     assert run(folder, "-f", form) == 0
     with Image.open(folder / f"a_x2.{form}") as written:
@@ -265,6 +271,10 @@ def test_exif_keeps_its_bytes(run, folder, source, form) -> None:
             0x013B: artist,
             0x9286: b"ASCII\0\0\0" + "é".encode(),
         }
+        inner = written.getexif().get_ifd(0x8769)
+        assert (float(inner[0x829A]), inner[0xA210]) == (0.125, 3)
+        if form == "tif":
+            assert written.info["compression"] == "tiff_lzw"
 
 
 def test_exif_too_long_for_a_jpeg_loses_its_longest_values(run, folder) -> None:

@@ -27,7 +27,7 @@ from binsr_jax.training.state import TrainState, create_state, make_optimizer
 
 def _state(config, step=1) -> TrainState:
     """A state whose every leaf is different."""
-    model = models.build(config.model, config.scale)
+    model = models.build(config)
     shapes = jax.eval_shape(lambda: create_state(config, model, make_optimizer(config.train)))
     rng = np.random.default_rng(step)
     state = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)

@@ -260,7 +260,7 @@ def test_another_form_of_native_code_is_logged(tiny, tmp_path, caplog, monkeypat
         assert checkpoints.arithmetic(4) == "cpu, table"
     with caplog.at_level("WARNING"):
         train(tiny(**{"train.steps": 5}), str(tmp_path), _scores)
-        assert caplog.text == ""
+        assert "what computes" not in caplog.text  # others warn of other things
         forms["chosen"] = "cpu, xla"
         train(tiny(**{"train.steps": 6}), str(tmp_path), _scores)
     assert "what computes has changed from cpu, table to cpu, xla: it rounds" in caplog.text

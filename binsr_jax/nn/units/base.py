@@ -48,9 +48,6 @@ def unit_progress(
     return jnp.clip(done * count - index if progressive == "in_turn" else done, 0.0, 1.0)
 
 
-PROGRESSIVE = ("none", "together", "in_turn")
-
-
 class BinaryUnit(Unit):
     """What units with one binary convolution share."""
 
