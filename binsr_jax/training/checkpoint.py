@@ -29,7 +29,7 @@ from orbax.checkpoint import checkpoint_managers
 from binsr_jax import models
 from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
-from binsr_jax.ops import native
+from binsr_jax.ops.native import choose
 from binsr_jax.training.scores import Score, best_step, saved_scores, stored_score
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
@@ -74,7 +74,7 @@ def arithmetic() -> str:
     if backend != "cpu":
         return backend
     try:
-        return f"cpu, {native.chosen_form()}"
+        return f"cpu, {choose.chosen_form()}"
     except ValueError as error:
         raise UserError(f"The environment variable {error}.") from error
 
