@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "score a network on benchmark sets",
     "upscale": "enlarge images with a packed model",
     "restore": "remove noise or JPEG artifacts from images with a packed model",
+    "faces": "restore the faces in images with DFDNet",
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
     "unpack": "make a work dir of a model file, to train it further",
@@ -86,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _launch(name: str, argv: list[str]) -> int:
     from binsr_jax import launcher  # here, since it imports JAX
 
-    return launcher.launch(importlib.import_module(f"{__name__}.{name}"), name, argv)
+    program: Any = importlib.import_module(f"{__name__}.{name}")
+    return launcher.launch(program, name, argv)
 
 
 def _run_quietly(module: Any, args: argparse.Namespace) -> int:
@@ -94,6 +96,10 @@ def _run_quietly(module: Any, args: argparse.Namespace) -> int:
     level = log.level
     log.setLevel(logging.ERROR)  # Orbax logs much that does not concern a user
     try:
+        if os.environ.get("BINSR_KERNEL"):
+            from binsr_jax import launcher  # here, since it imports JAX
+
+            launcher.check_kernel()
         return module.run(args) or 0
     finally:
         log.setLevel(level)

@@ -10,7 +10,8 @@ from binsr_jax import models
 from binsr_jax.commands.info import describe
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import from_workdir, pack
-from binsr_jax.evaluation import benchmark
+from binsr_jax.evaluation.benchmark import restorer, score_set
+from binsr_jax.evaluation.sets import BenchmarkSet, load_set
 from binsr_jax.files import printable
 from binsr_jax.nn.packed import PackedConv
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     model = pack(args.workdir, args.output, args.which, args.half)
     print(describe(model, args.output))
     if args.half:
-        images = benchmark.load_set(args.set, args.data_dir, model.task)
+        images = load_set(args.set, args.data_dir, model.task)
         before, after = (_psnr(m, images) for m in (from_workdir(args.workdir, args.which), model))
         print(
             f"float16:    {after:.4f} dB on {printable(args.set)} ({images.protocol}), "
@@ -39,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _psnr(model: PackedModel, images: benchmark.BenchmarkSet) -> float:
+def _psnr(model: PackedModel, images: BenchmarkSet) -> float:
     config = model.config
     network = models.build(config, conv=PackedConv)
-    restore = benchmark.restorer(network, {"params": model.params})
-    return benchmark.score_set(images, restore)[-1]["psnr"]
+    restore = restorer(network, {"params": model.params}, model.task.channels)
+    return score_set(images, restore)[-1]["psnr"]

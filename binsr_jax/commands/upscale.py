@@ -14,58 +14,86 @@ as in one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, a
 """
 
 import argparse
+import contextlib
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from binsr_jax.deploy.jobs import FORMATS, Options, find_images, plan_jobs, run_jobs
+from binsr_jax.deploy.jobs import FORMATS, Options, Outcome, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.upscaler import PRETRAINED, load
+from binsr_jax.enhance import parse
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
-from binsr_jax.launcher import check_kernel, keep_compiled_programs
+from binsr_jax.launcher import keep_compiled_programs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr upscale``."""
+    add_file_arguments(parser, "_x and the scale, or _restored")
+    add = parser.add_argument
+    add("-m", "--model", metavar="FILE", default=PRETRAINED, help="a model file of binsr pack")
+    add("-s", "--scale", type=int, help="refuse a model that enlarges another number of times")
+    add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by the memory)")
+    add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
+    add(
+        "--memory",
+        type=amount,
+        metavar="GIB",
+        help="for a tile (default: 1, or 1/4 of what is free)",
+    )
+    steps = "done {} the network, such as {}; docs/enhance.md lists them"
+    add("--pre", default="", metavar="STEPS", help=steps.format("before", "median=0.5,clahe=0.3"))
+    add("--post", default="", metavar="STEPS", help=steps.format("after", "unsharp=0.5,colour=1"))
+
+
+def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
+    """Declares the flags of a command that makes images of images.
+
+    Args:
+        parser: of the command.
+        suffix: what goes into the names of outputs, in words.
+    """
     defaults = Options()
     add = parser.add_argument
     add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
     add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more of them")
     add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
-    add("-m", "--model", metavar="FILE", default=PRETRAINED, help="a model file of binsr pack")
-    add("-s", "--scale", type=int, help="refuse a model that enlarges another number of times")
-    add("-t", "--tile", type=_whole(1), default=0, help="side of tiles (default: by the memory)")
     formats = [ending[1:] for ending in FORMATS]
     add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
-    add("--suffix", help="of an output's name (default: _x and the scale, or _restored)")
+    add("--suffix", help=f"of an output's name (default: {suffix})")
     add("--overwrite", action="store_true", help="make outputs again that are there")
-    add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
-    add(
-        "--memory",
-        type=_amount,
-        metavar="GIB",
-        help="for a tile (default: 1, or 1/4 of what is free)",
-    )
-    add("--quality", type=_whole(1, 100), default=defaults.quality, help="of JPEG and WebP")
+    add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP")
     add(
         "--max-megapixels",
-        type=_amount,
+        type=amount,
         default=defaults.most_pixels / 1e6,
         metavar="MP",
         help="larger images are refused (default: %(default)g)",
     )
 
 
+def named_images(args: argparse.Namespace) -> list[Path]:
+    """The images that the arguments name.
+
+    Raises:
+        UserError: they name none, or one that is not there.
+    """
+    inputs = [*args.images, *args.input]
+    if not inputs:
+        raise UserError(
+            f"No image is named: binsr {args.command} PATH takes files, folders and patterns."
+        )
+    return find_images(inputs)
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs ``binsr upscale``."""
     memory = round(args.memory * 2**30) if args.memory else None
-    inputs = [*args.images, *args.input]
-    if not inputs:
-        raise UserError("No image is named: binsr upscale PATH takes files, folders and patterns.")
-    files = find_images(inputs)
+    files = named_images(args)
+    pre, post = parse(args.pre, "pre"), parse(args.post, "post")
     keep_compiled_programs()
-    check_kernel()
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
         otherwise = "leave out -s" if args.command == "upscale" else "enlarge with binsr upscale"
@@ -83,15 +111,34 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         quality=args.quality,
         most_pixels=int(args.max_megapixels * 1e6),
+        pre=pre,
+        post=post,
     )
-    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no half files either
-    try:
+    with sigterm_interrupts():
         outcome = run_jobs(upscaler, jobs, options)
-    finally:
-        signal.signal(signal.SIGTERM, ends)
     if len(jobs) < len(files):
         print(f"{len(files) - len(jobs)} left out, as the outputs of others.")
-    counts = [f"{outcome.done} {'enlarged' if enlarges else 'restored'}"]
+    return report(outcome, "enlarged" if enlarges else "restored")
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM end what runs in its block as Ctrl-C does, which leaves no half files."""
+    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, ends)
+
+
+def report(outcome: Outcome, done: str) -> int:
+    """Prints what became of the jobs, and returns the exit status.
+
+    Args:
+        outcome: of the jobs.
+        done: what was done with images, such as ``enlarged``.
+    """
+    counts = [f"{outcome.done} {done}"]
     if outcome.skipped:
         counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
     if outcome.failed:
@@ -102,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if outcome.failed else 0
 
 
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """A parser of whole numbers in a range."""
 
     def parse(text: str) -> int:
@@ -115,7 +162,8 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _amount(text: str) -> float:
+def amount(text: str) -> float:
+    """Parses a number above 0."""
     value = float(text)
     if not (0 < value < math.inf):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")

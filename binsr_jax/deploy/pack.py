@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -17,7 +16,7 @@ from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
 from binsr_jax.nn.binary import FOLDED
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.tasks import task_of
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import load_trained
 
 
 def pack_params(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
@@ -76,20 +75,21 @@ def from_workdir(
     Raises:
         UserError: there is no checkpoint, or it is damaged.
     """
-    config, _, variables, step = load_model(workdir, which)
-    with Checkpoints(Path(workdir).expanduser().absolute(), read_only=True) as checkpoints:
-        data, score = checkpoints.data(step), checkpoints.score(step)
+    trained = load_trained(workdir, which)
+    config, score = trained.config, trained.score
     scores = {}
-    if score is not None and math.isfinite(score):  # a perfect score has no place in JSON
-        scores[f"{task_of(config).scored_sets(config.eval.sets[0])[0]}/psnr"] = score
+    if score is not None and math.isfinite(score.psnr):  # a perfect one has no place in JSON
+        # Earlier versions stored no set; it was the first one of the config.
+        first = score.set or task_of(config).scored_sets(config.eval.sets[0])[0]
+        scores[f"{first}/psnr"] = score.psnr
     provenance = {
-        "steps": step,
+        "steps": trained.step,
         "source": source_kinds(config),
-        "data": data,
+        "data": trained.data,
         "scores": scores,
         "package": __version__,
     }
-    params = pack_params(config, variables)
+    params = pack_params(config, trained.variables)
     return PackedModel(config, params, provenance)
 
 

@@ -1,14 +1,14 @@
-"""EDSR, float and binary: one backbone, whose parts are given to it."""
+"""EDSR, float and binary: one backbone, which takes its parts as attributes."""
 
 import jax
 import jax.numpy as jnp
 
 from binsr_jax.models.backbone import UPSAMPLING_STEPS, Backbone, Factory
+from binsr_jax.nn.upsamplers import native_upsampling
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import product, upsample_bilinear
 
-# Of the DIV2K training images, for RGB in 0..1; a network of another number of channels uses no
-# mean.
+# The mean of DIV2K's training images, RGB in 0..1. Networks for other channels subtract no mean.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
@@ -20,14 +20,14 @@ class EDSR(Backbone, kw_only=True):
         y   = tail(upsampler(f))      (+ k (x - mean) enlarged, where image_skip is "bilinear")
         out = y / k + mean                                                    (``reconstruct``)
 
-    Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution"; with binary
-    units, the network of "Efficient Image Super Resolution Using Attention In Binary Neural
+    Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution". With binary
+    units it is the network of "Efficient Image Super Resolution Using Attention In Binary Neural
     Networks".
 
     Attributes:
-        body_end: makes what follows the units: a float convolution, or one more unit.
-        upsampler: makes one upsampling step, of the ``scale`` it is given.
-        image_skip: ``"none"``, or ``"bilinear"``.
+        body_end: makes the layer after the units: a float convolution, or one more unit.
+        upsampler: makes one upsampling step: ``upsampler(factor)``.
+        image_skip: ``"none"`` or ``"bilinear"``.
     """
 
     body_end: Factory
@@ -44,13 +44,19 @@ class EDSR(Backbone, kw_only=True):
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         features = self._embed(self.amplification * (x - _mean(x)), progress)
-        return self._through([*self._body, self._body_end], features, train, progress) + features
+        return self._through([*self._body, self._body_end], features, train, progress, skip=True)
+
+    def reconstructs_by_rows(self, features: jax.Array) -> bool:
+        return native_upsampling(self._upsamplers, self._tail, features) is not None
 
     def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         y = features
-        for upsampler in self._upsamplers:
-            y = upsampler(y, progress)
-        y = self._tail(y, progress)
+        if (natively := native_upsampling(self._upsamplers, self._tail, y)) is not None:
+            y = natively(y)
+        else:
+            for upsampler in self._upsamplers:
+                y = upsampler(y, progress)
+            y = self._tail(y, progress)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(product(self.amplification, x - _mean(x)), self.scale)
         return y / self.amplification + _mean(x)

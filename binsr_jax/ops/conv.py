@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from binsr_jax.ops import native
+from binsr_jax.ops.native import call, choose
 
 # Bytes of the im2col windows of one strip in the gradient. This is large enough for an efficient
 # matrix product and small enough for the second-level cache.
@@ -94,7 +94,7 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if inputs >= _FEW_INPUTS or outputs >= _FEW_OUTPUTS:
         return _convolve(x, kernel)
     x, kernel = _factors(x, kernel)
-    spare = -(-_LAST_PIXELS // width)
+    spare = -(-_LAST_PIXELS // max(width, 1))
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -109,9 +109,9 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     cpu = _convolve_alike
-    form = native.form_for_conv(*_factors(x, kernel))
+    form = choose.form_for_conv(*_factors(x, kernel))
     if form != "xla":
-        cpu = partial(native.conv, form=form)
+        cpu = partial(call.conv, form=form)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=_convolve)
 
 
@@ -121,9 +121,9 @@ def _conv2d_forward(x: jax.Array, kernel: jax.Array):
 
 def _conv2d_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array):
     cpu = _gradient_by_hand
-    form = native.form_for_gradient(*_factors(*saved))
+    form = choose.form_for_gradient(*_factors(*saved))
     if form != "xla":
-        cpu = partial(native.conv_gradient, form=form)
+        cpu = partial(call.conv_gradient, form=form)
     return lax.platform_dependent(*saved, dy, cpu=cpu, default=_gradient)
 
 

@@ -6,16 +6,22 @@ in float64. Pixel shuffle and upsampling are parts of networks: differentiable J
 """
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 Edge = Literal["mirror", "clamp"]
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 # The weights of R, G and B in luma, times 255 (ITU-R BT.601, studio range).
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
+
+# Of R, G and B: which grey a colour is to the eye (ITU-R BT.601, full range, as in JPEG files and
+# in Pillow's "L").
+_GREY_WEIGHTS = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))
 
 # Output rows that are resized together, so that the running sum stays in the processor's cache.
 _BLOCK_ROWS = 16
@@ -95,6 +101,19 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64) @ (np.array(LUMA_WEIGHTS) / 255) + 16
 
 
+def grey_of_rgb(x: Array) -> Array:
+    """Grey ``[..., 1]`` of RGB ``[..., 3]`` in the same range: equal channels give their value.
+
+    So a colour network's output for a grey image becomes grey again. It is luma in full range, and
+    not the studio range of :func:`rgb_to_y`, from which scores of colour images are taken.
+
+    Args:
+      x: float32, any range.
+    """
+    red, green, blue = _GREY_WEIGHTS
+    return red * x[..., :1] + green * x[..., 1:2] + blue * x[..., 2:]
+
+
 def luma_uint8(image: np.ndarray) -> np.ndarray:
     """Luma as an 8-bit image: ``rgb_to_y``, rounded.
 
@@ -136,9 +155,8 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
-    B, H, W, C = _check_shuffle(x, factor)
-    x = x.reshape(B, H, W, C, factor, factor)
-    return x.transpose(0, 1, 4, 2, 5, 3).reshape(B, H * factor, W * factor, C)
+    _check_shuffle(x, factor)
+    return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=factor, j=factor)
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
@@ -156,11 +174,10 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its sides are not multiples of r.
     """
-    B, H, W, C = _check_batch(x, factor)
+    _, H, W, _ = _check_batch(x, factor)
     if H % factor or W % factor:
         raise ValueError(f"the sides of {x.shape} are no multiples of {factor}")
-    x = x.reshape(B, H // factor, factor, W // factor, factor, C)
-    return x.transpose(0, 1, 3, 5, 2, 4).reshape(B, H // factor, W // factor, C * factor**2)
+    return rearrange(x, "b (h i) (w j) c -> b h w (c i j)", i=factor, j=factor)
 
 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
@@ -178,9 +195,8 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
-    B, H, W, C = _check_shuffle(x, factor)
-    x = x.reshape(B, H, W, factor, factor, C)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, H * factor, W * factor, C)
+    _check_shuffle(x, factor)
+    return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=factor, j=factor)
 
 
 def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
@@ -261,12 +277,11 @@ def _check_resize(image: np.ndarray, scale: float, edge: str) -> None:
         raise ValueError(f"resizing knows the edges 'mirror' and 'clamp', not {edge!r}")
 
 
-def _check_shuffle(x: jax.Array, factor: int) -> tuple[int, int, int, int]:
-    """B, H, W and C of a batch ``[B, H, W, C factor^2]``."""
-    B, H, W, channels = _check_batch(x, factor)
+def _check_shuffle(x: jax.Array, factor: int) -> None:
+    """Checks that x is a batch ``[B, H, W, C factor^2]``, whose channels can move into space."""
+    channels = _check_batch(x, factor)[-1]
     if channels % factor**2:
         raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
-    return B, H, W, channels // factor**2
 
 
 def _check_batch(x: jax.Array, factor: int) -> tuple[int, int, int, int]:

@@ -28,9 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from binsr_jax.ops import native
-from binsr_jax.ops.activation import rprelu
-from binsr_jax.ops.image import depth_to_space, upsample_nearest
+from binsr_jax.ops.native import call, choose
 
 WORD_BITS = 32
 _BYTE_BITS = 8
@@ -57,7 +55,7 @@ def pack_activations(x: jax.Array) -> jax.Array:
         TypeError: ``x`` is not a floating-point array.
     """
     _check_floats("pack_activations", "x", x, "[B, H, W, C]")
-    return _pack_last(x > 0)
+    return pack_signs(x > 0)
 
 
 def pack_weights(w: jax.Array) -> jax.Array:
@@ -74,7 +72,7 @@ def pack_weights(w: jax.Array) -> jax.Array:
         TypeError: ``w`` is not a floating-point array.
     """
     _check_floats("pack_weights", "w", w, "[kh, kw, I, O]")
-    return jnp.swapaxes(_pack_last(jnp.swapaxes(w, 2, 3) > 0), 2, 3)
+    return jnp.swapaxes(pack_signs(jnp.swapaxes(w, 2, 3) > 0), 2, 3)
 
 
 def unpack_weights(w_bits: jax.Array, in_channels: int) -> jax.Array:
@@ -122,111 +120,14 @@ def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.A
     """
     _check_packed(x_bits, w_bits, in_channels)
     by_xla = partial(_packed_conv, in_channels=in_channels)
-    form = native.form_for(x_bits, w_bits)
+    form = choose.form_for_packed(x_bits, w_bits)
     if form == "xla":
         return by_xla(x_bits, w_bits)
 
     def natively(x_bits: jax.Array, w_bits: jax.Array) -> jax.Array:
-        return native.packed_conv(x_bits, w_bits, in_channels, form).astype(jnp.int32)
+        return call.packed_conv(x_bits, w_bits, in_channels, form).astype(jnp.int32)
 
     return lax.platform_dependent(x_bits, w_bits, cpu=natively, default=by_xla)
-
-
-def packed_branch(
-    x: jax.Array,
-    threshold: jax.Array,
-    w_bits: jax.Array,
-    weight_scale: jax.Array,
-    bias: jax.Array,
-    shift_in: jax.Array,
-    slope: jax.Array,
-    shift_out: jax.Array,
-    factor: jax.Array | float = 1.0,
-    residual: jax.Array | None = None,
-    shuffle: int = 1,
-) -> jax.Array:
-    """A binary branch on packed weights, of a unit or an upsampler (BBCU, figure 1).
-
-        z = weight_scale * packed_conv(x > threshold, w) + bias
-        y = factor * depth_to_space(rprelu(z), shuffle)
-
-    and with a residual ``(a)`` also ``+ a upsample_nearest(x, shuffle)``, where nothing is shuffled
-    ``+ a x``; with one of ``(a, b, w)``, which is spatial attention, ``+ a sigmoid(w . x + b) x``.
-
-    On CPU it is one pass over x in native code where there is such (``ops.native``), which saves
-    the memory's time; equal but for the rounding of ``bias - shift_in``.
-
-    Args:
-        x: f32 ``[B, H, W, C]``.
-        threshold: f32 ``[C]``.
-        w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
-        weight_scale, bias: f32 ``[O]``.
-        shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
-        factor: a scalar.
-        residual: f32 ``[1]`` or ``[2 + C]``; then O is ``C shuffle^2``. Nothing is added without.
-        shuffle: r of the pixel shuffle; O is a multiple of r^2.
-
-    Returns:
-        f32 ``[B, r H, r W, O / r^2]``.
-
-    Raises:
-        ValueError, TypeError: as `packed_conv`; or O does not fit the residual or ``shuffle``.
-    """
-    _check_floats("packed_branch", "x", x, "[B, H, W, C]")
-    channels, outputs = x.shape[-1], w_bits.shape[-1]
-    if residual is not None and residual.shape not in ((1,), (2 + channels,)):
-        raise ValueError(
-            f"packed_branch: a residual {residual.shape} does not fit {channels} channels"
-        )
-    if outputs % shuffle**2 or (residual is not None and outputs != channels * shuffle**2):
-        raise ValueError(
-            f"packed_branch: {outputs} outputs do not fit {channels} channels and shuffle {shuffle}"
-        )
-
-    def by_xla(x: jax.Array, *arrays: Any) -> jax.Array:
-        threshold, w_bits, weight_scale, bias, *rprelu_parameters, factor, residual = arrays
-        dot = packed_conv(_pack_last(x > threshold), w_bits, channels).astype(jnp.float32)
-        y = depth_to_space(rprelu(dot * weight_scale + bias, *rprelu_parameters), shuffle)
-        return add_residual(factor * y, x, residual, shuffle)
-
-    arrays = (
-        x,
-        threshold,
-        w_bits,
-        weight_scale,
-        bias,
-        shift_in,
-        slope,
-        shift_out,
-        factor,
-        residual,
-    )
-    form = native.form_for(x, w_bits)
-    if form == "xla":
-        return by_xla(*arrays)
-    _check_packed(jax.eval_shape(_pack_last, x > threshold), w_bits, channels)
-
-    def natively(x: jax.Array, *arrays: Any) -> jax.Array:
-        threshold, w_bits, weight_scale, bias, shift_in, slope, shift_out, factor, residual = arrays
-        factors = jnp.broadcast_to(factor, weight_scale.shape)
-        epilogue = jnp.stack([weight_scale, bias - shift_in, slope, shift_out, factors])
-        added = jnp.zeros((0,), x.dtype) if residual is None else residual
-        return native.packed_branch(x, threshold, w_bits, epilogue, added, shuffle, form)
-
-    return lax.platform_dependent(*arrays, cpu=natively, default=by_xla)
-
-
-def add_residual(y: jax.Array, x: jax.Array, residual: jax.Array | None, shuffle: int) -> jax.Array:
-    """``y`` and what `packed_branch` adds to it: ``[B, r H, r W, C], [B, H, W, C] -> y's shape``.
-
-    The residual is f32 ``[1]`` or ``[2 + C]``, or none.
-    """
-    if residual is None:
-        return y
-    gain = residual[0]
-    if residual.size > 1:
-        gain *= jax.nn.sigmoid(x @ residual[2:, None] + residual[1])
-    return y + upsample_nearest(gain * x, shuffle)
 
 
 def _packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.Array:
@@ -318,8 +219,8 @@ def int8_conv(x: jax.Array, w: jax.Array) -> jax.Array:
     )
 
 
-def _pack_last(bits: jax.Array) -> jax.Array:
-    """Packs booleans ``[..., C]`` to uint32 ``[..., words]``."""
+def pack_signs(bits: jax.Array) -> jax.Array:
+    """Packs booleans ``[..., C]`` to uint32 ``[..., ceil(C / 32)]``, ordered as the module says."""
     *outer, channels = bits.shape
     words = word_count(channels)
     n = words * _WORD_BYTES

@@ -43,6 +43,13 @@ def perceptual_layers(train: TrainConfig) -> dict[str, float]:
     return layers
 
 
+def vgg_shapes(train: TrainConfig) -> dict[str, Any]:
+    """The shapes of what ``load_vgg`` gives."""
+    image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    network = VGG19(tuple(perceptual_layers(train)))
+    return jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+
+
 def load_vgg(train: TrainConfig) -> dict[str, Any]:
     """The parameters of VGG19, up to the last layer that is needed.
 
@@ -63,11 +70,7 @@ def load_vgg(train: TrainConfig) -> dict[str, Any]:
     state = {re.sub(r"^vgg_net\.", "", name): array for name, array in read_state(path).items()}
     layers = perceptual_layers(train)
     needed = _CONVS[: 1 + max(map(_CONVS.index, layers))]
-    shapes = jax.eval_shape(
-        VGG19(tuple(layers)).init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32),
-    )["params"]
+    shapes = vgg_shapes(train)
     params = {}
     for conv in needed:
         number = _TORCHVISION[_CONVS.index(conv)]

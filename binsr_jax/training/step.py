@@ -31,6 +31,8 @@ Metrics = dict[str, jax.Array]
 Collections = dict[str, Any]
 Terms = dict[str, jax.Array]  # of the loss, by name; and "output" where the network's is needed
 Gradient = Callable[[TrainState, Batch, Any], tuple[jax.Array, Collections, Any, Terms]]
+# Of parameters, other variables, a batch, the progress, the discriminator and fixed networks.
+TrainingLoss = Callable[..., tuple[jax.Array, tuple[Collections, Terms]]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -41,16 +43,17 @@ def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
     """
     t = step.astype(jnp.float32)
     d = jnp.minimum(jnp.float32(decay), (1.0 + t) / (10.0 + t))
-    return jax.tree.map(lambda a, b: d * a + (1.0 - d) * b, old, new)
+    return optax.incremental_update(new, old, 1.0 - d)
 
 
 def _clip(params: Any, names: frozenset[tuple[str, ...]]) -> Any:
-    """The parameters with those of these names cut off at -1 and 1.
+    """The parameters with those of these names clipped to -1..1.
 
     Beyond, the gradient of a binary weight is 0: it would never come back.
     """
     flat: dict[tuple[str, ...], Any] = flatten_dict(params)
-    clipped = {name: jnp.clip(flat[name], -1.0, 1.0) for name in names & flat.keys()}
+    project = optax.projections.projection_box
+    clipped = {name: project(flat[name], -1.0, 1.0) for name in names & flat.keys()}
     return unflatten_dict({**flat, **clipped})
 
 
@@ -59,26 +62,24 @@ def _parts(array: jax.Array, count: int) -> jax.Array:
     return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
 
 
-def make_gradient(config: Config, model: nn.Module) -> Gradient:
-    """The mean loss of a batch, the network's other variables after it, and the mean gradient.
+def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
+    """The loss of a batch, the network's other variables after it, and the loss's terms.
 
-    Beside them its terms, where there are several: ``pixel``, ``perceptual`` and ``adversarial``,
-    each before its weight. The gradient's third argument is what ``fixed_networks`` gives.
-
-    With ``train.accumulate`` the batch is worked in parts, one after the other. Losses are means,
-    so the mean over the parts is that over the batch; other variables, such as statistics of
-    batches, go from part to part. With ``train.remat`` and ``train.scan`` the program is another
-    and its values the same; with ``train.compute`` "bfloat16" the factors in convolutions are
-    rounded.
+    The terms, where there are several, are ``pixel``, ``perceptual`` and ``adversarial``, each
+    before its weight; with a discriminator the network's ``output`` is beside them.
 
     Args:
         config: The run.
         model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
+
+    Returns:
+        ``(params, collections, batch, progress, adversary, fixed) -> (loss, (collections, terms))``
+        with the state of a discriminator or None, and what ``fixed_networks`` gives. With
+        ``train.remat`` its gradient keeps the inputs of the units alone.
     """
     loss_of, train = make_loss(config.train), config.train
     layers = perceptual_layers(train) if train.perceptual_weight else {}
     sharpen = config.real.sharpen if config.task == "real" else 0.0
-    parts = config.train.accumulate
     if config.train.scan:
         model = model.clone(scan=True)
 
@@ -110,10 +111,29 @@ def make_gradient(config: Config, model: nn.Module) -> Gradient:
             terms["output"] = output
         return loss, (dict(updated), terms)
 
-    if config.train.remat:
-        keep = jax.checkpoint_policies.save_only_these_names(UNIT_INPUT)
-        loss_and_collections = jax.checkpoint(loss_and_collections, policy=keep)
-    differentiate = jax.value_and_grad(loss_and_collections, has_aux=True)
+    if not config.train.remat:
+        return loss_and_collections
+    keep = jax.checkpoint_policies.save_only_these_names(UNIT_INPUT)
+    return jax.checkpoint(loss_and_collections, policy=keep)
+
+
+def make_gradient(config: Config, model: nn.Module) -> Gradient:
+    """The mean loss of a batch, the network's other variables after it, and the mean gradient.
+
+    Beside them are the terms of the loss. The third argument is what ``fixed_networks`` gives.
+
+    With ``train.accumulate`` the batch is worked in parts, one after the other. Losses are means,
+    so the mean over the parts is that over the batch; other variables, such as statistics of
+    batches, go from part to part. With ``train.remat`` and ``train.scan`` the program is another
+    and its values the same; with ``train.compute`` "bfloat16" the factors in convolutions are
+    rounded.
+
+    Args:
+        config: The run.
+        model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
+    """
+    parts = config.train.accumulate
+    differentiate = jax.value_and_grad(make_training_loss(config, model), has_aux=True)
 
     def of_part(state: TrainState, collections: Collections, batch: Batch, fixed: Any):
         progress = state.step.astype(jnp.float32) / config.train.steps

@@ -18,6 +18,7 @@ from binsr_jax.training.adversary import GAN_LOSSES
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.loop import train
 from binsr_jax.training.perceptual import load_vgg, perceptual_distance, perceptual_layers
+from binsr_jax.training.scores import Score, Validation
 from binsr_jax.training.sharpening import sharpened
 
 _SHAPES = [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128)]  # of VGG19's first convolutions
@@ -122,7 +123,7 @@ def test_sharpening_is_that_of_the_degradation(shape):
 
 
 def scores(variables, step):
-    return {"samples/psnr": 20.0 + step}, {}
+    return Validation({"samples/psnr": 20.0 + step}, {}, {"samples": "f00d"})
 
 
 def run_state(workdir, step):
@@ -220,7 +221,7 @@ def test_a_checkpoint_from_before_there_were_discriminators_goes_on(tiny, tmp_pa
     )
     (tmp_path / "old").mkdir()
     with Checkpoints(tmp_path / "old") as checkpoints:
-        checkpoints.save(old, config, data, 22.0)
+        checkpoints.save(old, config, data, Score(22.0))
     for folder in ("new", "old"):
         assert train(tiny(**{"train.steps": 4}), str(tmp_path / folder), scores) == 0
     ends = [run_state(tmp_path / folder, 4) for folder in ("new", "old")]
