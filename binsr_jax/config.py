@@ -73,8 +73,9 @@ def default() -> Config:
     config.train.loss_epsilon = 1e-3  # of charbonnier and psnr: its square is added to error^2
     config.train.luma_weight = 0.0  # this times the loss of the luma alone is added to the loss
     config.train.ssim_weight = 0.0  # this times (1 - SSIM) is added to the loss
-    config.train.init_from = ""  # a work dir: a new run starts from its parameters, where they fit
-    config.train.teacher = ""  # a work dir: its network's output is a second target of the loss
+    # A work dir, a trainable file (.safetensors) or a model file, whose
+    config.train.init_from = ""  # parameters a new run starts from, where they fit,
+    config.train.teacher = ""  # or whose network's output is a second target of the loss
     config.train.teacher_weight = 1.0  # with this weight
     config.train.learning_rate = 1e-4  # the highest rate
     config.train.schedule = "multistep"  # constant, multistep or cosine

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         params = from_torch(state, shapes)
     except UserError as error:
         raise UserError(f"{args.file} as {args.arch}: {error}.") from error
-    start_run(args.output, config.lock(), params, f"imported {digest(args.file)}")
+    start_run(args.output, config.lock(), {"params": params}, f"imported {digest(args.file)}")
     model = config.model
     print(
         f"{args.output}: {task_of(config).name}, {model.name} of {model.blocks} blocks of "

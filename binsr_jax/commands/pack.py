@@ -1,6 +1,11 @@
 """Makes a model file of a trained network: its binary weights become bits.
 
 binsr pack --workdir runs/quickstart -o model.binsr
+binsr pack --workdir runs/mine -o mine.binsr --trainable mine.safetensors
+binsr pack --workdir mine.safetensors -o mine.binsr
+
+The second command writes a trainable file, too: the latent weights, with which training can go on
+(``--config.train.init_from=mine.safetensors``). The third makes the same model file of it.
 """
 
 import argparse
@@ -9,15 +14,18 @@ from pathlib import Path
 from binsr_jax import models
 from binsr_jax.commands.info import describe
 from binsr_jax.deploy.model_file import PackedModel
-from binsr_jax.deploy.pack import from_workdir, pack
+from binsr_jax.deploy.pack import from_network, network_at, pack
+from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark
 from binsr_jax.nn.packed import PackedConv
+from binsr_jax.training.trainable import SUFFIX
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr pack``."""
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="where it was trained")
+    add("--workdir", required=True, metavar="DIR", help="where it was trained, or a trainable file")
+    add("--trainable", type=Path, metavar="FILE", help="a trainable file to write, too")
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the model file")
     add("--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)")
     add("--half", action="store_true", help="store floats in 16 bits, and print the PSNR it costs")
@@ -27,11 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr pack``."""
-    model = pack(args.workdir, args.output, args.which, args.half)
+    if args.trainable is not None and args.trainable.suffix != SUFFIX:
+        raise UserError(f"A trainable file ends in {SUFFIX}: name {args.trainable} so.")
+    model = pack(args.workdir, args.output, args.which, args.half, args.trainable)
     print(describe(model, args.output))
+    if args.trainable is not None:
+        print(f"trainable:  {args.trainable}, {args.trainable.stat().st_size:,} bytes")
     if args.half:
         images = benchmark.load_set(args.set, args.data_dir, model.task)
-        before, after = (_psnr(m, images) for m in (from_workdir(args.workdir, args.which), model))
+        exact = from_network(network_at(args.workdir, args.which))
+        before, after = (_psnr(m, images) for m in (exact, model))
         print(
             f"float16:    {after:.4f} dB on {args.set} ({images.protocol}), "
             f"{after - before:+.4f} dB against float32"

@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from binsr_jax import models
+from binsr_jax.deploy.unpack import read_network
 from binsr_jax.evaluation.benchmark import network_validator
 from binsr_jax.tasks import task_of
 from binsr_jax.training.loop import train
@@ -51,4 +52,4 @@ def run(values: flags.FlagValues) -> int:
         jax.distributed.initialize()
     config = values.config
     model = models.build(config.model, config.scale, task_of(config).channels)
-    return train(config, values.workdir, network_validator(config, model))
+    return train(config, values.workdir, network_validator(config, model), read_network)

@@ -34,7 +34,8 @@ from binsr_jax.training.settings import check_settings
 from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 from binsr_jax.training.step import Metrics, make_step
-from binsr_jax.training.transfer import initialised, make_teacher
+from binsr_jax.training.trainable import read_network
+from binsr_jax.training.transfer import ReadNetwork, initialised, make_teacher
 from binsr_jax.training.workdir import claim, writing_to
 
 Scores = dict[str, float]
@@ -42,7 +43,9 @@ Pictures = dict[str, np.ndarray]
 Validate = Callable[[dict[str, Any], int], tuple[Scores, Pictures]]
 
 
-def train(config: Config, workdir: str, validate: Validate) -> int:
+def train(
+    config: Config, workdir: str, validate: Validate, read: ReadNetwork = read_network
+) -> int:
     """Trains a network, from the start or from the newest checkpoint of the work dir.
 
     The input sequence is a function of (seed, step) and the state is restored exactly, so a run
@@ -53,6 +56,8 @@ def train(config: Config, workdir: str, validate: Validate) -> int:
         workdir: Where everything goes: config.json, checkpoints/, log.jsonl, tensorboard/.
         validate: ``(variables, step) -> (scores, pictures)``, such as {"Set5/psnr": 36.9} and uint8
             ``[H, W, 3]``; the first set's PSNR decides which checkpoint is the best.
+        read: Gives the network of ``train.init_from`` and of ``train.teacher``; by itself it takes
+            work dirs and trainable files.
 
     Returns:
         The exit status: 0 when all steps are done, 128 + n when signal n stopped the run.
@@ -70,7 +75,7 @@ def train(config: Config, workdir: str, validate: Validate) -> int:
         claim(path) if first else contextlib.nullcontext(),
         Checkpoints(path, keep=config.train.keep) as checkpoints,
     ):
-        run = _Run(config, path, model, mesh, checkpoints, validate)
+        run = _Run(config, path, model, mesh, checkpoints, validate, read)
         if first:
             with writing_to(path):
                 replace_text(path / "config.json", json.dumps(config_to_json(config), indent=2))
@@ -88,6 +93,7 @@ class _Run:
         mesh: jax.sharding.Mesh,
         checkpoints: Checkpoints,
         validate: Validate,
+        read: ReadNetwork,
     ):
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
@@ -95,13 +101,13 @@ class _Run:
         self._data = fingerprint(open_mixture(config))
         optimizer = make_optimizer(config.train)
         self._step = make_step(config, model, optimizer, mesh)
-        self._teacher = make_teacher(config, mesh) if config.train.teacher else None
+        self._teacher = make_teacher(config, mesh, read) if config.train.teacher else None
         initial = functools.partial(create_state, config, model, optimizer)
         latest = checkpoints.latest_step()
         if latest is None:
             fresh = initial()
             if config.train.init_from:
-                fresh = initialised(fresh, config)
+                fresh = initialised(fresh, config, read)
             state = jax.tree.map(np.asarray, fresh)
         else:
             state = self._resumed(jax.eval_shape(initial), latest)
