@@ -1,5 +1,6 @@
 """Every setting of a run, with its default; the recipes in ``configs/`` start from these."""
 
+import ast
 import json
 import reprlib
 from typing import Any, TypeAlias
@@ -10,6 +11,16 @@ from binsr_jax.errors import UserError
 
 # An ml_collections.ConfigDict. Static checkers cannot know its fields, so its type says nothing.
 Config: TypeAlias = Any
+
+# Fields that name files and folders of the machine where a network is trained: they stay there.
+LOCAL_FIELDS = (
+    "data.dir",
+    "data.sources",
+    "data.cache_dir",
+    "train.init_from",
+    "train.teacher",
+    "eval.data_dir",
+)
 
 
 def default() -> Config:
@@ -22,7 +33,7 @@ def default() -> Config:
     config.parallel = "mesh"  # mesh (jax.jit over a device mesh) or pmap
 
     config.model = ConfigDict()
-    config.model.name = "edsr"  # edsr, srresnet or dncnn: a key of binsr_jax.models.MODELS
+    config.model.name = "edsr"  # edsr, srresnet, dncnn, rrdbnet or srvgg: a key of MODELS
     config.model.unit = "attention"  # of the body: a key of binsr_jax.nn.units.UNITS
     config.model.features = 64  # channels of the body
     config.model.blocks = 16  # of two convolutions each; of dncnn: convolutions of the body
@@ -42,6 +53,9 @@ def default() -> Config:
     config.model.bias = "float"  # which convolutions have biases: none, the float ones, or all
     config.model.amplification = 130.0  # k: the image times k goes in, and k is undone at the end
     config.model.residual_scale = 1.0  # of the float unit's branch (0.1 in the large EDSR)
+    config.model.growth = 32  # of rrdbnet: channels that a convolution of a dense block adds
+    config.model.unshuffle = True  # of rrdbnet: below x4 pixels of the input become channels first
+    config.model.activation = "prelu"  # of srvgg: prelu, relu or leaky_relu (slope 0.1)
     config.model.image_skip = "none"  # none or bilinear: the enlarged input is added to the output
 
     config.data = ConfigDict()
@@ -62,6 +76,31 @@ def default() -> Config:
     config.data.workers = 0  # processes that prepare batches; 0 prepares them in a thread
     config.data.cache_dir = ""  # where decoded images are kept; "" means ~/.cache/binsr-jax
 
+    # Of the task real: Real-ESRGAN's degradation, in two rounds. Pairs are ranges, drawn evenly.
+    config.real = ConfigDict()
+    config.real.margin = 144  # pixels of a patch around what is trained on, at random places
+    config.real.sharpen = 0.5  # the unsharp mask of targets and of what is degraded; 0: none
+    config.real.sizes = (7, 21)  # sides of kernels, odd
+    config.real.blur_1, config.real.blur_2 = 1.0, 0.8  # share of patches that are blurred
+    # Shares of (an)isotropic Gaussian, generalised Gaussian and plateau-shaped kernels.
+    config.real.kernels_1 = config.real.kernels_2 = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    config.real.sigma_1, config.real.sigma_2 = (0.2, 3.0), (0.2, 1.5)  # of kernels, in pixels
+    config.real.generalised_1 = config.real.generalised_2 = (0.5, 4.0)  # exponents
+    config.real.plateau_1 = config.real.plateau_2 = (1.0, 2.0)  # exponents
+    config.real.sinc_1 = config.real.sinc_2 = 0.1  # share of kernels that are sinc filters
+    config.real.cutoff_small = (1 / 3, 1.0)  # of sinc filters below 13 pixels, in units of pi
+    config.real.cutoff_large = (1 / 5, 1.0)  # of those from 13 pixels on
+    # Shares of patches that are enlarged, reduced and left, and the ends of the factor.
+    config.real.resize_1, config.real.resize_2 = (0.2, 0.7, 0.1), (0.3, 0.4, 0.3)
+    config.real.factor_1, config.real.factor_2 = (0.15, 1.5), (0.3, 1.2)
+    config.real.gaussian_1 = config.real.gaussian_2 = 0.5  # share with Gaussian noise, not Poisson
+    config.real.noise_1, config.real.noise_2 = (1.0, 30.0), (1.0, 25.0)  # deviation, of 0..255
+    config.real.poisson_1, config.real.poisson_2 = (0.05, 3.0), (0.05, 2.5)  # factor of Poisson's
+    config.real.grey_1 = config.real.grey_2 = 0.4  # share of noise that is grey
+    config.real.quality_1 = config.real.quality_2 = (30.0, 95.0)  # of JPEG
+    config.real.final_sinc = 0.8  # share of patches with ringing at the end
+    config.real.final_cutoff = (1 / 3, 1.0)
+
     config.train = ConfigDict()
     config.train.steps = 1000
     config.train.batch = 16  # of all devices and processes together
@@ -79,7 +118,7 @@ def default() -> Config:
     config.train.teacher_weight = 1.0  # with this weight
     config.train.learning_rate = 1e-4  # the highest rate
     config.train.schedule = "multistep"  # constant, multistep or cosine
-    config.train.warmup = 0  # steps of linear warm-up from zero, before the schedule
+    config.train.warmup = 0  # steps of linear warm-up from zero, at most half of all steps
     config.train.milestones = (200_000,)  # multistep: at these steps the rate is multiplied
     config.train.decay = 0.5  # by this
     config.train.final_rate = 0.0  # cosine: the rate at the last step
@@ -124,6 +163,17 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
     return fields
 
 
+def flat_fields(config: Config, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config, or of a part of it, by name: ``{"train.steps": 1000}``."""
+    fields: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            fields |= flat_fields(value, f"{prefix}{key}.")
+        else:
+            fields[f"{prefix}{key}"] = value
+    return fields
+
+
 def config_to_json(config: Config) -> dict[str, Any]:
     """The config as plain JSON values; tuples become lists."""
     return json.loads(json.dumps(config.to_dict()))
@@ -140,13 +190,15 @@ def config_from_json(values: dict[str, Any]) -> Config:
     return config.lock()
 
 
-# What tuples hold: the first type, and others that become it. Texts, unless they are named here.
+# What tuples hold: the first type, and others that become it. Floats in ``real``, and else texts,
+# unless they are named here.
 _ELEMENTS: dict[str, tuple[type, ...]] = {
     "data.sigma": (float, int),
     "data.blur": (float, int),
     "data.quality": (int,),
     "train.milestones": (int,),
     "eval.levels": (int,),
+    "real.sizes": (int,),
 }
 
 
@@ -172,13 +224,37 @@ def field_value(name: str, known: Any, value: Any) -> Any:
         value: what it is to be; a list becomes a tuple, and a whole number a float.
     """
     if isinstance(known, tuple) and isinstance(value, list | tuple):
-        kinds = _ELEMENTS.get(name, (str,))
+        kinds = _ELEMENTS.get(name, (float, int) if name.startswith("real.") else (str,))
         if all(type(e) in kinds and (type(e) is not int or abs(e) < 2**53) for e in value):
             return tuple(kinds[0](element) for element in value)
         return None
-    if type(known) is float and type(value) is int and abs(value) < 2**53:
+    if type(value) is int and abs(value) >= 2**53:
+        return None
+    if type(known) is float and type(value) is int:
         return float(value)
     return value if type(value) is type(known) else None
+
+
+def list_value(name: str, text: str) -> tuple[Any, ...] | None:
+    """A field that is a list, as it is written on a command line: ``Set5,B100`` or ``2,3``.
+
+    Args:
+        name: of the field, such as ``"eval.sets"``.
+        text: the elements, with commas between them; or a Python tuple or list.
+
+    Returns:
+        The value, or None if the field cannot have it.
+    """
+    try:
+        value = ast.literal_eval(text) if text.strip() else ()
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, tuple | list):
+        value = () if value is None else (value,)
+    fitting = field_value(name, (), value) if value or text.strip() in ("", "()", "[]") else None
+    if fitting is None and name not in _ELEMENTS:
+        fitting = tuple(filter(None, (part.strip() for part in text.split(","))))
+    return fitting
 
 
 def _unknown_field(name: str, value: Any) -> UserError:

@@ -46,6 +46,10 @@ class Output:
         self.size = max(self.size, self._file.tell())
         return count
 
+    def read(self, count: int = -1) -> bytes:
+        """Bytes that were written, from the current place."""
+        return self._file.read(count)
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves to another place."""
         return self._file.seek(offset, whence)
@@ -74,7 +78,7 @@ def replacing(path: Path) -> Iterator[Output]:
             raise OSError(errno.EINVAL, NO_REGULAR_FILE, str(path))
     beside = path.with_name(f".{secrets.token_hex(8)}.part")  # short, whatever the name's length
     try:
-        with open(beside, "xb") as file:
+        with open(beside, "x+b") as file:
             output = Output(file)
             yield output
             file.flush()

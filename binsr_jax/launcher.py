@@ -5,20 +5,27 @@ import logging as python_logging
 import os
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 from absl import flags, logging
-from ml_collections import ConfigDict
 
-from binsr_jax.config import default
+from binsr_jax.config import default, flat_fields, list_value
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.ops import native
 from binsr_jax.recipes import recipe_file
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a tuple"}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
+# Of lists whose default is empty, or of one element; the defaults of all other fields are examples.
+_EXAMPLES = {
+    "config.data.sources": "folder:DIR=3,samples=1",
+    "config.train.milestones": "200000,400000",
+    "config.eval.sets": "Set5,B100",
+    "config.eval.levels": "15,50",
+}
 
 
 class Program(Protocol):
@@ -47,7 +54,7 @@ def launch(program: Program, name: str, argv: Sequence[str]) -> int:
     if any(argument in ("-h", "--help", "--helpfull") for argument in argv):
         print(_help(program, name))
         return 0
-    argv = _with_recipe_file(argv)
+    argv = _with_lists(_with_recipe_file(argv))
     try:
         values = program.define_flags(argv)
         rest = values([name, *argv])
@@ -97,6 +104,8 @@ def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
     Orbax writes dozens of lines a checkpoint. What fails in its threads it logs with a traceback,
     also through asyncio, and raises it as well: that becomes a sentence.
     """
+    # Names come from elsewhere, and the terminal is not theirs to steer.
+    record.msg, record.args = printable(record.getMessage()), ()
     ours = record.pathname.startswith(str(Path(__file__).parent))
     noise = "orbax" in record.pathname or record.name == "asyncio"
     return ours or (record.levelno >= python_logging.WARNING and not noise)
@@ -140,13 +149,45 @@ def _help(program: Program, name: str) -> str:
     return "\n".join(lines)
 
 
+def _with_lists(argv: Sequence[str]) -> list[str]:
+    """The arguments, with those for lists as the Python tuples that ml_collections takes.
+
+    It takes ``Set5,B100`` as one text. A flag that is given again adds to the list.
+
+    Raises:
+        UserError: a list has an element that its field cannot have.
+    """
+    fields = flat_fields(default(), "config.")
+    lists = {name: known for name, known in fields.items() if isinstance(known, tuple)}
+    given = iter(argv)
+    written = []
+    for argument in given:
+        match = re.fullmatch(r"--?(config\.[^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if match is None or match[1] not in lists:
+            written.append(argument)
+            continue
+        name, text = match[1], match[2] if match[2] is not None else next(given, "")
+        value = list_value(name.removeprefix("config."), text)
+        if value is None:
+            raise UserError(_wrong_value(name, text, lists[name]))
+        written.append(f"--{name}={value!r}")
+    return written
+
+
+def _wrong_value(name: str, text: str, known: Any) -> str:
+    """The sentence for a value that a field of the config cannot have; ``known``: its default."""
+    kind = _KINDS.get(type(known), "a text")
+    usual = ",".join(map(str, known)) if isinstance(known, tuple) else repr(known)
+    return f"{name} cannot be {text!r}: it is {kind}, such as {_EXAMPLES.get(name, usual)}."
+
+
 def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
     """The sentence for a wrong flag, a wrong field or value of the config, or a broken recipe."""
     text = str(error)
     missing = re.findall(r"Flag (--\w+) must have a value other than None", text)
     if missing:
         return f"Missing {' and '.join(missing)}: --help lists all flags."
-    fields = dict(_fields(default(), "config."))
+    fields = flat_fields(default(), "config.")
     for argument in argv:
         match = re.fullmatch(r"--?(?:no)?(config\.[^=]*)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
@@ -155,9 +196,8 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
         if name not in fields:
             hint = _did_you_mean(name, list(fields), "binsr_jax/config.py lists those it has.")
             return f"The config has no field {name}: {hint}"
-        if f"--{name}=" in text:
-            kind = _KINDS.get(type(fields[name]), "a text")
-            return f"{name} cannot be {value!r}: it is {kind}, such as {fields[name]!r}."
+        if f"--{name}={value}:" in text:  # of a flag that is repeated, the value that failed
+            return _wrong_value(name, value, fields[name])
     if "get_config() takes 0 positional arguments" in text:
         return "This recipe has no variants: leave out the colon after its file name, and the rest."
     if isinstance(error, flags.Error) and "parsing config file" not in text:
@@ -168,14 +208,6 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
         if "site-packages" not in frame.filename and frame.filename != __file__
     ]
     return f"The recipe fails at {where[-1] if where else 'its start'}: {text.splitlines()[-1]}"
-
-
-def _fields(config: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _fields(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _did_you_mean(word: str, words: Sequence[str], otherwise: str) -> str:

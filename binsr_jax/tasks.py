@@ -23,6 +23,8 @@ class Task:
         border: Pixels left out on each side before an image is scored.
         luma: Whether scores are taken on the Y channel (of MATLAB's rgb2ycbcr) of RGB images, or on
             all channels that there are.
+        grey: Whether the one channel of a colour image is its grey in 0..255, 0.299 R + 0.587 G +
+            0.114 B, or that Y, in 16..235.
         sets: Benchmark sets that its papers report, in their order.
         degradation: What makes the input of an image: a key of
             ``data.degradations.DEGRADATIONS``. Tables call the input so, too.
@@ -40,11 +42,12 @@ class Task:
     degradation: str = "bicubic"
     levels: tuple[int, ...] = ()
     scores: tuple[str, ...] = ("psnr", "ssim")
+    grey: bool = False
 
     @property
     def protocol(self) -> str:
         """The scoring rule in words, printed beside every number: "Y, border 2"."""
-        pixels = "RGB" if self.channels == 3 and not self.luma else "Y"
+        pixels = "RGB" if self.channels == 3 and not self.luma else "grey" if self.grey else "Y"
         return f"{pixels}, border {self.border}"
 
     def scored_sets(self, name: str) -> tuple[str, ...]:
@@ -92,6 +95,22 @@ def _photographs(config: Config) -> Task:
     )
 
 
+def _blind(config: Config) -> Task:
+    if config.scale not in _SCALES:
+        raise UserError(f"config.scale is {config.scale}, but the task real has 2, 3 or 4.")
+    if config.eval.levels:
+        raise UserError(f"config.eval.levels is {config.eval.levels}, but the task real has none.")
+    return Task(
+        name=f"Real SR x{config.scale}",
+        scale=config.scale,
+        channels=3,
+        border=config.scale,
+        luma=True,
+        sets=("Set5", "Set14", "B100"),
+        degradation="real",
+    )
+
+
 def _denoising(config: Config) -> Task:
     _require_scale_1(config)
     return Task(
@@ -103,6 +122,21 @@ def _denoising(config: Config) -> Task:
         sets=("CBSD68", "Kodak24", "McMaster", "Urban100"),
         degradation="noise",
         levels=_levels(config, (15, 25, 50), 255),
+    )
+
+
+def _grey_denoising(config: Config) -> Task:
+    _require_scale_1(config)
+    return Task(
+        name="Grey denoising",
+        scale=1,
+        channels=1,
+        border=0,
+        luma=False,
+        sets=("BSD68", "Set12"),
+        degradation="noise",
+        levels=_levels(config, (15, 25, 50), 255),
+        grey=True,
     )
 
 
@@ -160,15 +194,17 @@ def _levels(config: Config, usual: tuple[int, ...], most: int) -> tuple[int, ...
 TASKS: dict[str, Callable[[Config], Task]] = {
     "sr": _super_resolution,
     "denoise": _denoising,
+    "denoise_grey": _grey_denoising,
     "jpeg": _jpeg,
     # Two protocols of one task: networks for colour are trained with both subsamplings.
     "jpeg_colour": _jpeg_colour("4:2:0"),
     "jpeg_444": _jpeg_colour("4:4:4"),
     "photo": _photographs,
+    "real": _blind,
 }
 
 # Those that enlarge by a scale of 2, 3 or 4; the others have scale 1.
-ENLARGING = ("sr", "photo")
+ENLARGING = ("sr", "photo", "real")
 
 
 def task_of(config: Config) -> Task:

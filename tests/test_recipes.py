@@ -154,6 +154,7 @@ def test_the_papers_rows_are_there():
         "bin_edsr": 1,
         "dejpeg": 1,
         "denoise": 8,
+        "denoise_grey": 4,
         "edsr": 1,
         "jpeg": 8,
         "photo": 1,

@@ -41,7 +41,9 @@ def test_scale_that_does_not_exist_names_the_right_ones(scale):
 def test_unknown_task_names_the_right_ones():
     config = config_module.default()
     config.task = "srr"
-    with pytest.raises(UserError, match=r"config.task is 'srr', .*: sr, denoise, jpeg"):
+    with pytest.raises(
+        UserError, match=r"config.task is 'srr', .*: sr, denoise, denoise_grey, jpeg"
+    ):
         task_of(config)
 
 
@@ -59,6 +61,14 @@ def test_denoising_is_scored_on_rgb_at_three_levels():
     assert task.levels == (15, 25, 50)
     assert task.scores == ("psnr", "ssim")
     assert {"CBSD68", "Kodak24", "McMaster", "Urban100"} <= set(task.sets)
+
+
+def test_grey_denoising_is_scored_on_grey_at_three_levels():
+    task = task_of(_config("denoise_grey"))
+    assert (task.scale, task.channels, task.degradation, task.grey) == (1, 1, "noise", True)
+    assert task.protocol == "grey, border 0"
+    assert task.levels == (15, 25, 50)
+    assert set(task.sets) == {"BSD68", "Set12"}
 
 
 def test_jpeg_is_scored_on_luma_at_four_levels():
@@ -98,6 +108,8 @@ def test_levels_can_be_chosen_and_are_part_of_the_names_of_scores():
     [
         ("denoise", {"scale": 2}, r"config.scale is 2, .*denoise does not enlarge: set it to 1"),
         ("jpeg", {"scale": 4}, r"config.scale is 4, .*jpeg"),
+        ("real", {"scale": 1}, r"config.scale is 1, .*2, 3 or 4"),
+        ("real", {"scale": 4, "eval.levels": (10,)}, r"the task real has none"),
         ("photo", {"scale": 1}, r"config.scale is 1, .*2, 3 or 4"),
         ("denoise", {"eval.levels": (0,)}, r"eval.levels is \(0,\), .*1\.\.255"),
         ("jpeg", {"eval.levels": (10, 101)}, r"eval.levels .*1\.\.100"),

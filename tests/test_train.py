@@ -71,6 +71,17 @@ def _flags(shared: Path, workdir: Path, *others: str) -> tuple[str, ...]:
             "config.train.steps cannot be 'many': it is a whole number, such as 1000.",
         ),
         (
+            (
+                *("--config=configs/quickstart.py", "--workdir=x"),
+                *("--config.train.steps=100", "--config.train.steps=1e3"),
+            ),
+            "config.train.steps cannot be '1e3': it is a whole number, such as 1000.",
+        ),
+        (
+            ("--config=configs/quickstart.py", "--workdir=x", "--config.eval.levels=low"),
+            "config.eval.levels cannot be 'low': it is a list, such as 15,50.",
+        ),
+        (
             ("--config=configs/quickstrat.py", "--workdir=x"),
             "There is no config file 'configs/quickstrat.py': did you mean configs/quickstart.py?",
         ),

@@ -19,7 +19,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from binsr_jax import __version__
 from binsr_jax.errors import UserError
@@ -45,6 +45,13 @@ COMMANDS: dict[str, str] = {
 PROGRAMS = ("train", "evaluate")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats nothing to the terminal but what can be printed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``binsr`` and returns its exit status.
 
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may be no text of this encoding
             stream.reconfigure(errors="backslashreplace")
-    parser = argparse.ArgumentParser("binsr", description="1-bit image restoration.")
+    parser = _Parser("binsr", description="1-bit image restoration.")
     parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     module = None

@@ -11,6 +11,7 @@ import argparse
 
 from binsr_jax.commands.cost import published_cost
 from binsr_jax.cost import CONVENTIONS, count, giga
+from binsr_jax.files import printable
 from binsr_jax.recipes import Recipe, list_recipes
 
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     for recipe in recipes:
         cost = "" if args.no_cost else _cost(recipe)
         cells = [recipe.spec, recipe.title, cost, published_cost(recipe), _scores(recipe)]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print(printable(f"| {' | '.join(cells)} |"), flush=True)
 
 
 def _cost(recipe: Recipe) -> str:

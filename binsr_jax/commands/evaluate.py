@@ -26,6 +26,7 @@ from absl import flags, logging
 
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
+from binsr_jax.files import printable
 from binsr_jax.tasks import TASKS, task_of
 
 
@@ -96,7 +97,7 @@ def run(values: flags.FlagValues) -> None:
         before = report.input_row(rows[-1])
         report.append_rows(results, [{"time": time} | before, *rows] if before else rows)
         set_rows.append(rows[-1])
-    print(report.table(set_rows), flush=True)
+    print(printable(report.table(set_rows)), flush=True)
     for note in report.notes(set_rows):
-        print(f"\n{note}", flush=True)
+        print(printable(f"\n{note}"), flush=True)
     logging.info("One line an image and one a set are in %s", results)

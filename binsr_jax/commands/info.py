@@ -7,6 +7,7 @@ from binsr_jax import cost
 from binsr_jax.config import Config
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
 from binsr_jax.deploy.upscaler import PRETRAINED
+from binsr_jax.files import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def describe(model: PackedModel, path: Path) -> str:
         "packed by": f"binsr-jax {made['package']}" if "package" in made else "unknown",
         "size": f"{path.expanduser().stat().st_size:,} bytes, of which tensors {tensors:,}",
     }
-    return "\n".join(f"{name + ':':12}{value}" for name, value in lines.items())
+    return printable("\n".join(f"{name + ':':12}{value}" for name, value in lines.items()))
 
 
 def _has(config: Config, part: str) -> bool:

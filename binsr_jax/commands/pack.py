@@ -17,6 +17,7 @@ from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import from_network, network_at, pack
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark
+from binsr_jax.files import printable
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.training.trainable import SUFFIX
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         exact = from_network(network_at(args.workdir, args.which))
         before, after = (_psnr(m, images) for m in (exact, model))
         print(
-            f"float16:    {after:.4f} dB on {args.set} ({images.protocol}), "
+            f"float16:    {after:.4f} dB on {printable(args.set)} ({images.protocol}), "
             f"{after - before:+.4f} dB against float32"
         )
 

@@ -6,6 +6,7 @@ binsr plot runs/quickstart runs/wide -o curves.png
 import argparse
 from pathlib import Path
 
+from binsr_jax.files import printable
 from binsr_jax.studies.figures import curves, save
 
 
@@ -21,4 +22,4 @@ def run(args: argparse.Namespace) -> None:
     """Runs ``binsr plot``."""
     output = args.output.expanduser()
     save(curves([workdir.expanduser() for workdir in args.workdirs]), output)
-    print(f"Wrote {output}.")
+    print(printable(f"Wrote {output}."))

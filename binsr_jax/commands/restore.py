@@ -24,4 +24,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs ``binsr restore``."""
     if args.model is None:
         raise UserError("No model is named: give a model file of binsr pack with -m.")
+    if args.scale != 1:
+        raise UserError("binsr restore keeps the size of images: leave out -s.")
     return upscale.run(args)

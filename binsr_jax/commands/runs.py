@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.training.journal import read_log
 
 _HEADER = ("Run", "Step", "State", "Loss", "Steps/s", "Best scores (dB)", "at step", "Size (MB)")
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr runs``."""
-    print(table(args.folder.expanduser()))
+    print(printable(table(args.folder.expanduser())))
 
 
 def table(folder: Path) -> str:

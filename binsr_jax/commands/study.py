@@ -31,7 +31,7 @@ from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
 from binsr_jax.evaluation.report import json_line
-from binsr_jax.files import replace_text
+from binsr_jax.files import printable, replace_text
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
@@ -141,7 +141,7 @@ def _table(args: argparse.Namespace) -> int:
             args.output / "table.jsonl",
             [{"about": about}, *lines, *({"agreement": one} for one in found)],
         )
-    print((args.output / "table.md").read_text(encoding="utf-8"), end="")
+    print(printable((args.output / "table.md").read_text(encoding="utf-8")), end="")
     return _status(done)
 
 
@@ -165,7 +165,7 @@ def _amplification(args: argparse.Namespace) -> int:
         )
         _write_rows(args.output / "k.jsonl", [{"about": _about(rows, len(done))}, *points])
     figures.save(amplification.figure(points), args.output / "k.png")
-    print(f"Wrote {args.output / 'k.png'} and k.jsonl.")
+    print(printable(f"Wrote {args.output / 'k.png'} and k.jsonl."))
     return _status(done)
 
 
@@ -193,7 +193,7 @@ def _activations(args: argparse.Namespace) -> int:
     edges = [float(edge) for edge in activations.EDGES]
     _write_rows(args.output / "activations.jsonl", [{"edges": edges}, *rows])
     figures.save(activations.figure(rows), args.output / "activations.png")
-    print(f"Wrote {args.output / 'activations.png'} and activations.jsonl.")
+    print(printable(f"Wrote {args.output / 'activations.png'} and activations.jsonl."))
     return _status(done)
 
 
@@ -301,7 +301,7 @@ def _status(results: Sequence[Result]) -> int:
     """0, or 1 with a sentence where a row failed."""
     for result in results:
         if result.error:
-            print(f"error: {result.row.title} failed: {result.error}", file=sys.stderr)
+            print(printable(f"error: {result.row.title} failed: {result.error}"), file=sys.stderr)
     return int(any(result.error for result in results))
 
 

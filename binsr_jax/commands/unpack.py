@@ -3,7 +3,8 @@
 binsr unpack -o runs/box
 binsr train --config bin_edsr --workdir runs/mine --config.train.init_from=runs/box
 
-Without a FILE it is the model that comes with the package.
+Without a FILE it is the model that comes with the package. The work dir gets the file's settings of
+training, or the defaults if those make no sense.
 
 A model file has only the signs of the binary weights. Their latent weights start anew, all of one
 size a channel, and training has to find again which of them are near to a change of sign. A
@@ -12,11 +13,16 @@ the repository's folder ``models/``. ``--config.train.init_from`` takes either f
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+from binsr_jax.deploy.description import without_training
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.deploy.upscaler import PRETRAINED
+from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.tasks import task_of
+from binsr_jax.training.settings import check_settings
 from binsr_jax.training.trainable import SUFFIX
 from binsr_jax.training.transfer import digest, start_run
 
@@ -38,10 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr unpack``."""
     network = read_network(args.file)
-    start_run(args.output, network.config, network.variables, f"unpacked {digest(args.file)}")
-    settings = network.config.model
+    config = network.config
+    try:
+        check_settings(config)
+    except UserError as error:
+        sentence = f"{args.file}: its settings of training are left out: {error}"
+        print(printable(sentence), file=sys.stderr)
+        config = without_training(config)
+    start_run(args.output, config, network.variables, f"unpacked {digest(args.file)}")
+    settings = config.model
     print(
-        f"{args.output}: {task_of(network.config).name}, {settings.name} of {settings.blocks} "
+        f"{printable(str(args.output))}: {task_of(config).name}, {settings.name} of "
+        f"{settings.blocks} "
         f"blocks of {settings.features} channels"
     )
     if args.file.suffix != SUFFIX:

@@ -7,7 +7,7 @@ named at the end, and the exit status is 1. Of images that would go to one file 
 ending or its folder into its name.
 
 Large images are worked in tiles that overlap by as far as the network looks, with the same result
-as in one piece. Memory: about 8 + 6 scale^2 bytes for each pixel of an image, and --memory.
+as in one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, and --memory.
 
     binsr upscale photo.jpg
     binsr upscale photos/ 'scans/**/*.tif' -o large/ -f png -m model.binsr
@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = Options()
     add = parser.add_argument
     add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
-    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="the same")
+    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more of them")
     add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
     add("-m", "--model", metavar="FILE", default=PRETRAINED, help="a model file of binsr pack")
-    add("-s", "--scale", type=int, help="checked against the model's")
+    add("-s", "--scale", type=int, help="refuse a model that enlarges another number of times")
     add("-t", "--tile", type=_whole(1), default=0, help="side of tiles (default: by the memory)")
     formats = [ending[1:] for ending in FORMATS]
     add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
@@ -68,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
     check_kernel()
     upscaler = load(args.model, memory=memory)
     if args.scale not in (None, upscaler.scale):
+        otherwise = "leave out -s" if args.command == "upscale" else "enlarge with binsr upscale"
         raise UserError(
             f"The model {args.model} enlarges {upscaler.scale} times, not {args.scale}: take "
-            "another with -m, or binsr upscale without -s."
+            f"another with -m, or {otherwise}."
         )
     enlarges = upscaler.scale > 1
     usual = f"_x{upscaler.scale}" if enlarges else "_restored"

@@ -20,6 +20,7 @@ from binsr_jax.data.jpeg import (
 )
 from binsr_jax.data.pairs import Pair, RandomDegradation, bicubic_pair
 from binsr_jax.data.photo import BLUR, NOISE, RandomPhoto, photo_pair
+from binsr_jax.data.real_ranges import random_real
 from binsr_jax.errors import UserError
 from binsr_jax.ops.image import imresize_uint8
 
@@ -183,6 +184,8 @@ DEGRADATIONS: dict[str, Degradation] = {
         f"blur {BLUR}, bicubic, noise {NOISE}, JPEG quality {{}}, 4:2:0",
         "bicubic of the photo",
     ),
+    # Trained on Real-ESRGAN's inputs, and scored on the usual ones.
+    "real": Degradation(random_real, _bicubic_benchmark, "bicubic LR", "bicubic"),
 }
 
 

@@ -43,17 +43,21 @@ def list_images(folder: Path) -> list[Path]:
     ]
 
 
-def read_image(file: Path | BinaryIO, channels: int, name: str = "") -> np.ndarray:
+def read_image(
+    file: Path | BinaryIO, channels: int, name: str = "", full_range: bool = False
+) -> np.ndarray:
     """Decodes an image into uint8 ``[H, W, channels]``.
 
     Palettes are looked up, transparency is dropped, and of 16-bit values the high byte is kept (as
     Pillow does for 16-bit colour). Grey values go into all three channels of a colour image. A grey
-    image is a grey file's values as they are, or the luma of a colour file (``luma_uint8``).
+    image is a grey file's values as they are, or the luma of a colour file: that of MATLAB, in
+    16..235 (``luma_uint8``), or with ``full_range`` in 0..255.
 
     Args:
         file: A path or an open binary file.
         channels: 3 for RGB, 1 for grey.
         name: What error messages call an open file.
+        full_range: Makes grey of colours as 0.299 R + 0.587 G + 0.114 B, in 0..255.
 
     Raises:
         UserError: the file is missing, is no image, is cut off or is too large to be trusted.
@@ -67,7 +71,10 @@ def read_image(file: Path | BinaryIO, channels: int, name: str = "") -> np.ndarr
                 raise ValueError("its pixels are floats, of unknown range")
             if channels == 1 and image.mode in _GREY_MODES:
                 return np.array(image.convert("L"))[..., None]
-            rgb = np.array(image.convert("RGB"))
+            rgb = image.convert("RGB")
+            if channels == 1 and full_range:
+                return np.array(rgb.convert("L"))[..., None]
+            rgb = np.array(rgb)
             return rgb if channels == 3 else luma_uint8(rgb)[..., None]
     except Exception as error:  # decoders raise any of a dozen types on broken data
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -149,7 +149,8 @@ def _source_scale(task: Task) -> int:
 
 def _title(source: str, split: str, task: Task) -> str:
     """What a cache is called: "folder-train-x2", or "folder-train-grey" if it has no LQ images."""
-    scale, colours = _source_scale(task), "rgb" if task.channels == 3 else "grey"
+    scale, grey = _source_scale(task), "full-grey" if task.grey else "grey"
+    colours = "rgb" if task.channels == 3 else grey
     return f"{source}-{split}-{f'x{scale}' if scale > 1 else colours}"
 
 
@@ -205,7 +206,8 @@ def _tfds(config: Config, split: str) -> Undecoded:
     labels = tuple(f"{name} {key} {i}" for i in range(len(examples)))
 
     def image(i: int, part: str, channels: int) -> np.ndarray:
-        return read_image(io.BytesIO(examples[i][part]), channels, f"{part} of {labels[i]}")
+        file = io.BytesIO(examples[i][part])
+        return read_image(file, channels, f"{part} of {labels[i]}", task.grey)
 
     def decode(i: int) -> Pair | None:
         if scale == 1:
@@ -251,7 +253,7 @@ def _single_images(title: str, folder: Path, task: Task) -> Undecoded:
     files, scale = _images_of(folder), _source_scale(task)
 
     def decode(i: int) -> Pair | None:
-        hq = read_image(files[i], task.channels)
+        hq = read_image(files[i], task.channels, full_range=task.grey)
         if scale == 1:
             return hq, hq
         return bicubic_pair(hq, scale) if min(hq.shape[:2]) >= scale else None

@@ -21,6 +21,7 @@ from jax import lax
 
 from binsr_jax import models
 from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.models.backbone import pad_to_multiple
 from binsr_jax.nn.attention import POOLED
 from binsr_jax.nn.packed import PackedConv, PackedFloatConv
 
@@ -45,6 +46,9 @@ class Engine:
         channels: of the image.
         radius: how many pixels away an output pixel looks, at most, apart from means over the whole
             image.
+        stride: a tile must start at a multiple of it.
+        overlap: pixels beyond what is kept of a tile with which it is near enough to exact, where
+            ``radius`` is too much; None if a network has signs, of which none may flip.
         global_pooling: whether there are such means.
         bytes_per_pixel: of working memory, for a pixel of a tile; input and output included.
     """
@@ -56,21 +60,23 @@ class Engine:
         network = models.build(
             model.config.model, self.scale, self.channels, _CONVOLUTIONS[arithmetic]
         )
-        image = jax.ShapeDtypeStruct((1, 1, 1, self.channels), jnp.float32)
-        self.radius: int = _reach(self._params)
+        self.stride: int = network.stride
+        image = jax.ShapeDtypeStruct((1, self.stride, self.stride, self.channels), jnp.float32)
         features, pooled = jax.eval_shape(partial(_extract, network), self._params, None, image)
         self.global_pooling: bool = bool(jax.tree.leaves(pooled))
         tail = jax.eval_shape(
             partial(network.init, method="reconstruct"), jax.random.key(0), features, image
         )
+        self.overlap: int | None = network.overlap
+        self.radius, halo = network.reach(self._params, tail["params"])
         pixels = self.channels * (1 + self.scale**2)
-        maps = network.unit().feature_maps
-        self.bytes_per_pixel: int = 4 * (maps * features.shape[-1] + pixels)
+        maps = network.unit().feature_maps * features.shape[-1] / self.stride**2
+        self.bytes_per_pixel: float = 4 * (maps + pixels)
 
         on_cpu = jax.default_backend() == "cpu"
         # Vectors of 512 bits, where the CPU has them: XLA takes 256 on its own.
         options = {"xla_cpu_prefer_vector_width": "512"} if on_cpu else None
-        strips = partial(_reconstruct, network, halo=max(1, _reach(tail["params"])))
+        strips = partial(_reconstruct, network, halo=max(1, halo))
         self._extract = jax.jit(partial(_extract, network), compiler_options=options)
         self._reconstruct = jax.jit(strips, compiler_options=options)
 
@@ -88,16 +94,18 @@ class Engine:
             ValueError: the image has another shape.
             TypeError: the image is not float32.
         """
-        x = self._checked(image)
+        x = pad_to_multiple(self._checked(image), self.stride)
         features, _ = self._extract(self._params, pooled, x)
-        return np.asarray(self._reconstruct(self._params, features, x))[0]
+        height, width = (self.scale * side for side in image.shape[:2])
+        return np.asarray(self._reconstruct(self._params, features, x))[0, :height, :width]
 
     def pooled_of(self, image: np.ndarray) -> Any:
         """The means over an image that its pieces are to be worked with: see `run`.
 
         ``run(image, pooled_of(image))`` is ``run(image)``. Without ``global_pooling``, nothing.
         """
-        return self._extract(self._params, None, self._checked(image))[1]
+        x = pad_to_multiple(self._checked(image), self.stride)
+        return self._extract(self._params, None, x)[1]
 
     def _checked(self, image: np.ndarray) -> jax.Array:
         if image.ndim != 3 or image.shape[-1] != self.channels or 0 in image.shape:
@@ -118,8 +126,9 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
 
 def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: int) -> jax.Array:
     """The output, a strip of rows at a time."""
-    row = 4 * features.shape[-1] * features.shape[-2] * network.scale  # bytes, of an intermediate
-    rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // network.scale)
+    scale = network.stride * network.scale
+    row = 4 * features.shape[-1] * features.shape[-2] * scale  # bytes, of an intermediate
+    rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
         return network.apply({"params": params}, features, x, method="reconstruct")
@@ -133,10 +142,11 @@ def in_strips(
     """``f(*inputs)``, worked in strips of rows to bound the memory of what is in between.
 
     Args:
-        f: takes arrays ``[B, H, W, _]`` to ``[B, s H, s W, _]`` for some whole s; a row of its
-            output depends on the ``halo`` rows of its input before and after it, at most.
-        inputs: of one height.
-        rows: of input that are worked at a time, beside the halo.
+        f: takes arrays ``[B, n H, W, _]``, each with a whole n of its own, to ``[B, s H, W, _]``
+            for some whole s; a row of its output depends on the ``halo`` rows of H before and after
+            it, at most.
+        inputs: the first has n = 1.
+        rows: of H that are worked at a time, beside the halo.
         halo: at least 0.
 
     Returns:
@@ -145,8 +155,13 @@ def in_strips(
     height, strip = inputs[0].shape[1], rows + 2 * halo
     if height <= strip:
         return f(*inputs)
+    finer = [x.shape[1] // height for x in inputs]
     part = jax.eval_shape(
-        f, *(jax.ShapeDtypeStruct((x.shape[0], strip, *x.shape[2:]), x.dtype) for x in inputs)
+        f,
+        *(
+            jax.ShapeDtypeStruct((x.shape[0], n * strip, *x.shape[2:]), x.dtype)
+            for x, n in zip(inputs, finer, strict=True)
+        ),
     )
     scale = part.shape[1] // strip
 
@@ -155,18 +170,14 @@ def in_strips(
         # where the image does, so that it is padded as the image is.
         top = jnp.minimum(i * rows, height - rows)
         start = jnp.clip(top - halo, 0, height - strip)
-        z = f(*(lax.dynamic_slice_in_dim(x, start, strip, axis=1) for x in inputs))
+        z = f(
+            *(
+                lax.dynamic_slice_in_dim(x, n * start, n * strip, axis=1)
+                for x, n in zip(inputs, finer, strict=True)
+            )
+        )
         z = lax.dynamic_slice_in_dim(z, (top - start) * scale, rows * scale, axis=1)
         return lax.dynamic_update_slice_in_dim(y, z, top * scale, axis=1)
 
     shape = (part.shape[0], height * scale, *part.shape[2:])
     return lax.fori_loop(0, -(-height // rows), write_strip, jnp.zeros(shape, part.dtype))
-
-
-def _reach(params: Any) -> int:
-    """How many pixels away a network of these parameters looks, at most.
-
-    No path through it passes a convolution twice, and none has coarser pixels than the input: so it
-    is no further than half the heights of all kernels (``[kh, kw, ...]``) together.
-    """
-    return sum(leaf.shape[0] // 2 for leaf in jax.tree.leaves(params) if leaf.ndim == 4)

@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
+
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _BIG_SIZES = {16: 8, 17: 8, 18: 8}  # of BigTIFF alone
 _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+# The numbers that a value of a type is made of, by their bytes.
+_UNITS = {**_SIZES, 5: 4, 10: 4}
+_MARKS = {"<": b"II", ">": b"MM"}
+EXIF_MARK = b"Exif\0\0"
 _MOST_ENTRIES = 4096
 _MOST_PART = 65_000  # of one value of EXIF, and of all of it: a segment of JPEG holds 65,533 bytes
 
-ORIENTATION = 0x0112
+_ORIENTATION, _ACROSS, _DOWN, _UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 _EXIF, _GPS = 0x8769, 0x8825
 # What is kept of the EXIF beside those two: description, maker, model, software, date, artist,
 # copyright. The rest describes the layout of the old file, or the orientation, which is applied.
@@ -110,6 +116,23 @@ class Directories:
         return self._file.read(min(count, self.length - offset))
 
 
+def orientation_and_dpi(directories: Directories) -> tuple[int, tuple[float, float] | None]:
+    """The orientation of the first picture, 0 if none is given, and its dots an inch.
+
+    Raises:
+        ValueError: the directory is damaged.
+    """
+    entries, _ = directories.read(directories.first)
+    (orientation, *_) = (*directories.numbers(entries, _ORIENTATION, 1), 0)
+    (unit, *_) = (*directories.numbers(entries, _UNIT, 1), 2)
+    values = [directories.content(entries[tag]) for tag in (_ACROSS, _DOWN) if tag in entries]
+    if unit not in (2, 3) or [len(value) for value in values] != [8, 8]:
+        return orientation, None
+    ratios = [struct.unpack(f"{directories.order}II", value) for value in values]
+    across, down = (a / b * (2.54 if unit == 3 else 1) if b else 0.0 for a, b in ratios)
+    return orientation, (across, down)
+
+
 def kept_exif(directories: Directories) -> bytes:
     """What is kept of the EXIF, as a new one whose values have the same bytes; or nothing.
 
@@ -122,43 +145,78 @@ def kept_exif(directories: Directories) -> bytes:
         for offset in directories.numbers(main, pointer, 1):
             found, _ = directories.read(offset)
             kept[pointer] = {tag: entry for tag, entry in found.items() if tag not in _NOT_KEPT}
-    values = {
-        name: {
-            tag: (entry.kind, entry.count, directories.content(entry))
-            for tag, entry in entries.items()
-            if entry.kind in _SIZES and 0 < entry.size <= _MOST_PART
-        }
+    parts = {
+        name: _values(directories, {t: e for t, e in entries.items() if e.size <= _MOST_PART})
         for name, entries in kept.items()
     }
-    while (
-        sum(len(value[2]) + 14 for part in values.values() for value in part.values()) > _MOST_PART
-    ):
-        part = max(
-            values.values(), key=lambda part: max((len(v[2]) for v in part.values()), default=0)
-        )
-        del part[max(part, key=lambda tag: len(part[tag][2]))]  # as a maker's own notes
-    return _exif_of(directories.order, values) if any(values.values()) else b""
+    longest_last = sorted(
+        (len(part[tag][2]), name, tag) for name, part in parts.items() for tag in part
+    )
+    while sum(map(_length, parts.values())) > _MOST_PART:
+        _, name, tag = longest_last.pop()  # such as a maker's own notes
+        del parts[name][tag]
+    if not any(parts.values()):
+        return b""
+    head = struct.pack(directories.order + "2sHI", _MARKS[directories.order], 42, 8)
+    return EXIF_MARK + head + _laid_out(directories.order, parts, len(head))
+
+
+def add_exif(file: BinaryIO, exif: bytes) -> None:
+    """Adds EXIF from ``kept_exif`` to a TIFF that is open for reading and writing.
+
+    The picture's directory is written again at the end, with the values of the EXIF as they are.
+    """
+    picture, added = Directories(file), Directories(io.BytesIO(exif.removeprefix(EXIF_MARK)))
+    order = picture.order
+    entries, _ = added.read(added.first)
+    parts = {0: _values(added, {tag: entry for tag, entry in entries.items() if tag in _KEPT})}
+    for pointer in (_EXIF, _GPS):
+        for offset in added.numbers(entries, pointer, 1):
+            parts[pointer] = _values(added, added.read(offset)[0])
+    if added.order != order:
+        parts = {name: _swapped(part) for name, part in parts.items()}
+    parts[0] |= _values(picture, picture.read(picture.first)[0])
+    end = picture.length + picture.length % 2
+    file.seek(end)
+    file.write(_laid_out(order, parts, end))
+    file.seek(4)
+    file.write(struct.pack(order + "I", end))
 
 
 _Values = dict[int, tuple[int, int, bytes]]
 
 
-def _exif_of(order: str, parts: dict[int, _Values]) -> bytes:
-    """EXIF with a main directory, at 0, and those that it points to."""
+def _values(directories: Directories, entries: Mapping[int, Entry]) -> _Values:
+    """Type, number and bytes of each value, of types that any TIFF can have."""
+    return {
+        tag: (entry.kind, entry.count, directories.content(entry))
+        for tag, entry in entries.items()
+        if entry.kind in _SIZES and entry.size
+    }
+
+
+def _swapped(part: _Values) -> _Values:
+    """The values in the other order of bytes."""
+    return {
+        tag: (kind, count, np.frombuffer(value, f"u{_UNITS[kind]}").byteswap().tobytes())
+        for tag, (kind, count, value) in part.items()
+    }
+
+
+def _laid_out(order: str, parts: Mapping[int, _Values], place: int) -> bytes:
+    """A main directory, which is part 0, at a place, and behind it those that it points to."""
     main = dict(parts[0])
     inner = {tag: part for tag, part in parts.items() if tag and part}
     for tag in inner:
         main[tag] = (4, 1, bytes(4))
-    place = 8 + _length(main)
+    behind = place + _length(main)
     for tag, part in inner.items():
-        main[tag] = (4, 1, struct.pack(order + "I", place))
-        place += _length(part)
-    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
-    out = io.BytesIO(head)
-    out.seek(len(head))
+        main[tag] = (4, 1, struct.pack(order + "I", behind))
+        behind += _length(part)
+    out = b""
     for part in (main, *inner.values()):
-        out.write(_directory(order, part, out.tell()))
-    return b"Exif\0\0" + out.getvalue()
+        out += _directory(order, part, place + len(out))
+    return out
 
 
 def _length(part: _Values) -> int:

@@ -232,6 +232,11 @@ def _is_there(target: Path) -> bool:
 
 
 def _note_of(work: Work) -> Iterator[str]:
+    if work.overlap:
+        yield (
+            f"its tiles overlap by {work.overlap} pixels, which is nearly exact; exact ones do not "
+            "fit into --memory"
+        )
     if work.reduction > 1:
         yield (
             "its squeeze-and-excitation takes the means of the image reduced "

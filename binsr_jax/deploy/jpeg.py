@@ -1,52 +1,121 @@
-"""JPEG files before their pixels are decoded: which kinds are read, and how much work they are."""
+"""JPEG files before their pixels are decoded: checked, and cut down to what a decoder needs."""
 
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from binsr_jax.errors import UserError
 
+_MOST_SEGMENTS = 5000  # a profile and EXIF take up to some hundreds
 _MOST_SCANS = 200  # an encoder makes about ten, and each is work over the whole picture
 _MOST_PIXELS = 1024  # of a byte: 16 blocks of chroma that is reduced four times each way
 _ARITHMETIC = range(0xC9, 0xD0)
-_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_PROFILE, _JFIF, _ADOBE = b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"
 
 
-def check(file: BinaryIO, most_pixels: int) -> None:
-    """Looks at a JPEG's header, and at the number of its scans.
+@dataclass
+class Jpeg:
+    """A JPEG that a decoder can be given, and what else is known of it.
+
+    Attributes:
+        stream: the file without what is beside the pixels.
+        profile: the ICC profile, or None.
+        exif: the EXIF, or None.
+        xmp: the XMP; may be empty.
+        dpi: dots an inch, across and down, or None.
+    """
+
+    stream: BinaryIO = field(default_factory=io.BytesIO)
+    profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+
+
+def read(file: BinaryIO, most_pixels: int) -> Jpeg:
+    """Reads a JPEG file.
 
     Raises:
         ValueError: it is cut off before its pixels, or claims more than it holds.
         UserError: it is of a kind that is not supported.
     """
     data = file.read()
-    place, frame = 2, None
-    while place + 4 <= len(data):
-        if data[place] != 0xFF:
-            place += 1
-            continue
-        marker = data[place + 1]
-        if marker == 0xFF:
-            place += 1
-            continue
-        if marker in _ALONE or marker == 0:
-            place += 2
-            continue
-        length = int.from_bytes(data[place + 2 : place + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            frame = marker, data[place + 4 : place + 2 + length]
-        if marker in (0xDA, 0xD9):
+    jpeg, parts, profile = Jpeg(), [data[:2]], {}
+    frame, scan = None, len(data)
+    for marker, place, content in _segments(data):
+        if marker == 0xDA:
+            scan = place
             break
-        place += 2 + max(2, length)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = marker, content
+        if marker == 0xE1 and content.startswith(_EXIF):
+            # The first: one that goes on in another segment is longer than what is kept.
+            jpeg.exif = jpeg.exif or content[len(_EXIF) :]
+        elif marker == 0xE1 and content.startswith(_XMP):
+            jpeg.xmp = jpeg.xmp or content[len(_XMP) :]
+        elif marker == 0xE2 and content.startswith(_PROFILE) and len(content) > 14:
+            profile.setdefault(content[12], content[14:])
+        elif marker == 0xE0 and content.startswith(_JFIF) and len(content) >= 12:
+            jpeg.dpi = _dpi(content)
+        # Pillow tells the colours of four channels, and of three, by what JFIF and Adobe say.
+        keeps = (marker == 0xE0 and content.startswith(_JFIF)) or (
+            marker == 0xEE and content.startswith(_ADOBE)
+        )
+        if keeps or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            parts.append(
+                b"\xff" + bytes([marker]) + (len(content) + 2).to_bytes(2, "big") + content
+            )
     if frame is None or len(frame[1]) < 6:
         raise ValueError("it is cut off")
-    marker, content = frame
-    if content[0] != 8:
+    _check(*frame, data, scan, most_pixels)
+    if profile:
+        jpeg.profile = b"".join(profile[number] for number in sorted(profile))
+    jpeg.stream = io.BytesIO(b"".join((*parts, memoryview(data)[scan:])))
+    return jpeg
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Marker, place and content of each segment up to the first scan, whose content is left out."""
+    place = 2
+    for _ in range(_MOST_SEGMENTS):
+        start = place
+        while data[place : place + 1] == b"\xff":  # any number of them may come before a marker
+            place += 1
+        if place == start or place - start > _MOST_SEGMENTS or place >= len(data):
+            return
+        marker = data[place]
+        place += 1
+        if marker == 0xDA:
+            yield marker, place - 2, b""
+            return
+        if marker in _ALONE:
+            continue
+        if marker in (0, 0xD8, 0xD9) or place + 2 > len(data):
+            return
+        length = int.from_bytes(data[place : place + 2], "big")
+        yield marker, place - 2, data[place + 2 : place + length]
+        place += max(2, length)
+    raise ValueError(f"it has more than {_MOST_SEGMENTS} segments before its pixels")
+
+
+def _check(marker: int, frame: bytes, data: bytes, scan: int, most_pixels: int) -> None:
+    if frame[0] != 8:
         raise UserError(
-            f"it is a JPEG of {content[0]} bits a channel, a kind that is not supported: "
+            f"it is a JPEG of {frame[0]} bits a channel, a kind that is not supported: "
             "convert it to 8 bits"
         )
-    if data.count(b"\xff\xda", place) > _MOST_SCANS:
+    if data.count(b"\xff\xda", scan) > _MOST_SCANS:
         raise ValueError(f"it has more than {_MOST_SCANS} scans, which may be an attack")
-    pixels = int.from_bytes(content[1:3], "big") * int.from_bytes(content[3:5], "big")
-    left = len(data) - place
-    if marker not in _ARITHMETIC and pixels <= most_pixels and pixels > _MOST_PIXELS * left + 2**16:
+    pixels = int.from_bytes(frame[1:3], "big") * int.from_bytes(frame[3:5], "big")
+    most = _MOST_PIXELS * (len(data) - scan) + 2**16
+    if marker not in _ARITHMETIC and most < pixels <= most_pixels:
         raise ValueError("it claims more pixels than it holds")
+
+
+def _dpi(jfif: bytes) -> tuple[float, float] | None:
+    factor = {1: 1.0, 2: 2.54}.get(jfif[7])  # dots an inch, or a centimetre
+    across, down = int.from_bytes(jfif[8:10], "big"), int.from_bytes(jfif[10:12], "big")
+    return (factor * across, factor * down) if factor else None

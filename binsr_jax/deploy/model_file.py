@@ -19,44 +19,19 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from binsr_jax import __version__, models
-from binsr_jax.config import Config, config_from_json, config_to_json
+from binsr_jax import models
+from binsr_jax.config import Config
 from binsr_jax.cost import stored_bytes
+from binsr_jax.deploy.description import Description, describe, read_description
+from binsr_jax.deploy.signs import Kernel, bits_of, words_of
 from binsr_jax.errors import UserError
 from binsr_jax.files import replace_bytes
 from binsr_jax.nn.packed import SignConv
-from binsr_jax.ops.packed import pack_weights, unpack_weights
 from binsr_jax.tasks import Task, task_of
 
-FORMAT_VERSION = 1
-
-# The fields that a file of version 1 must have; the rest of its config may be left out.
-NETWORK_FIELDS = (
-    "task",
-    "scale",
-    "model.name",
-    "model.unit",
-    "model.features",
-    "model.blocks",
-    "model.residual_attention",
-    "model.binary_attention",
-    "model.attention_hidden",
-    "model.surrogate",
-    "model.weight_scale",
-    "model.head_activation",
-    "model.body_end",
-    "model.upsampler",
-    "model.amplification",
-    "model.residual_scale",
-    "model.image_skip",
-)
-
 _MAX_HEADER = 1 << 19
-_MAX_FIELDS = {"features": 4096, "blocks": 64, "attention_hidden": 4096}
-_MAX_NUMBER = 10**6  # of settings and scores
 _MAX_REASON = 300  # characters
-_FLOATS = {"float32": "F32", "float16": "F16"}  # to the names of safetensors
-_PROVENANCE = {"steps": int, "source": str, "data": str, "scores": dict, "package": str}
+_DTYPES = {"float32": "F32", "float16": "F16"}  # to the names of safetensors
 
 
 @dataclass(frozen=True)
@@ -64,7 +39,8 @@ class PackedModel:
     """A packed network.
 
     Attributes:
-        config: The full config; its ``model``, ``scale`` and ``task`` say what the network is.
+        config: The full config; its ``model``, ``scale`` and ``task`` say what the network is. The
+            rest tells how it was trained, as far as the file says it and this version knows it.
         params: Of ``models.build(config.model, config.scale, channels, conv=PackedConv)``.
         provenance: How it was trained: ``steps``, ``source`` (the kinds of data), ``data`` (a
             fingerprint of the training data), ``scores`` (name to number) and ``package`` (the
@@ -97,7 +73,7 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     size: int
-    kernel: tuple[int, ...] | None = None
+    kernel: Kernel | None = None
 
 
 def stored_tensors(config: Config, floats: str = "float32") -> dict[str, StoredTensor]:
@@ -121,7 +97,7 @@ def stored_tensors(config: Config, floats: str = "float32") -> dict[str, StoredT
         if leaf.dtype == jnp.int8:
             tensors[name] = StoredTensor("U8", (size,), size, leaf.shape)
         else:
-            tensors[name] = StoredTensor(_FLOATS[floats], leaf.shape, size)
+            tensors[name] = StoredTensor(_DTYPES[floats], leaf.shape, size)
     return tensors
 
 
@@ -130,18 +106,20 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
 
     Raises:
         UserError: the file cannot be written, or what it would hold could not be read again: a
-            parameter that is not finite, or a wrong provenance.
+            parameter that is not finite, or a network beyond the limits of the format.
     """
     path = Path(path).expanduser()
-    _check_provenance(model.provenance)
     tensors = stored_tensors(model.config, model.floats)
+    kernels = {name: list(t.kernel) for name, t in tensors.items() if t.kernel}
+    try:
+        description = describe(model.config, model.floats, kernels, model.provenance)
+    except UserError as error:
+        raise UserError(f"The network cannot be packed: {error}.") from error
     params: dict[str, Any] = flatten_dict(model.params, sep="/")
     arrays = {}
     for name, tensor in tensors.items():
         if tensor.kernel is not None:
-            w_bits = jnp.asarray(params[_w_bits(name)])
-            positive = np.asarray(_unpack_weights(w_bits, tensor.kernel[2])) > 0
-            arrays[name] = np.packbits(positive, bitorder="little")
+            arrays[name] = bits_of(np.asarray(params[_w_bits(name)]), tensor.kernel)
         else:
             with np.errstate(over="ignore"):  # what is too large for float16 is refused below
                 arrays[name] = np.asarray(params[name]).astype(model.floats).reshape(tensor.shape)
@@ -150,14 +128,6 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
                     f"The parameter {name} is not finite in {model.floats}: "
                     "train with a lower learning rate, or pack without --half."
                 )
-    description = {
-        "format_version": FORMAT_VERSION,
-        "task": model.task.name,
-        "floats": model.floats,
-        "kernels": {name: list(t.kernel) for name, t in tensors.items() if t.kernel},
-        "config": config_to_json(model.config),
-        "provenance": model.provenance,
-    }
     content = safetensors.numpy.save(arrays, metadata={"binsr": json.dumps(description)})
     _write(path, content)
 
@@ -192,77 +162,43 @@ def _read(file: BinaryIO) -> PackedModel:
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("binsr"), str):
         raise UserError("its metadata has no entry binsr, so another program wrote it")
-    description = _json_object(metadata["binsr"].encode(errors="replace"), "its description")
-    config, tensors = _described(description, len(header))
+    description = read_description(
+        _json_object(metadata["binsr"].encode(errors="replace"), "its description")
+    )
+    tensors = _described_tensors(description, len(header))
     offsets = _offsets(header, tensors, size - 8 - length)
     params = {}
     for name in sorted(offsets, key=offsets.__getitem__):
         data, tensor = _bytes(file, tensors[name].size), tensors[name]
         if tensor.kernel is not None:
-            params[_w_bits(name)] = _unpack_signs(name, data, tensor.kernel)
+            params[_w_bits(name)] = _w_bits_of(name, data, tensor.kernel)
         else:
             array = np.frombuffer(data, "<f2" if tensor.dtype == "F16" else "<f4")
             if not np.isfinite(array).all():
                 raise UserError(f"the tensor {name} has values that are not finite")
             params[name] = jnp.asarray(array.astype(np.float32).reshape(tensor.shape))
     return PackedModel(
-        config, unflatten_dict(params, sep="/"), description["provenance"], description["floats"]
+        description.config,
+        unflatten_dict(params, sep="/"),
+        description.provenance,
+        description.floats,
     )
 
 
-def _described(description: dict[str, Any], count: int) -> tuple[Config, dict[str, StoredTensor]]:
-    """The config of a file's description, and the tensors that the file must have then.
+def _described_tensors(description: Description, count: int) -> dict[str, StoredTensor]:
+    """The tensors that the file of a network must have.
 
     Args:
-        description: not yet checked.
+        description: of the file.
         count: how many tensors the file has: a bound on the work of building the network.
     """
-    version = description.get("format_version")
-    if type(version) is not int or version < 1:
-        raise UserError("its description has no format_version")
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"it is of format version {str(version)[:9]}, but binsr-jax {__version__} reads only "
-            f"version {FORMAT_VERSION}; upgrade binsr-jax"
-        )
-    kinds = {"task": str, "floats": str, "kernels": dict, "config": dict, "provenance": dict}
-    _require_fields("its description", description, {"format_version": int, **kinds}, kinds)
-    if description["floats"] not in _FLOATS:
-        raise UserError("its description's floats are neither float32 nor float16")
-    _check_provenance(description["provenance"])
-    stored = flatten_dict(description["config"], sep=".")
-    missing = [name for name in NETWORK_FIELDS if name not in stored]
-    if missing:
-        raise UserError(f"its config has no field {missing[0]}")
-    config = config_from_json(description["config"])
-    for field, limit in _MAX_FIELDS.items():
-        if config.model[field] > limit:
-            raise UserError(f"its config.model.{field} is above {limit}")
-    for field, value in config.model.items():
-        if isinstance(value, float) and not abs(value) < _MAX_NUMBER:
-            raise UserError(f"its config.model.{field} is not within +-{_MAX_NUMBER}")
-    if config.model.blocks > count:
+    if description.config.model.blocks > count:
         raise UserError(f"it has {count} tensors, too few for its config.model.blocks")
-    if description["task"] != task_of(config).name:
-        raise UserError(f"its task is not {task_of(config).name}, as its config says")
-    tensors = stored_tensors(config, description["floats"])
-    if description["kernels"] != {n: list(t.kernel) for n, t in tensors.items() if t.kernel}:
-        raise UserError("its kernels are not those of the network that its config describes")
-    return config, tensors
-
-
-def _check_provenance(provenance: dict[str, Any]) -> None:
-    """Refuses what could not be shown: huge numbers, and texts that steer a terminal."""
-    _require_fields("its provenance", provenance, _PROVENANCE, ())
-    scores = provenance.get("scores", {})
-    if not 0 <= provenance.get("steps", 0) < 1 << 53:
-        raise UserError("its provenance has an impossible number of steps")
-    for score in scores.values():
-        if type(score) not in (int, float) or not abs(score) < _MAX_NUMBER:
-            raise UserError("its provenance has a score that is not a finite number")
-    for text in (*scores, *(text for text in provenance.values() if isinstance(text, str))):
-        if not text.isprintable():
-            raise UserError("its provenance has a text that cannot be printed")
+    tensors = stored_tensors(description.config, description.floats)
+    kernels = {name: list(t.kernel) for name, t in tensors.items() if t.kernel}
+    if not _same(description.kernels, kernels):
+        raise UserError("its kernels are not those of the network that its description names")
+    return tensors
 
 
 def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int) -> dict[str, int]:
@@ -278,12 +214,12 @@ def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int
     for name, tensor in tensors.items():
         entry = header[name]
         wanted = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-        if not isinstance(entry, dict) or entry != wanted | {
-            "data_offsets": entry.get("data_offsets")
-        }:
+        if not isinstance(entry, dict) or not _same(
+            entry, wanted | {"data_offsets": entry.get("data_offsets")}
+        ):
             raise UserError(f"its tensor {name} is not {tensor.dtype} {list(tensor.shape)}")
         match entry["data_offsets"]:
-            case [int(start), int(end)] if end - start == tensor.size:
+            case [start, end] if type(start) is type(end) is int and end - start == tensor.size:
                 starts[name] = start
             case _:
                 raise UserError(f"the offsets of its tensor {name} are wrong")
@@ -297,18 +233,12 @@ def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int
     return starts
 
 
-def _unpack_signs(name: str, data: bytes, kernel: tuple[int, ...]) -> jax.Array:
-    """The bits of ``pack_weights`` of a string of bits."""
-    count = math.prod(kernel)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    if bits[count:].any():
+def _w_bits_of(name: str, data: bytes, kernel: Kernel) -> jax.Array:
+    """The packed kernel, of the string of its signs."""
+    used = math.prod(kernel) % 8  # bits of the last byte; 0: all
+    if used and data[-1] >> used:
         raise UserError(f"the tensor {name} has bits behind its last sign")
-    signs = bits[:count].reshape(kernel).astype(np.float32)
-    return _pack_weights(signs)
-
-
-_pack_weights = jax.jit(pack_weights)
-_unpack_weights = jax.jit(unpack_weights, static_argnums=1)
+    return jnp.asarray(words_of(np.frombuffer(data, np.uint8), kernel))
 
 
 def _w_bits(signs: str) -> str:
@@ -316,17 +246,9 @@ def _w_bits(signs: str) -> str:
     return signs.removesuffix("signs") + "w_bits"
 
 
-def _require_fields(
-    what: str, values: dict[str, Any], kinds: dict[str, type], required: Any
-) -> None:
-    for name, value in values.items():
-        if name not in kinds:
-            raise UserError(f"{what} has a field {name[:80]!r}, unknown in this version")
-        if type(value) is not kinds[name]:
-            raise UserError(f"{what} has a {name} of a wrong type")
-    for name in required:
-        if name not in values:
-            raise UserError(f"{what} has no {name}")
+def _same(value: Any, wanted: Any) -> bool:
+    """Whether two JSON values are the same, of the same types: 1, 1.0 and true are not."""
+    return json.dumps(value, sort_keys=True) == json.dumps(wanted, sort_keys=True)
 
 
 def _json_object(text: bytes, what: str) -> dict[str, Any]:
@@ -335,6 +257,11 @@ def _json_object(text: bytes, what: str) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
+    def finite(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{text} is too large")
+        return value
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
@@ -342,7 +269,9 @@ def _json_object(text: bytes, what: str) -> dict[str, Any]:
         return values
 
     try:
-        values = json.loads(text.decode(), parse_constant=refuse, object_pairs_hook=unique)
+        values = json.loads(
+            text.decode(), parse_constant=refuse, parse_float=finite, object_pairs_hook=unique
+        )
     except (ValueError, RecursionError) as error:
         raise UserError(f"{what} is not valid JSON") from error
     if not isinstance(values, dict):

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import math
+import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,22 +15,29 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
-from binsr_jax.deploy import jpeg, png, tiff
-from binsr_jax.deploy.ifd import Directories, kept_exif
+from binsr_jax.deploy import gif, jpeg, png, tiff
+from binsr_jax.deploy.ifd import EXIF_MARK, Directories, add_exif, kept_exif, orientation_and_dpi
 from binsr_jax.deploy.pictures import FORMATS, Picture, from_pillow
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular, replacing
 
-_READ = (*dict.fromkeys(FORMATS.values()), "BMP", "GIF")
 _OPTIONS = {
     "PNG": {"compress_level": 3},  # a third of the usual level's time, 2% more bytes
     "JPEG": {"subsampling": 0},
     "TIFF": {"compression": "tiff_lzw"},
 }
 _READING = threading.RLock()
-_MOST_DPI = 65_535  # that JPEG holds
-# Pixels that a byte of these can hold at most: codes of 9 bits for 4096, and runs of 255.
-_PIXELS_OF_A_BYTE = {"GIF": 4096, "BMP": 255}
+_PIXELS_OF_BMP = 255  # of a byte, at most: a run
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What other files begin with, at which place.
 _OTHERS = (
     (0, b"FUJIFILMCCD-RAW", "a camera's raw file"),
@@ -63,8 +72,11 @@ class _Opened:
 
     image: ImageFile.ImageFile
     more_frames: bool
-    exif: Directories | None = None
+    profile: bytes | None = None
+    dpi: Any = None
     notes: list[str] = field(default_factory=list)
+    exif: Directories | None = None
+    orientation: int = 1  # that of a TIFF is Pillow's concern
     of_png: png.Png | None = None
     of_tiff: tiff.Layout | None = None
 
@@ -128,9 +140,6 @@ def _decoded(opened: _Opened) -> Picture:
         notes.append("only its first frame is taken")
     layout = str(image.tile)  # how the pixels are stored; gone after load()
     image.load()  # before anything is asked that would load it and hide that it is damaged
-    with contextlib.suppress(Exception):  # broken EXIF: the picture stays as it lies
-        ImageOps.exif_transpose(image, in_place=True)
-    dpi = _dpi(image, opened.of_png)
     exif = b""
     if opened.exif is not None:
         try:
@@ -140,10 +149,14 @@ def _decoded(opened: _Opened) -> Picture:
     if ";16" in layout and not image.mode.startswith("I"):
         notes.append("its 16-bit colours are read as 8 bits")
     _mend(image, opened)
-    picture = from_pillow(image.convert("LA") if "'LA;16" in layout else image)
+    image.info["icc_profile"] = opened.profile
+    upright = image.convert("LA") if "'LA;16" in layout else image
+    if opened.orientation in _TURNS:
+        upright = upright.transpose(_TURNS[opened.orientation])
+    picture = from_pillow(upright)
     if opened.of_tiff is not None:
         picture = replace(picture, pixels=_levels(picture.pixels, opened.of_tiff))
-    return replace(picture, exif=exif, dpi=dpi, notes=(*notes, *picture.notes))
+    return replace(picture, exif=exif, dpi=_known(opened.dpi), notes=(*notes, *picture.notes))
 
 
 def write_picture(
@@ -170,9 +183,8 @@ def write_picture(
     options: dict[str, Any] = dict(_OPTIONS.get(form, {}))
     if form in ("JPEG", "WEBP"):
         options["quality"] = quality
-    if exif:
-        options["exif"] = _with_bytes(exif) if form == "TIFF" else exif
-        options.pop("compression", None)  # Pillow cannot write EXIF into a compressed TIFF
+    if exif and form != "TIFF":  # into which Pillow writes no other text than ASCII
+        options["exif"] = exif
     if profile := image.info.get("icc_profile"):
         options["icc_profile"] = profile
     if dpi is not None and form != "WEBP":  # which has no place for it
@@ -181,7 +193,11 @@ def write_picture(
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as output:
             image.save(cast(BinaryIO, output), form, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+            if exif and form == "TIFF":
+                add_exif(cast(BinaryIO, output), exif)
+    except MemoryError:
+        raise
+    except Exception as error:  # encoders raise any of a dozen types where a format ends
         raise UserError(f"Cannot write {file} ({_reason(error)}).") from error
 
 
@@ -211,15 +227,10 @@ def _opened(source: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Itera
         try:
             head = source.read(32)
             source.seek(0)
-            if head.startswith(png.SIGNATURE):
-                yield _open_png(source, most_pixels, pixels)
-            elif head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-                yield _open_tiff(source, head)
-            else:
-                if head.startswith(b"\xff\xd8"):
-                    jpeg.check(source, most_pixels)
-                    source.seek(0)
-                yield _open_other(source, head)
+            opened = _open(source, head, most_pixels, pixels)
+            if not all(opened.image.size):
+                raise ValueError("it has no pixels")
+            yield opened
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise UserError(
                 f"it has more than {most_pixels / 1e6:g} megapixels, which may be an attack; if "
@@ -229,18 +240,34 @@ def _opened(source: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Itera
             Image.MAX_IMAGE_PIXELS, TiffImagePlugin.READ_LIBTIFF = usual
 
 
-def _open_png(source: BinaryIO, most_pixels: int, pixels: bool) -> _Opened:
-    found = png.read(source, most_pixels, pixels=pixels)
-    image = Image.open(found.stream, formats=("PNG",))
-    if found.profile:
-        image.info["icc_profile"] = found.profile
-    if found.xmp:
-        image.info["XML:com.adobe.xmp"] = found.xmp
-    directories = None
-    if found.exif:
-        image.info["exif"] = found.exif
-        directories = _directories(found.exif, found.notes)
-    return _Opened(image, found.animated, directories, found.notes, of_png=found)
+def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> _Opened:
+    if head.startswith(png.SIGNATURE):
+        found = png.read(source, most_pixels, pixels=pixels)
+        image = Image.open(found.stream, formats=("PNG",))
+        opened = _Opened(image, found.animated, found.profile, found.dpi, found.notes)
+        opened.of_png = found
+        return _with_exif(opened, found.exif, found.xmp)
+    if head[:4] in _TIFF:
+        return _open_tiff(source, head)
+    if head.startswith(b"\xff\xd8"):
+        found = jpeg.read(source, most_pixels)
+        image = Image.open(found.stream, formats=("JPEG",))
+        return _with_exif(_Opened(image, False, found.profile, found.dpi), found.exif, found.xmp)
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        found = gif.read(source)
+        return _Opened(Image.open(found.stream, formats=("GIF",)), found.animated)
+    for place, mark, name in _OTHERS:
+        if head[place:].startswith(mark):
+            way = "develop it with a raw converter" if "raw" in name else "convert it to PNG"
+            raise UserError(f"it is {name}, which is not read: {way} first")
+    image = Image.open(source, formats=("WEBP", "BMP"))
+    if image.format == "BMP":
+        if image.width * image.height > _PIXELS_OF_BMP * source.seek(0, os.SEEK_END) + 2**16:
+            raise ValueError("it claims more pixels than it holds")
+        return _Opened(image, False, dpi=image.info.get("dpi"))
+    info = image.info
+    opened = _Opened(image, bool(getattr(image, "is_animated", False)), info.get("icc_profile"))
+    return _with_exif(opened, info.get("exif"), info.get("xmp") or b"")
 
 
 def _open_tiff(source: BinaryIO, head: bytes) -> _Opened:
@@ -254,33 +281,29 @@ def _open_tiff(source: BinaryIO, head: bytes) -> _Opened:
         image = Image.open(source, formats=("TIFF",))
     except Image.UnidentifiedImageError as error:
         raise UserError(tiff.unsupported(layout.kind)) from error
-    notes = ["it is a reduced picture of another one in its file"] if layout.thumbnail else []
-    return _Opened(image, layout.pages, directories, notes, of_tiff=layout)
-
-
-def _open_other(source: BinaryIO, head: bytes) -> _Opened:
-    for place, mark, name in _OTHERS:
-        if head[place:].startswith(mark):
-            way = "develop it with a raw converter" if "raw" in name else "convert it to PNG"
-            raise UserError(f"it is {name}, which is not read: {way} first")
-    image = Image.open(source, formats=_READ)
-    most = _PIXELS_OF_A_BYTE.get(image.format or "")
-    if most and image.width * image.height > most * source.seek(0, 2) + 2**16:
-        raise ValueError("it claims more pixels than it holds")
-    animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    opened = _Opened(image, animated)
-    exif = image.info.get("exif")
-    if isinstance(exif, bytes) and exif:
-        opened.exif = _directories(exif, opened.notes)
+    opened = _Opened(image, layout.pages, image.info.get("icc_profile"), image.info.get("dpi"))
+    opened.exif, opened.of_tiff = directories, layout
+    if layout.thumbnail:
+        opened.notes.append("it is a reduced picture of another one in its file")
     return opened
 
 
-def _directories(exif: bytes, notes: list[str]) -> Directories | None:
+def _with_exif(opened: _Opened, exif: bytes | None, xmp: bytes) -> _Opened:
+    """The same with what the EXIF says of orientation and resolution, else what XMP and JFIF do."""
+    match = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)
+    opened.orientation = int(match[1]) if match else 1
+    if not exif:
+        return opened
     try:
-        return Directories(io.BytesIO(exif.removeprefix(b"Exif\0\0")))
+        opened.exif = Directories(io.BytesIO(exif.removeprefix(EXIF_MARK)))
+        orientation, dpi = orientation_and_dpi(opened.exif)
     except ValueError:
-        notes.append("its EXIF cannot be read and is left out")
-        return None
+        opened.exif = None
+        opened.notes.append("its EXIF cannot be read and is left out")
+    else:
+        opened.orientation = orientation or opened.orientation
+        opened.dpi = opened.dpi or dpi
+    return opened
 
 
 def _mend(image: ImageFile.ImageFile, opened: _Opened) -> None:
@@ -305,28 +328,15 @@ def _levels(pixels: np.ndarray, layout: tiff.Layout) -> np.ndarray:
     return np.uint16(65_535) - pixels if layout.inverted else pixels
 
 
-def _dpi(image: Image.Image, found: png.Png | None) -> tuple[float, float] | None:
-    dpi = found.dpi if found is not None else image.info.get("dpi")
-    if dpi == (72, 72) and image.info.get("jfif_unit", 1) == 0:  # Pillow's own, for none
-        return None
+def _known(dpi: Any) -> tuple[float, float] | None:
+    """Dots an inch as two numbers, if they are any."""
     try:
         across, down = (float(value) for value in dpi or ())
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
     # One dot an inch is how Pillow writes that nothing is known.
-    known = all(math.isfinite(value) and 1 < value <= _MOST_DPI for value in (across, down))
+    known = all(1 < value < math.inf for value in (across, down))
     return (across, down) if known else None
-
-
-def _with_bytes(exif: bytes) -> Image.Exif:
-    """EXIF whose texts are bytes, since Pillow writes no others than ASCII into a TIFF."""
-    loaded = Image.Exif()
-    loaded.load(exif)
-    for values in (loaded, *(loaded.get_ifd(tag) for tag in (0x8769, 0x8825))):
-        for tag, value in list(values.items()):
-            if isinstance(value, str) and not value.isascii():
-                values[tag] = value.encode("latin-1", "replace")
-    return loaded
 
 
 def _reason(error: Exception) -> str:

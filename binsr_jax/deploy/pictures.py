@@ -24,6 +24,7 @@ FORMATS = {
 _LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg's and the format's own
 _DEEP = {"PNG", "TIFF"}  # can hold 16 bits of grey
 _CLEAR = {"PNG", "WEBP", "TIFF"}  # can hold transparency
+_MOST_DPI = 65_535  # that JPEG holds
 _LARGEST_PROFILE = 2**23
 
 
@@ -115,7 +116,7 @@ def fitted(picture: Picture, file: Path, scale: int) -> Picture:
         profile = None
         notes.append("its profile of grey is left out, since WEBP has only colour")
     if dpi is not None:  # on paper it stays as large as it was
-        dpi = (scale * dpi[0], scale * dpi[1])
+        dpi = (scale * dpi[0], scale * dpi[1]) if scale * max(dpi) <= _MOST_DPI else None
     return replace(
         picture, pixels=pixels, alpha=alpha, profile=profile, dpi=dpi, notes=tuple(notes)
     )

@@ -26,6 +26,7 @@ _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _MOST_PROFILE = 2**23
 _MOST_TEXT = 2**20
 _PIECE = 2**16
+_MOST_CHUNKS = 1000  # and one for each KiB: encoders make them of 8 KiB
 _INCH = 0.0254
 
 
@@ -40,7 +41,7 @@ class Png:
         key: the grey or the colour that is transparent, where there is one.
         profile: the ICC profile, or None.
         exif: the EXIF, or None.
-        xmp: the XMP, or None.
+        xmp: the XMP; may be empty.
         dpi: dots an inch, across and down, or None.
         animated: whether there are more frames.
         notes: what was left out.
@@ -52,7 +53,7 @@ class Png:
     key: tuple[int, ...] = ()
     profile: bytes | None = None
     exif: bytes | None = None
-    xmp: str | None = None
+    xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     animated: bool = False
     notes: list[str] = field(default_factory=list)
@@ -109,8 +110,10 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
     """Name and content of each chunk, and whether its sum is right."""
-    place = len(SIGNATURE)
-    while place + 12 <= len(data):
+    place, most = len(SIGNATURE), _MOST_CHUNKS + len(data) // 1024
+    for _ in range(most):
+        if place + 12 > len(data):
+            return
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         if end + 4 > len(data):
@@ -122,6 +125,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
         (check,) = struct.unpack_from(">I", data, end)
         yield name, data[place + 8 : end], zlib.crc32(data[place + 4 : end]) == check
         place = end + 4
+    raise ValueError(f"it is cut into more than {most} chunks")
 
 
 def _kind(name: bytes, content: memoryview) -> bytes:
@@ -153,7 +157,7 @@ def _note(png: Png, name: bytes, content: bytes) -> None:
         packed, _, rest = content[18:20], *content[20:].partition(b"\0")[1:]
         text = rest.partition(b"\0")[2]
         plain = _inflated(text, _MOST_TEXT) if packed[:1] == b"\1" else text[:_MOST_TEXT]
-        png.xmp = (plain or b"").decode("utf-8", "replace")
+        png.xmp = plain or b""
     elif name in (b"zTXt" + _RAW_EXIF, b"tEXt" + _RAW_EXIF):
         text = (
             content[22:] if name.startswith(b"tEXt") else _inflated(content[23:], _MOST_TEXT) or b""

@@ -25,7 +25,9 @@ class Tile:
     kept: tuple[slice, slice]
 
 
-def plan(height: int, width: int, radius: int, *, side: int = 0, pixels: int = 0) -> list[Tile]:
+def plan(
+    height: int, width: int, radius: int, *, side: int = 0, pixels: int = 0, stride: int = 1
+) -> list[Tile]:
     """Covers an image with tiles that are all of one shape.
 
     They are spread evenly, each at least ``2 radius`` over the next: a tile is moved inward rather
@@ -38,6 +40,8 @@ def plan(height: int, width: int, radius: int, *, side: int = 0, pixels: int = 0
         side: the most that is kept of a tile, in height and width. With 0 the shape is chosen so
             that the fewest pixels are worked twice.
         pixels: the most that a tile has when its shape is chosen.
+        stride: every tile starts at a multiple of it. The last ones of an image whose sides are no
+            multiples of it are as much shorter.
 
     Returns:
         Tiles from the top left to the bottom right; each pixel of the image is kept by one.
@@ -47,6 +51,15 @@ def plan(height: int, width: int, radius: int, *, side: int = 0, pixels: int = 0
     """
     if height < 1 or width < 1:
         raise ValueError(f"an image of {height}x{width} pixels cannot be cut into tiles")
+    if stride > 1:
+        coarse = (-(-length // stride) for length in (height, width))
+        tiles = plan(
+            *coarse,
+            -(-radius // stride),
+            side=-(-side // stride),
+            pixels=max(pixels // stride**2, least_pixels(-(-radius // stride))),
+        )
+        return [_finer(tile, stride, height, width) for tile in tiles]
     sides = (side, side) if side else _best_sides(height, width, radius, pixels)
     rows, columns = (
         _spans(length, kept, radius) for length, kept in zip((height, width), sides, strict=True)
@@ -56,6 +69,18 @@ def plan(height: int, width: int, radius: int, *, side: int = 0, pixels: int = 0
         for seen_rows, kept_rows in rows
         for seen_columns, kept_columns in columns
     ]
+
+
+def _finer(tile: Tile, stride: int, height: int, width: int) -> Tile:
+    """A tile of an image whose pixels are ``stride`` times smaller."""
+
+    def finer(rows: slice, columns: slice) -> tuple[slice, slice]:
+        return (
+            slice(stride * rows.start, min(stride * rows.stop, height)),
+            slice(stride * columns.start, min(stride * columns.stop, width)),
+        )
+
+    return Tile(finer(*tile.seen), finer(*tile.kept))
 
 
 def least_pixels(radius: int) -> int:

@@ -39,7 +39,9 @@ class TileEngine(Protocol):
     ``run`` takes float32 ``[h, w, channels]`` in 0..1 to ``[scale h, scale w, channels]``, not
     clipped. ``radius`` is how many pixels of its input an output pixel depends on in each
     direction, apart from means over the whole image (``global_pooling``): those ``pooled_of`` an
-    image are used instead of the tile's own where they are given.
+    image are used instead of the tile's own where they are given. ``overlap``, if it is not None,
+    is how many are enough for a result that is nearly exact. A tile that does not start at a
+    multiple of ``stride`` is worked differently.
     """
 
     @property
@@ -48,6 +50,10 @@ class TileEngine(Protocol):
     def channels(self) -> int: ...
     @property
     def radius(self) -> int: ...
+    @property
+    def overlap(self) -> int | None: ...
+    @property
+    def stride(self) -> int: ...
     @property
     def global_pooling(self) -> bool: ...
     @property
@@ -64,10 +70,13 @@ class Work:
         tiles: its pieces.
         reduction: how many times the image is reduced before a network with squeeze-and-excitation
             takes the means of all of it; 1 where these are exact, or there is none.
+        overlap: by how many pixels a tile goes beyond what is kept of it, where that is less than
+            the network looks, so that the result is not exact; 0 where it is.
     """
 
     tiles: list[Tile]
     reduction: int = 1
+    overlap: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,21 +163,30 @@ class Upscaler:
             raise ValueError(f"a tile has a side of at least 1 pixel, not {tile}")
         self.require_memory(height, width)
         radius, pixels = self._engine.radius, int(self._memory / self._bytes_per_pixel)
+        least = (tile + 2 * radius) ** 2 if tile else least_pixels(radius)
+        overlap = self._engine.overlap
+        near = overlap is not None and overlap < radius and pixels < min(height * width, least)
+        if near:
+            assert overlap is not None
+            radius = overlap
         if not tile and pixels < min(height * width, least_pixels(radius)):
             least = math.ceil(least_pixels(radius) * self._bytes_per_pixel)
             raise UserError(
                 f"A memory budget of {_gib(self._memory)} is too small for this model: give it at "
                 f"least {_gib(least)} with --memory."
             )
-        tiles = plan(height, width, radius, side=tile, pixels=pixels)
+        stride = self._engine.stride
+        tiles = plan(height, width, radius, side=tile, pixels=pixels, stride=stride)
+        overlap = radius if near and len(tiles) > 1 else 0
         if not self._engine.global_pooling or len(tiles) == 1:
-            return Work(tiles)
-        return Work(tiles, math.ceil(math.sqrt(max(1, height * width / max(1, pixels)))))
+            return Work(tiles, overlap=overlap)
+        reduction = math.ceil(math.sqrt(max(1, height * width / max(1, pixels))))
+        return Work(tiles, reduction, overlap)
 
     def require_memory(self, height: int, width: int) -> None:
         """Raises UserError if the machine has too little memory for an image and its output."""
-        # Pillow takes 4 bytes a pixel, and its encoders up to half as much again.
-        needed = height * width * (8 + 6 * self.scale**2) + self._memory
+        # Pillow takes 4 bytes a pixel, and its encoders up to as much again.
+        needed = height * width * (8 + 8 * self.scale**2) + self._memory
         available = available_memory()
         if available is not None and needed > available:
             work = f"{width}x{height} pixels"

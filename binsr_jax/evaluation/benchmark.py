@@ -81,7 +81,7 @@ class BenchmarkSet:
         stems = [file.stem for file in self.files]
         for i, file in enumerate(self.files):
             name = file.stem if stems.count(file.stem) == 1 else file.name
-            hq, scale = self._cropped(read_image(file, self.task.channels), file), self.task.scale
+            hq, scale = self._cropped(self._read(file), file), self.task.scale
             least = max(scale, 2 * self.task.border + 1)
             if min(size // scale * scale for size in hq.shape[:2]) < least:
                 raise UserError(
@@ -92,7 +92,7 @@ class BenchmarkSet:
                 make = DEGRADATIONS[self.task.degradation].benchmark
                 lq, hq = make(hq, scale, self.level)
             else:
-                lq = read_image(self.lr_files[i], self.task.channels)
+                lq = self._read(self.lr_files[i])
                 if lq.shape[:2] != (hq.shape[0] // scale, hq.shape[1] // scale):
                     raise UserError(
                         f"{self.lr_files[i]} is {_size(lq)} pixels, which is not {file} "
@@ -100,6 +100,9 @@ class BenchmarkSet:
                     )
                 hq = hq[: lq.shape[0] * scale, : lq.shape[1] * scale]
             yield Example(name, lq, hq)
+
+    def _read(self, file: Path) -> np.ndarray:
+        return read_image(file, self.task.channels, full_range=self.task.grey)
 
     def _cropped(self, hq: np.ndarray, file: Path) -> np.ndarray:
         """The middle of an image, or all of it."""

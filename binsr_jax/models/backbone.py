@@ -1,9 +1,11 @@
 """What all networks share: a head, a body of units, a tail, and the two halves they run in."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from binsr_jax.nn.fence import chain
 from binsr_jax.nn.units.base import unit_progress
@@ -57,11 +59,42 @@ class Backbone(nn.Module, kw_only=True):
         self._body = [self.unit(name=f"body_{i}") for i in range(self.units)]
         self._tail = self.tail(name="tail")
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the input's sides for one of the features': the halves take multiples of it."""
+        return 1
+
+    @property
+    def overlap(self) -> int | None:
+        """Pixels around a tile that make it nearly exact, if fewer than its reach can.
+
+        None where the network has signs: one that flips makes a large difference of a small one.
+        """
+        return None
+
+    def reach(self, params: Any, tail: Any) -> tuple[int, int]:
+        """How far the network looks at most, in pixels of its input, and ``reconstruct``, in rows.
+
+        No path passes a convolution twice, and none has coarser pixels than the input: so it is no
+        further than half the heights of all kernels (``[kh, kw, ...]``) together.
+
+        Args:
+            params: of the network.
+            tail: those of them that ``reconstruct`` uses.
+        """
+        whole, part = (
+            sum(leaf.shape[0] // 2 for leaf in jax.tree.leaves(tree) if leaf.ndim == 4)
+            for tree in (params, tail)
+        )
+        return whole, part
+
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        return self.reconstruct(self.extract(x, train, progress), x, progress)
+        padded = pad_to_multiple(x, self.stride)
+        y = self.reconstruct(self.extract(padded, train, progress), padded, progress)
+        return y[:, : self.scale * x.shape[1], : self.scale * x.shape[2]]
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        """The features of an image: ``[B, h, w, C] -> [B, h, w, features]``."""
+        """The features of an image: ``[B, h, w, C] -> [B, h / stride, w / stride, features]``."""
         raise NotImplementedError
 
     def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
@@ -85,3 +118,11 @@ class Backbone(nn.Module, kw_only=True):
             for i in range(len(units))
         ]
         return chain(units, x, train, own, self.scan)
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """Images ``[B, h, w, C]``, mirrored at the bottom and at the right until they are multiples."""
+    bottom, right = (-side % multiple for side in x.shape[1:3])
+    if not (bottom or right):
+        return x
+    return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")

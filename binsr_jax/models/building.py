@@ -16,7 +16,9 @@ from binsr_jax.errors import UserError
 from binsr_jax.models.backbone import ACTIVATIONS, Factory
 from binsr_jax.models.dncnn import DnCNN
 from binsr_jax.models.edsr import EDSR
+from binsr_jax.models.rrdbnet import build_rrdbnet
 from binsr_jax.models.srresnet import SRResNet
+from binsr_jax.models.srvgg import SRVGG_ACTIVATIONS, build_srvgg
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
 from binsr_jax.nn.conv import Conv
@@ -52,9 +54,18 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
                 f"config.model.{field} is {config[field]!r}, but must be one of: "
                 + ", ".join(choices)
             )
-    for field in ("features", "blocks", "attention_hidden", "amplification"):
-        if not 0 < config[field] < math.inf:
+    for field in ("features", "blocks", "attention_hidden", "growth"):
+        if config[field] < 1:
             raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
+    # The image is multiplied by it and divided again, in float32.
+    if not 1e-6 <= config.amplification <= 1e6:
+        raise UserError(
+            f"config.model.amplification is {config.amplification:g}, but must lie in 1e-6..1e6"
+        )
+    if not math.isfinite(config.residual_scale):
+        raise UserError(
+            f"config.model.residual_scale is {config.residual_scale}, but must be finite"
+        )
     if not 0 < config.progressive_until <= 1:
         raise UserError(
             f"config.model.progressive_until is {config.progressive_until}, but must be above 0 "
@@ -192,6 +203,9 @@ MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {
     "edsr": _edsr,
     "srresnet": _srresnet,
     "dncnn": _dncnn,
+    # Float networks, without units to choose from.
+    "rrdbnet": lambda config, scale, channels, conv: build_rrdbnet(config, scale, channels),
+    "srvgg": lambda config, scale, channels, conv: build_srvgg(config, scale, channels),
 }
 _UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
 _HR_CONVS = {"none": None, "float": ConvUnit, "binary": BBCU}
@@ -213,4 +227,5 @@ _CHOICES = {
     "tail": _PRECISIONS,
     "bias": ("none", "float", "all"),
     "image_skip": ("none", "bilinear"),
+    "activation": SRVGG_ACTIVATIONS,
 }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ class Architecture:
     Attributes:
         fields: of ``config.model``, but for its size.
         amplification: k, by the number of features.
-        task: a key of ``binsr_jax.tasks.TASKS``.
+        tasks: keys of ``binsr_jax.tasks.TASKS``, by the channels of an image.
     """
 
     fields: dict[str, Any]
     amplification: Callable[[int], float]
-    task: str = "sr"
+    tasks: Mapping[int, str] = field(default_factory=lambda: {3: "sr"})
 
 
 def best_amplification(features: int) -> float:
@@ -49,6 +49,8 @@ _EDSR = {
 }
 _DNCNN = {"name": "dncnn", "unit": "float", "head_activation": "relu"}
 _BINARY_DNCNN = {**_DNCNN, "unit": "bbcu"}
+_DENOISE = {3: "denoise", 1: "denoise_grey"}
+_JPEG = {1: "jpeg", 3: "jpeg_colour"}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bbcu_l": Architecture({**_SRRESNET, "unit": "bbcu"}, best_amplification),
@@ -59,10 +61,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "srresnet": Architecture(_SRRESNET, lambda n: 1.0),
     "edsr": Architecture(_EDSR, lambda n: 255.0),
     "binedsr": Architecture({"name": "edsr", "unit": "attention"}, lambda n: 130.0),
-    "dncnn": Architecture(_DNCNN, lambda n: 1.0, "denoise"),
-    "dncnn3": Architecture(_DNCNN, lambda n: 1.0, "jpeg"),
-    "dncnn_bin": Architecture({**_BINARY_DNCNN, "bias": "none"}, best_amplification, "denoise"),
-    "dncnn3_bin": Architecture({**_BINARY_DNCNN, "bias": "all"}, best_amplification, "jpeg"),
+    "dncnn": Architecture(_DNCNN, lambda n: 1.0, _DENOISE),
+    "dncnn3": Architecture(_DNCNN, lambda n: 1.0, _JPEG),
+    "dncnn_bin": Architecture({**_BINARY_DNCNN, "bias": "none"}, best_amplification, _DENOISE),
+    "dncnn3_bin": Architecture({**_BINARY_DNCNN, "bias": "all"}, best_amplification, _JPEG),
 }
 
 
@@ -79,7 +81,7 @@ def official_config(name: str, scale: int, state: State) -> Config:
         state: its weights under their PyTorch names.
 
     Raises:
-        UserError: the weights have no first convolution, or no body.
+        UserError: the weights have no first convolution, no body, or another number of channels.
     """
     architecture = ARCHITECTURES[name]
     heads = [n for n in state if n in ("conv_first.weight", "head.0.weight", "model.0.weight")]
@@ -92,10 +94,13 @@ def official_config(name: str, scale: int, state: State) -> Config:
             f"these are not the weights of {name}: it has a first convolution conv_first, head.0 "
             f"or model.0 and a body after it, and this is {shown} and so on"
         )
-    features = len(state[heads[0]])
+    features, channels = state[heads[0]].shape[:2]
+    if channels not in architecture.tasks:
+        known = " or ".join(map(str, architecture.tasks))
+        raise UserError(f"they are of images of {channels} channels, and {name} has {known}")
     config = default()
-    config.task = architecture.task
-    config.scale = scale if architecture.task == "sr" else 1
+    config.task = architecture.tasks[channels]
+    config.scale = scale if config.task == "sr" else 1
     config.model.update(
         {
             **architecture.fields,
@@ -108,6 +113,8 @@ def official_config(name: str, scale: int, state: State) -> Config:
         config.model.residual_scale = 0.1
     if name == "binedsr":
         config.model.update(_attentions(state))
+    if name == "dncnn" and not any(n.endswith(".bias") for n in state):
+        config.model.bias = "none"
     return config
 
 

@@ -54,16 +54,22 @@ _ATTENTION_LAYERS = {"fc1": "reduce", "fc2": "expand", "conv": "map"}
 _NEGATED = {"threshold", "shift_in"}
 
 
-def from_torch(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> dict[str, Any]:
+def from_torch(
+    state: Mapping[str, np.ndarray],
+    params: Mapping[str, Any],
+    names: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Parameters with the values of a PyTorch ``state_dict``.
 
-    Understands the names of EDSR-PyTorch, of BasicSR's EDSR and SRResNet, of KAIR's DnCNN, and of
-    the binary networks of BBCU and of the attention paper. The latter's code hands one attention
-    module to all units of the body; ours has one a unit, each of which gets that module's values.
+    Without ``names`` it understands those of EDSR-PyTorch, of BasicSR's EDSR and SRResNet, of
+    KAIR's DnCNN, and of the binary networks of BBCU and of the attention paper. The latter's code
+    hands one attention module to all units of the body; ours has one a unit, each of which gets
+    that module's values.
 
     Args:
         state: PyTorch names to arrays.
         params: the ``params`` of a network of ours, or their shapes; only the shapes are used.
+        names: PyTorch's to ours, such as ``"body_0/conv/kernel"``.
 
     Returns:
         A tree like ``params``.
@@ -76,12 +82,14 @@ def from_torch(state: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> di
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     ours: dict[str, np.ndarray] = {}
     unknown, misshapen = [], []
-    spelled = _spelled_out(state)
+    if names is None:
+        spelled = _spelled_out(state)
+        names = {name: path for name in state if (path := _translate(spelled[name]))}
     for name, array in state.items():
         if name.startswith(("sub_mean.", "add_mean.")):
             _require_div2k_mean(name, array)
             continue
-        path = _translate(spelled[name])
+        path = names.get(name)
         if path is None or path not in shapes:
             unknown.append(name)
             continue

@@ -138,6 +138,28 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(B, H * factor, W * factor, C)
 
 
+def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
+    """Moves space into channels, which `pixel_shuffle` undoes.
+
+    ``y[b, h, w, c r^2 + i r + j] = x[b, h r + i, w r + j, c]`` with ``r = factor``.
+
+    Args:
+      x: ``[B, H r, W r, C]``.
+      factor: r.
+
+    Returns:
+      ``[B, H, W, C r^2]``.
+
+    Raises:
+      ValueError: x has not four axes, or its sides are no multiples of r.
+    """
+    B, H, W, C = _check_batch(x, factor)
+    if H % factor or W % factor:
+        raise ValueError(f"the sides of {x.shape} are no multiples of {factor}")
+    x = x.reshape(B, H // factor, factor, W // factor, factor, C)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(B, H // factor, W // factor, C * factor**2)
+
+
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     """`pixel_shuffle` with TensorFlow's order of channels, where runs of C of them stay together.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from binsr_jax.config import Config, field_value
+from binsr_jax.config import Config, field_value, list_value
 from binsr_jax.errors import UserError
 from binsr_jax.recipes import Published, Recipe, list_rows, open_recipe
 
@@ -163,13 +163,15 @@ def assign(config: Config, setting: str) -> None:
             f"--set {setting} sets no field: write config.FIELD=VALUE, with a field of "
             f"binsr_jax/config.py."
         )
+    path = ".".join([*folders, field])
     value: Any = text
-    if not isinstance(known, str):
+    if isinstance(known, tuple):
+        value = list_value(path, text)
+    elif not isinstance(known, str):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = None
-    path = ".".join([*folders, field])
     value = field_value(path, known, value)
     if value is None:
         raise UserError(f"config.{path} cannot be {text!r}: it is {known!r}.")

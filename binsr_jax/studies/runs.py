@@ -17,7 +17,7 @@ from binsr_jax.config import Config, config_from_json
 from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import network_validator, validator
-from binsr_jax.files import replace_text
+from binsr_jax.files import printable, replace_text
 from binsr_jax.studies.rows import Row
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import differences, load_model
@@ -126,7 +126,7 @@ def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _check_settings_of(workdir: Path, config: Config) -> None:

@@ -1,7 +1,8 @@
 """Checkpoints: the whole state of a run, with the config that made it.
 
 ``WORKDIR/checkpoints/STEP`` is an Orbax checkpoint of two items: ``state``, and ``metadata`` with
-the config, the versions of the libraries, what the data was, and a checksum of every array.
+the config, the versions of the libraries, what the data was, what computed, and a checksum of every
+array.
 """
 
 import errno
@@ -9,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from binsr_jax import models
-from binsr_jax.config import Config, config_from_json, config_to_json
+from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
+from binsr_jax.ops import native
 from binsr_jax.tasks import task_of
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
@@ -56,19 +58,26 @@ def _text_checksum(config: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(config, sort_keys=True).encode())
 
 
+def arithmetic() -> str:
+    """What computes: an accelerator, or the form of the native code on CPU, ``"cpu, table"``.
+
+    Two of them round floats differently: a run goes on bit for bit with the same one alone.
+
+    Raises:
+        UserError: the environment variable BINSR_KERNEL names no form that this machine can run.
+    """
+    backend = jax.default_backend()
+    if backend != "cpu":
+        return backend
+    try:
+        return f"cpu, {native.chosen_form()}"
+    except ValueError as error:
+        raise UserError(f"The environment variable {error}.") from error
+
+
 def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
     """The fields in which two configs differ: name -> (value stored, value asked)."""
-
-    def flat(config: Config, prefix: str = "") -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for key, value in config.items():
-            if isinstance(value, ConfigDict):
-                fields |= flat(value, f"{prefix}{key}.")
-            else:
-                fields[f"{prefix}{key}"] = value
-        return fields
-
-    old, new = flat(stored), flat(asked)
+    old, new = flat_fields(stored), flat_fields(asked)
     return {
         name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
@@ -96,6 +105,20 @@ def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
             f"The checkpoint in {workdir} is of another network ({listed}): give these fields the "
             f"checkpoint's values, or choose another --workdir."
         )
+
+
+def _without_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """An exception hook that leaves out what the storage prints of writes that come too late.
+
+    When one write of a save fails, Orbax closes its event loop, and each other write that was under
+    way then prints a traceback. The failure itself is raised, and becomes a sentence.
+    """
+
+    def filtered(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
+    return filtered
 
 
 class Checkpoints:
@@ -143,6 +166,8 @@ class Checkpoints:
             ) from error
 
     def __enter__(self) -> "Checkpoints":
+        self._hook = sys.excepthook
+        sys.excepthook = _without_closed_loops(self._hook)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -151,6 +176,8 @@ class Checkpoints:
         except (OSError, RuntimeError, ValueError) as error:
             if kind is None:  # an error on its way out tells more than this one
                 raise unwritable(self.workdir, error) from error
+        finally:
+            sys.excepthook = self._hook
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
@@ -189,6 +216,7 @@ class Checkpoints:
             "config": settings,
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "data": data,
+            "arithmetic": arithmetic(),
             "checksums": {"config": _text_checksum(settings), "state": _checksums(host)},
         }
         try:
@@ -231,6 +259,10 @@ class Checkpoints:
     def data(self, step: int) -> str:
         """The fingerprint of the data that a step was trained on."""
         return self._metadata(step)["data"]
+
+    def arithmetic(self, step: int) -> str | None:
+        """What computed the steps up to this one; None in checkpoints that do not say it."""
+        return self._metadata(step).get("arithmetic")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, bit for bit, as numpy arrays.

@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import (
 )
 from tqdm import tqdm
 
-from binsr_jax.files import replace_text
+from binsr_jax.files import printable, replace_text
 from binsr_jax.training.workdir import writing_to
 
 
@@ -84,7 +84,7 @@ class Journal:
     def say(self, line: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self._bar is not None:
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(printable(line), file=sys.stderr)
         elif self._active:
             logging.info("%s", line)
 

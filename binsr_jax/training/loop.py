@@ -24,6 +24,7 @@ from binsr_jax.files import replace_text
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import (
     Checkpoints,
+    arithmetic,
     check_same_network,
     config_to_json,
     differences,
@@ -127,6 +128,14 @@ class _Run:
             logging.info("Since that step config.%s has changed from %r to %r.", name, old, new)
         if self._checkpoints.data(step) != self._data:
             logging.warning("Since that step the training images have changed.")
+        before, now = self._checkpoints.arithmetic(step), arithmetic()
+        if before not in (None, now):
+            logging.warning(
+                "Since that step what computes has changed from %s to %s: it rounds floats "
+                "differently, so the run does not end with the same bits.",
+                before,
+                now,
+            )
         return state
 
     def to_the_end(self) -> int:

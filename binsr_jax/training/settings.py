@@ -1,14 +1,15 @@
 """Checks of a training config before anything expensive starts."""
 
 import itertools
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
-from binsr_jax.config import Config
+from binsr_jax.config import Config, flat_fields
 from binsr_jax.errors import UserError
 from binsr_jax.tasks import task_of
 from binsr_jax.training.losses import LOSSES
-from binsr_jax.training.state import SCHEDULES
+from binsr_jax.training.state import SCHEDULES, warmup_steps
 from binsr_jax.training.step import COMPUTE, PARALLEL
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -62,6 +63,9 @@ def check_settings(config: Config) -> None:
             raise UserError(
                 f"config.{name} is {value!r}, but must be one of: {', '.join(choices)}."
             )
+    for name, value in flat_fields(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{name} is {value}, but must be a finite number.")
     for name, (holds, requirement) in _RULES.items():
         value = _field(config, name)
         if not holds(value):
@@ -72,18 +76,14 @@ def check_settings(config: Config) -> None:
             f"config.train.luma_weight is {train.luma_weight}, but the images of the task "
             f"{config.task} have no colour: leave it at 0."
         )
-    if train.warmup >= train.steps:
-        raise UserError(
-            f"config.train.warmup is {train.warmup}, but must be below config.train.steps, "
-            f"{train.steps}."
-        )
     if train.schedule == "multistep":
-        steps = (train.warmup, *train.milestones)
+        warmup = warmup_steps(train)
+        steps = (warmup, *train.milestones)
         whole = all(type(step) is int for step in steps)
         if not whole or any(late <= early for early, late in itertools.pairwise(steps)):
             raise UserError(
                 f"config.train.milestones is {tuple(train.milestones)}, but must be growing steps "
-                f"after the warm-up, which ends at step {train.warmup}."
+                f"after the warm-up, which ends at step {warmup}."
             )
 
 

@@ -40,6 +40,11 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
+def warmup_steps(train: Config) -> int:
+    """Steps of warm-up: ``train.warmup``, but at most half of a short run's."""
+    return min(train.warmup, train.steps // 2)
+
+
 def _constant(train: Config, steps: int) -> optax.Schedule:
     del steps
     return optax.constant_schedule(train.learning_rate)
@@ -48,7 +53,7 @@ def _constant(train: Config, steps: int) -> optax.Schedule:
 def _multistep(train: Config, steps: int) -> optax.Schedule:
     del steps
     # Milestones count from the first step, while a joined schedule counts from the warm-up's end.
-    drops = {milestone - train.warmup: train.decay for milestone in train.milestones}
+    drops = {milestone - warmup_steps(train): train.decay for milestone in train.milestones}
     return optax.piecewise_constant_schedule(train.learning_rate, drops)
 
 
@@ -66,16 +71,17 @@ SCHEDULES: dict[str, Callable[[Config, int], optax.Schedule]] = {
 
 
 def learning_rate(train: Config) -> optax.Schedule:
-    """The rate as a function of the step: ``config.train.warmup`` steps up from 0, then a schedule.
+    """The rate as a function of the step: ``warmup_steps(train)`` up from 0, then a schedule.
 
     Args:
         train: ``config.train``; its ``schedule`` is a key of ``SCHEDULES``.
     """
-    schedule = SCHEDULES[train.schedule](train, train.steps - train.warmup)
-    if not train.warmup:
+    warmup = warmup_steps(train)
+    schedule = SCHEDULES[train.schedule](train, train.steps - warmup)
+    if not warmup:
         return schedule
-    ramp = optax.linear_schedule(0.0, train.learning_rate, train.warmup)
-    return optax.join_schedules([ramp, schedule], [train.warmup])
+    ramp = optax.linear_schedule(0.0, train.learning_rate, warmup)
+    return optax.join_schedules([ramp, schedule], [warmup])
 
 
 def make_optimizer(train: Config) -> optax.GradientTransformation:

@@ -21,7 +21,14 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax import __version__, models
-from binsr_jax.config import Config, config_from_json, config_to_json, default
+from binsr_jax.config import (
+    LOCAL_FIELDS,
+    Config,
+    config_from_json,
+    config_to_json,
+    default,
+    flat_fields,
+)
 from binsr_jax.data.sources import source_kinds
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular, replace_bytes
@@ -35,16 +42,6 @@ _ENTRY = "binsr_trainable"  # of the file's metadata
 _MOST_BYTES = 1 << 28
 _STEP = "step"  # beside a kernel: the size of a step of each of its channels
 _MAX_REASON = 300  # characters
-# Fields that name folders of the machine where a network was trained; they stay there.
-_FOLDERS = (
-    ("data", "dir"),
-    ("data", "sources"),
-    ("data", "cache_dir"),
-    ("train", "init_from"),
-    ("train", "teacher"),
-    ("eval", "data_dir"),
-)
-
 _Path = tuple[str, ...]
 
 
@@ -53,7 +50,7 @@ class Network:
     """A network that can be trained on, or packed.
 
     Attributes:
-        config: A full config, without folders of the machine where the network was trained.
+        config: A full config.
         variables: Of ``models.build``: ``params``, and other collections if it has such.
         provenance: How it was trained; see ``deploy.model_file.PackedModel``.
     """
@@ -80,9 +77,6 @@ def network_of_run(
         data, score = checkpoints.data(step), checkpoints.score(step)
     first = task_of(config).scored_sets(config.eval.sets[0])[0]
     scored = score is not None and math.isfinite(score)  # a perfect score has no place in JSON
-    settings, defaults = config_to_json(config), config_to_json(default())
-    for section, field in _FOLDERS:
-        settings[section][field] = defaults[section][field]
     provenance = {
         "steps": step,
         "source": source_kinds(config),
@@ -90,7 +84,7 @@ def network_of_run(
         "scores": {f"{first}/psnr": score} if scored else {},
         "package": __version__,
     }
-    return Network(config_from_json(settings), variables, provenance)
+    return Network(config, variables, provenance)
 
 
 def read_network(path: str | os.PathLike[str]) -> Network:
@@ -113,14 +107,18 @@ def quantised(network: Network) -> Network:
 def save_trainable(path: str | os.PathLike[str], network: Network) -> None:
     """Writes a trainable file; ``load_trainable`` gives back ``quantised(network)``.
 
+    Fields of the config that name folders of this machine are left out.
+
     Raises:
         UserError: The file cannot be written, a variable is not finite, or the variables are not
             those of the network that the config describes.
     """
     path = Path(path).expanduser()
+    config = network.config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict({name: flat_fields(default())[name] for name in LOCAL_FIELDS})
     description = {
         "format_version": _VERSION,
-        "config": config_to_json(network.config),
+        "config": config_to_json(config),
         "provenance": network.provenance,
     }
     quantised_arrays = _quantise(network)

@@ -36,6 +36,16 @@ def test_grey_goes_into_three_channels(rgb):
     np.testing.assert_array_equal(image, np.stack([grey] * 3, -1))
 
 
+def test_grey_of_colours_in_full_range(rgb):
+    data = png(rgb)
+    grey = read_image(io.BytesIO(data), 1, full_range=True)[..., 0]
+    np.testing.assert_allclose(grey, rgb @ [0.299, 0.587, 0.114], atol=0.51)
+    luma = read_image(io.BytesIO(data), 1)[..., 0]
+    np.testing.assert_allclose(luma, 16 + grey * (219 / 255), atol=1.01)
+    own = read_image(io.BytesIO(png(rgb[..., 0])), 1, full_range=True)
+    np.testing.assert_array_equal(own[..., 0], rgb[..., 0])
+
+
 def test_one_pixel():
     image = read_rgb(io.BytesIO(png(np.full((1, 1), 9, np.uint8))))
     np.testing.assert_array_equal(image, np.full((1, 1, 3), 9))

@@ -167,7 +167,8 @@ def _png_beside() -> Iterator[Case]:
     head, end = whole[:start], chunk(b"IEND", b"")
     pieces = b"".join(chunk(b"IDAT", content[i : i + 3]) for i in range(0, len(content), 3))
     yield Case("many_pieces.png", head + pieces + end, v)
-    yield Case("empty_pieces.png", head + chunk(b"IDAT", b"") * 20_000 + pieces + end, v)
+    empty = head + chunk(b"IDAT", b"") * 20_000 + pieces + end
+    yield Case("empty_pieces.png", empty, says="chunks")
     yield Case("no_end.png", whole[:-12], v)
     yield Case("more_after.png", whole + b"more", v)
     yield Case("animated.png", png(v, 8, 2, chunk(b"acTL", struct.pack(">II", 3, 0))), v,
@@ -206,6 +207,8 @@ def _jpeg() -> Iterator[Case]:
         for kind, values in (("grey", grey), ("rgb", rgb)):
             data = _saved(values, "JPEG", quality=95, **options)
             yield Case(f"{name}_{kind}.jpg", data, values, within=4)
+    kept = _saved(rgb, "JPEG", quality=95, keep_rgb=True)
+    yield Case("no_ycc.jpg", kept, rgb, within=4)
     cmyk = Image.fromarray(rgb).convert("CMYK")
     data = _saved(cmyk, "JPEG", quality=98)
     yield Case("cmyk.jpg", data, np.asarray(cmyk.convert("RGB")), within=5, says="CMYK")
@@ -226,6 +229,14 @@ def _jpeg() -> Iterator[Case]:
     scan = progressive.rindex(b"\xff\xda")
     scans = progressive[:-2] + progressive[scan:-2] * 300 + b"\xff\xd9"
     yield Case("many_scans.jpg", scans, says="scans")
+    comments = b"\xff\xfe\0\2" * 100_000
+    yield Case("comments.jpg", whole[:2] + comments + whole[2:], says="segments")
+    yield Case("padding.jpg", whole[:2] + b"\xff" * 100_000 + whole[2:], says="cut off")
+    many = struct.pack("<H", 5000) + struct.pack("<HHII", 0x9999, 1, 65_000, 8) * 5000
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + many
+    overlapping = b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
+    yield Case("overlapping.jpg", whole[:2] + overlapping + whole[2:], rgb, within=4,
+               says="EXIF cannot be read")  # fmt: skip
     yield Case("cut.jpg", whole[: len(whole) * 2 // 3], says="")
     yield Case("header_only.jpg", whole[:frame], says="")
 
@@ -430,11 +441,20 @@ def _others() -> Iterator[Case]:
     plain = np.asarray(indexed.convert("RGB"))
     yield Case("still.gif", _saved(indexed, "GIF"), plain)
     yield Case("interlaced.gif", _saved(indexed, "GIF", interlace=1), plain)
+    whole = _saved(indexed, "GIF")
+    start = whole.rindex(b",\0\0\0\0")
+    comments = b"\x21\xfe\1a\0" * 50_000
+    yield Case("comments.gif", whole[:start] + comments + whole[start:], plain)
+    blocks = b"\x21\xfe" + b"\1a" * 150_000 + b"\0"
+    yield Case("blocks.gif", whole[:start] + blocks + whole[start:], says="too many blocks")
+    yield Case("no_screen.gif", whole[:6] + bytes(4) + whole[10:], says="no pixels")
+    claim = whole[:6] + struct.pack("<HH", 990, 990) + whole[10:]
+    yield Case("large_claim.gif", claim, says="claims more")
     frames = [indexed, Image.fromarray(255 - rgb).quantize(32)]
     yield Case("animated.gif", _saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
                plain, says="first frame")  # fmt: skip
     still = _saved(indexed, "GIF")
-    yield Case("huge.gif", still[:6] + b"\xff\xff\xff\xff" + still[10:], says="--max-megapixels")
+    yield Case("huge.gif", still[:6] + b"\xff\xff\xff\xff" + still[10:], says="claims more")
     yield Case("cut.gif", still[: len(still) * 2 // 3], says="")
     opaque = rgba.copy()
     opaque[..., 3] = np.maximum(opaque[..., 3], 1)

@@ -13,6 +13,8 @@ class TapsEngine:
     def __init__(self, scale: int = 2, channels: int = 3, global_pooling: bool = False) -> None:
         self.scale, self.channels, self.global_pooling = scale, channels, global_pooling
         self.radius = RADIUS
+        self.overlap: int | None = None
+        self.stride = 1
         self.taps = np.random.default_rng(0).normal(size=(2 * RADIUS + 1,) * 2).astype(np.float32)
         self.shapes: list[tuple[int, ...]] = []
 

@@ -297,7 +297,7 @@ def test_a_decompression_bomb_is_refused(run, folder, capsys, monkeypatch):
 
 def test_an_output_beyond_the_memory_is_refused_before_decoding(run, folder, capsys, monkeypatch):
     save(folder / "a.png", photo(40, 50))
-    monkeypatch.setattr(upscaler_module, "available_memory", lambda: 32 * 40 * 50)
+    monkeypatch.setattr(upscaler_module, "available_memory", lambda: 40 * 40 * 50)
     monkeypatch.setattr(jobs_module, "read_picture", None)
     assert run("-i", folder, "--memory", 1) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -17,16 +17,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from binsr_jax.commands.info import describe
 from binsr_jax.config import config_to_json, default
+from binsr_jax.deploy import description
+from binsr_jax.deploy.description import NETWORK_FIELDS, TRAINING_FIELDS
 from binsr_jax.deploy.model_file import (
-    NETWORK_FIELDS,
     PackedModel,
     load_model_file,
     save_model,
     stored_tensors,
 )
 from binsr_jax.errors import UserError
+from binsr_jax.ops.packed import pack_weights
 
+VERSION_1 = Path(__file__).with_name("files") / "version_1.binsr"
 FORMAT = Path(__file__).parents[2] / "docs" / "model-format.md"
 NETWORKS = [
     {},
@@ -123,7 +127,10 @@ def test_the_reader_in_the_documentation_reads_a_file(
     names: dict[str, Any] = {}
     exec(code[0], names)
     description, arrays = names["read_model"](tmp_path / "model.binsr")
-    assert description["config"] == config_to_json(model.config)
+    written = config_to_json(model.config)
+    assert description["network"]["scale"] == 2
+    assert description["network"]["model"].items() <= written["model"].items()
+    assert description["provenance"]["config"]["train"].items() <= written["train"].items()
     assert arrays.keys() == stored_tensors(model.config).keys()
     for name, array in arrays.items():
         if name.endswith("/signs"):
@@ -140,23 +147,153 @@ def test_the_reader_in_the_documentation_reads_a_file(
 
 def test_the_documentation_names_every_field():
     text = FORMAT.read_text()
-    for name in (*NETWORK_FIELDS, *(f"model.{name}" for name in default().model)):
+    for name in (*NETWORK_FIELDS, *TRAINING_FIELDS):
         assert f"`{name}`" in text
+
+
+def test_every_field_of_the_network_is_stored(make_model, tmp_path):
+    """What training needs may be lost on the way; a field that none of the lists names may not."""
+    save_model(tmp_path / "model.binsr", make_model())
+    header, _ = split((tmp_path / "model.binsr").read_bytes())
+    network = json.loads(header["__metadata__"]["binsr"])["network"]
+    named = {name.removeprefix("model.") for name in (*NETWORK_FIELDS, *TRAINING_FIELDS)}
+    for field in default().model:
+        assert (field in network["model"]) == (f"model.{field}" in NETWORK_FIELDS), field
+        # Only a field that is not of its default value says anything.
+        assert field in named or field not in network["model"]
+
+
+def test_a_later_field_is_stored_where_it_is_not_its_default(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(description, "NETWORK_FIELDS", NETWORK_FIELDS[:-1])  # image_skip
+    assert NETWORK_FIELDS[-1] == "model.image_skip"
+    for skip, stored in (("none", False), ("bilinear", True)):
+        path = tmp_path / f"{skip}.binsr"
+        save_model(path, make_model(image_skip=skip))
+        header, _ = split(path.read_bytes())
+        network = json.loads(header["__metadata__"]["binsr"])["network"]
+        assert ("image_skip" in network["model"]) == stored
+        assert load_model_file(path).config.model.image_skip == skip
 
 
 def test_fields_that_do_not_make_the_network_may_be_missing(saved, tmp_path):
     def change(description):
-        description["config"] = {
-            "task": "sr",
-            "scale": 2,
-            "model": description["config"]["model"],
-        }
         description["provenance"] = {}
 
     (tmp_path / "small.binsr").write_bytes(described(saved.read_bytes(), change))
     model = load_model_file(tmp_path / "small.binsr")
     assert model.provenance == {}
     assert model.config.train.steps == default().train.steps
+
+
+UNKNOWN: dict[str, Any] = {
+    "a new field": lambda p: p.update(licence={"name": "MIT", "years": [2031, 2032]}),
+    "a new setting": lambda p: p["config"]["train"].update(holograms=3),
+    "a setting of another type": lambda p: p["config"]["train"].update(ema=[0.9, 0.99]),
+    "a setting of another meaning": lambda p: p["config"]["eval"].update(levels=[7]),
+    "a setting that the network's checks refuse": lambda p: p["config"]["model"].update(
+        surrogate="stairs"
+    ),
+    "a huge setting": lambda p: p["config"]["train"].update(keep=10**30),
+    "no config": lambda p: p.update(config="none"),
+    "sections of another type": lambda p: p["config"].update(train=5, model=[], eval=None),
+    "a long text": lambda p: p.update(source="x" * 1001),
+    "a text that steers a terminal": lambda p: p.update(data="\x1b[31m"),
+    "a name that steers a terminal": lambda p: p["scores"].update({"\x1b[31m": 1.0}),
+    "deep nesting": lambda p: p.update(more=json.loads("[" * 50 + "]" * 50)),
+    "steps below 0": lambda p: p.update(steps=-1),
+    "steps that are true": lambda p: p.update(steps=True),
+    "half a step": lambda p: p.update(steps=1.5),
+    "a score that is a text": lambda p: p["scores"].update(x="good"),
+    "scores that are a list": lambda p: p.update(scores=[1]),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_what_is_unknown_of_the_origin_is_left_out(saved, tmp_path, kind):
+    before = load_model_file(saved)
+    path = tmp_path / "later.binsr"
+    path.write_bytes(described(saved.read_bytes(), lambda d: UNKNOWN[kind](d["provenance"])))
+    model = load_model_file(path)
+    assert model.config.model == before.config.model
+    assert model.provenance.items() <= before.provenance.items()
+    assert model.task.levels == ()
+    for section in ("data", "train", "eval"):
+        assert model.config[section] == before.config[section]
+    assert "train" in describe(model, path)
+    for a, b in zip(*(jax.tree.leaves(m.params) for m in (before, model)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_folders_of_another_machine_are_not_taken(saved, tmp_path):
+    def change(description):
+        config = description["provenance"]["config"]
+        config["data"].update(dir="/etc", sources=["folder:/etc"], cache_dir="/etc")
+        config["train"].update(init_from="/etc", teacher="/etc", steps=77)
+        config["eval"].update(data_dir="/etc")
+
+    (tmp_path / "hostile.binsr").write_bytes(described(saved.read_bytes(), change))
+    config = load_model_file(tmp_path / "hostile.binsr").config
+    assert config.train.steps == 77
+    assert "/etc" not in json.dumps(config_to_json(config))
+
+
+def test_a_file_of_version_1_is_read(tmp_path):
+    """A file that the code of version 1 wrote: the arrays are those of the reader in the docs."""
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)[0], names)
+    content, arrays = names["read_model"](VERSION_1)
+    assert content["format_version"] == 1
+    model = load_model_file(VERSION_1)
+    assert (model.task.name, model.floats) == ("SR x3", "float16")
+    assert model.provenance == {
+        "steps": 7,
+        "source": "samples",
+        "data": "0f",
+        "scores": {"samples/psnr": 30.25},
+        "package": "0.1.0",
+    }
+    assert (
+        config_to_json(model.config)["model"].items()
+        >= {
+            "features": 5,
+            "residual_attention": "spatial",
+            "weight_scale": "learnable",
+            "image_skip": "bilinear",
+            "head": "float",
+        }.items()
+    )
+    assert (model.config.train.steps, model.config.train.schedule) == (123, "cosine")
+    assert (model.config.train.milestones, model.config.eval.sets) == ((7, 9), ("Set5",))
+    params: dict[str, Any] = flatten_dict(model.params, sep="/")
+    for name, array in arrays.items():
+        if name.endswith("/signs"):
+            words = params[name.removesuffix("signs") + "w_bits"]
+            np.testing.assert_array_equal(words, pack_weights(jnp.asarray(array, jnp.float32)))
+        else:
+            np.testing.assert_array_equal(params[name], np.float32(array))
+    save_model(tmp_path / "again.binsr", model)
+    again = load_model_file(tmp_path / "again.binsr")
+    assert split((tmp_path / "again.binsr").read_bytes())[1] == split(VERSION_1.read_bytes())[1]
+    assert config_to_json(again.config) == config_to_json(model.config)
+    assert again.provenance == model.provenance
+
+
+def test_a_network_of_version_1_is_read_as_strictly(tmp_path):
+    for change, reason in (
+        (lambda d: d["config"]["model"].update(colour=3), "model.colour = 3"),
+        (lambda d: d["config"]["model"].pop("unit"), "no field model.unit"),
+        (lambda d: d.update(task="SR x2"), "task is not SR x3"),
+        (lambda d: d.update(network={}), "unknown in this version"),
+    ):
+        assert reason in refusal(described(VERSION_1.read_bytes(), change), tmp_path)
+
+    def change(description):  # of training, which a later reader need not know
+        description["config"]["train"]["holograms"] = 3
+        for field in ("head", "tail", "hr_conv", "bias"):
+            del description["config"]["model"][field]
+
+    (tmp_path / "one.binsr").write_bytes(described(VERSION_1.read_bytes(), change))
+    assert load_model_file(tmp_path / "one.binsr").config.model.bias == "float"
 
 
 def test_every_truncation_is_refused(saved, tmp_path):
@@ -167,36 +304,47 @@ def test_every_truncation_is_refused(saved, tmp_path):
 
 
 DESCRIPTIONS = {
-    "format version 2": lambda d: d.update(format_version=2),
+    "format version 3": lambda d: d.update(format_version=3),
     "no format_version": lambda d: d.update(format_version="1"),
+    "has no format_version": lambda d: d.update(format_version=True),
     "unknown in this version": lambda d: d.update(colour="blue"),
-    "has no task": lambda d: d.pop("task"),
-    "task is not SR x2": lambda d: d.update(task="SR x3"),
-    "wrong type": lambda d: d.update(config=[]),
+    "has no network": lambda d: d.pop("network"),
+    "wrong type": lambda d: d.update(network=[]),
     "neither float32 nor float16": lambda d: d.update(floats="bfloat16"),
     "is not F16": lambda d: d.update(floats="float16"),
-    "no field scale": lambda d: d["config"].pop("scale"),
-    r"no field model\.unit": lambda d: d["config"]["model"].pop("unit"),
-    r"model\.colour = 3": lambda d: d["config"]["model"].update(colour=3),
-    r"model\.features = True": lambda d: d["config"]["model"].update(features=True),
-    r"model\.features = 5\.0": lambda d: d["config"]["model"].update(features=5.0),
-    "features is above 4096": lambda d: d["config"]["model"].update(features=10**9),
-    "features is -1": lambda d: d["config"]["model"].update(features=-1),
-    "too few": lambda d: d["config"]["model"].update(blocks=64),
-    "blocks is above": lambda d: d["config"]["model"].update(blocks=10**18),
-    r"not within": lambda d: d["config"]["model"].update(amplification=1e300),
-    "unit is 'x'": lambda d: d["config"]["model"].update(unit="x"),
-    "scale is 7": lambda d: d["config"].update(scale=7),
-    "task is 'paint'": lambda d: d["config"].update(task="paint"),
+    "no field scale": lambda d: d["network"].pop("scale"),
+    r"no field model\.unit": lambda d: d["network"]["model"].pop("unit"),
+    r"no field model\.bias": lambda d: d["network"]["model"].pop("bias"),
+    r"model\.colour = 3": lambda d: d["network"]["model"].update(colour=3),
+    r"model\.surrogate, which is of training": lambda d: d["network"]["model"].update(
+        surrogate="clip"
+    ),
+    r"seed, which is of training": lambda d: d["network"].update(seed=3),
+    r"model\.features = True": lambda d: d["network"]["model"].update(features=True),
+    r"model\.features = 5\.0": lambda d: d["network"]["model"].update(features=5.0),
+    "features is above 4096": lambda d: d["network"]["model"].update(features=10**9),
+    r"model\.features = 1000": lambda d: d["network"]["model"].update(features=10**16),
+    "features is -1": lambda d: d["network"]["model"].update(features=-1),
+    "too few": lambda d: d["network"]["model"].update(blocks=64),
+    "blocks is above": lambda d: d["network"]["model"].update(blocks=10**12),
+    r"not within": lambda d: d["network"]["model"].update(amplification=1e300),
+    r"amplification is 1e-300, but must lie in 1e-6..1e6": lambda d: d["network"]["model"].update(
+        amplification=1e-300
+    ),
+    "limited to 32 convolutions, and it has 34": lambda d: d["network"]["model"].update(
+        unit="bam", blocks=17
+    ),
+    "unit is 'x'": lambda d: d["network"]["model"].update(unit="x"),
+    "scale is 7": lambda d: d["network"].update(scale=7),
+    "task is 'paint'": lambda d: d["network"].update(task="paint"),
+    "scale = True": lambda d: d["network"].update(scale=True),
     "kernels are not those": lambda d: d["kernels"].popitem(),
-    "no tensor": lambda d: d["config"]["model"].update(residual_attention="se"),
-    "its kernels|is not F32": lambda d: d["config"]["model"].update(features=6),
-    "provenance has a field": lambda d: d["provenance"].update(author="me"),
-    "a steps of a wrong type": lambda d: d["provenance"].update(steps=1.5),
-    "not a finite number": lambda d: d["provenance"]["scores"].update(x=10**400),
-    "impossible number of steps": lambda d: d["provenance"].update(steps=10**400),
-    "that cannot be printed": lambda d: d["provenance"]["scores"].update({"\a": 1}),
-    "cannot be printed": lambda d: d["provenance"].update(data="\x1b[31m"),
+    "its kernels are not": lambda d: d["kernels"]["body_0/conv/signs"].append(1.0),
+    "kernels are not those of": lambda d: d["kernels"].update(
+        {"body_0/conv/signs": [3, 3, 5, 5.0]}
+    ),
+    "no tensor": lambda d: d["network"]["model"].update(residual_attention="se"),
+    "its kernels|is not F32": lambda d: d["network"]["model"].update(features=6),
 }
 
 
@@ -227,9 +375,13 @@ def broken_headers(header: dict[str, Any], size: int) -> dict[str, Any]:
         f"tensor {second} is not": changed(**{second: 5}),
         f"offsets of its tensor {first}": entry(first, data_offsets=[low, high + 10**12]),
         f"offsets of its tensor {second}": entry(second, data_offsets="all"),
+        f"tensor {second} is": entry(second, shape=[*map(float, header[second]["shape"])]),
+        f"offsets of its tensor {first} are": entry(first, data_offsets=[low, float(high)]),
+        f"offsets of its tensor {second} are": entry(second, data_offsets=[False, True]),
         "overlap or leave gaps": entry(first, data_offsets=[size, size + high - low]),
         "overlap or leave": entry(first, data_offsets=[-high, -low]),
         "not valid JSON": b'{"a": NaN}',
+        "not valid": b'{"a": 1e400}',
         "is not valid JSON": b"[" * 100_000,
         "header is not valid": b'{"a": 1, "a": 2}',
         "header is not": b"\xff\xfe{}",
@@ -329,7 +481,7 @@ def test_absurd_sizes_take_little_memory(content, tmp_path):
 
 def test_an_absurd_network_takes_little_memory(saved, tmp_path):
     def change(description):
-        description["config"]["model"].update(features=4096, attention_hidden=4096)
+        description["network"]["model"].update(features=4096, attention_hidden=4096)
 
     content = described(saved.read_bytes(), change)
     tracemalloc.start()
@@ -338,85 +490,6 @@ def test_an_absurd_network_takes_little_memory(saved, tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
-
-
-json_leaves = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.sampled_from([10**9, 10**18, 2**63, -1, 10**400])
-    | st.floats(allow_nan=False)
-    | st.text(max_size=8)
-)
-json_values = st.recursive(
-    json_leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner)
-)
-
-
-def paths(value: Any, path: tuple = ()) -> list[tuple]:
-    """All places in a JSON value."""
-    inner = []
-    if isinstance(value, dict):
-        inner = list(value.items())
-    elif isinstance(value, list):
-        inner = list(enumerate(value))
-    return [path, *(found for key, each in inner for found in paths(each, (*path, key)))]
-
-
-def edited(value: Any, path: tuple, new: Any) -> Any:
-    """A JSON value with another one at a place, or without it where ``new`` is ``...``."""
-    if not path:
-        return None if new is ... else new
-    copy = value.copy()
-    if new is ... and len(path) == 1:
-        del copy[path[0]]
-    else:
-        copy[path[0]] = edited(value[path[0]], path[1:], new)
-    return copy
-
-
-@st.composite
-def fuzzed(draw, content: bytes) -> bytes:
-    """A file with flipped bytes, a part missing or added, or an edit of its header."""
-    kind = draw(st.sampled_from(["flip", "header flip", "cut", "grow", "header", "description"]))
-    header, data = split(content)
-    if kind == "cut":
-        return content[: draw(st.integers(0, len(content)))]
-    if kind == "grow":
-        at = draw(st.integers(0, len(content)))
-        return content[:at] + draw(st.binary(min_size=1, max_size=64)) + content[at:]
-    if kind in ("flip", "header flip"):
-        changed = bytearray(content)
-        last = len(content) - (len(data) if kind == "header flip" else 0) - 1
-        for at in draw(st.lists(st.integers(0, last), min_size=1, max_size=4)):
-            changed[at] ^= draw(st.integers(1, 255))
-        return bytes(changed)
-    new = draw(json_values | st.just(...))
-    if kind == "header":
-        return joined(edited(header, draw(st.sampled_from(paths(header))), new), data)
-    description = json.loads(header["__metadata__"]["binsr"])
-    text = json.dumps(edited(description, draw(st.sampled_from(paths(description))), new))
-    header["__metadata__"]["binsr"] = text
-    return joined(header, data)
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(draws=st.data())
-def test_any_file_is_read_or_refused_in_one_sentence(draws, saved, tmp_path):
-    content = draws.draw(fuzzed(saved.read_bytes()))
-    path = tmp_path / "fuzzed.binsr"
-    path.write_bytes(content)
-    try:
-        model = load_model_file(path)
-    except UserError as error:
-        sentence = str(error)
-        assert sentence.startswith(str(path))
-        assert sentence.count("\n") == 0
-        assert len(sentence) < len(str(path)) + 400
-    else:
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model.params))
 
 
 @settings(

@@ -8,6 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax.commands import main
+from binsr_jax.config import default
 from binsr_jax.deploy.model_file import load_model_file, save_model
 from binsr_jax.deploy.pack import from_workdir, pack_params
 from binsr_jax.deploy.unpack import unpack_params
@@ -73,3 +74,32 @@ def test_a_model_that_cannot_be_unpacked_is_named(make_model, tmp_path, capsys):
     save_model(tmp_path / "net.binsr", make_model(unit="bnn"))
     assert main(["unpack", str(tmp_path / "net.binsr"), "-o", str(tmp_path / "run")]) == 1
     assert "net.binsr: The batch normalisation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("schedule", "x"), ("learning_rate", 0.0), ("steps", -3), ("warmup", -1)]
+)
+def test_settings_that_make_no_sense_are_left_out(make_model, tmp_path, capsys, field, value):
+    model = make_model()
+    config = model.config.copy_and_resolve_references().unlock()
+    config.train[field], config.train.batch = value, 3
+    save_model(tmp_path / "net.binsr", dataclasses.replace(model, config=config))
+    assert main(["info", str(tmp_path / "net.binsr")]) == 0
+    assert main(["unpack", str(tmp_path / "net.binsr"), "-o", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"net.binsr: its settings of training are left out: config.train.{field} is" in told
+    stored = load_model(tmp_path / "run")[0]
+    assert stored.train == default().train
+    assert stored.model == model.config.model
+
+
+def test_settings_that_make_sense_are_taken(make_model, tmp_path, capsys):
+    model = make_model()
+    config = model.config.copy_and_resolve_references().unlock()
+    config.train.steps, config.eval.sets = 77, ("Set5",)
+    save_model(tmp_path / "net.binsr", dataclasses.replace(model, config=config))
+    assert main(["unpack", str(tmp_path / "net.binsr"), "-o", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().err == ""
+    stored = load_model(tmp_path / "run")[0]
+    assert (stored.train.steps, stored.eval.sets) == (77, ("Set5",))

@@ -19,9 +19,12 @@ from official import (
 )
 from safetensors.numpy import save_file
 
-from binsr_jax.commands import import_torch, main
+from binsr_jax.commands import main
 from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.errors import UserError
+from binsr_jax.models import torch_files
+from binsr_jax.models.torch_files import read_state
 from binsr_jax.training.checkpoint import load_model
 
 # Files of reference arrays, the networks that they are of, and what those are in our words.
@@ -107,6 +110,19 @@ def changed(state: dict[str, np.ndarray], **arrays: Any) -> dict[str, np.ndarray
     [
         ("bbcu_l", {}, r"network: no value for body_2/conv/kernel, .* and 8 more; check"),
         ("dncnn3_bin", {}, "no value for body_0/conv/bias, "),
+        (
+            "dncnn3_bin",
+            {"model__0__weight": np.zeros((6, 2, 3, 3))},
+            "of 2 channels, and .* 1 or 3",
+        ),
+        (
+            "dncnn3_bin",
+            {
+                "model__0__weight": np.zeros((6, 1, 3, 3), np.float32),
+                "model__4__weight": np.zeros((1, 6, 3, 3), np.float32),
+            },
+            "no value for body_0/conv/bias, ",
+        ),
         ("dncnn_bin", {"extra": np.zeros(3, np.float32)}, "no place for extra"),
         (
             "dncnn_bin",
@@ -158,10 +174,10 @@ def test_without_pytorch_a_sentence_says_how_to_get_it(tmp_path, capsys, monkeyp
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(import_torch.importlib, "import_module", missing)
+    monkeypatch.setattr(torch_files.importlib, "import_module", missing)
     (tmp_path / "net.pth").write_bytes(b"")
-    with pytest.raises(import_torch.UserError, match=r"pip install 'binsr-jax\[torch\]'"):
-        import_torch.read_state(tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"pip install 'binsr-jax\[torch\]'"):
+        read_state(tmp_path / "net.pth")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
@@ -170,7 +186,7 @@ def test_files_of_torch_save(state, tmp_path, capsys):
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     for content in (tensors, {"params": tensors}, {"state_dict": tensors, "epoch": 3}):
         torch.save(content, tmp_path / "net.pth")
-        read = import_torch.read_state(tmp_path / "net.pth")
+        read = read_state(tmp_path / "net.pth")
         assert read.keys() == state.keys()
         jax.tree.map(np.testing.assert_array_equal, read, state)
     torch.save({"params": {}, "params_ema": tensors}, tmp_path / "net.pth")

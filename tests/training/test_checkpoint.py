@@ -10,6 +10,7 @@ import pytest
 
 from binsr_jax import models
 from binsr_jax.errors import UserError
+from binsr_jax.ops import native
 from binsr_jax.training.checkpoint import (
     Checkpoints,
     check_same_network,
@@ -50,6 +51,12 @@ def test_a_state_comes_back_bit_for_bit(tiny, tmp_path):
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         assert a.dtype == b.dtype
         assert a.tobytes() == b.tobytes()
+
+
+def test_a_checkpoint_says_what_computed(tiny, tmp_path):
+    _save(tmp_path, tiny(), {1: None})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.arithmetic(1) == f"cpu, {native.chosen_form()}"
 
 
 def test_a_saved_state_may_be_overwritten_at_once(tiny, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from binsr_jax.errors import UserError
+from binsr_jax.training import checkpoint, loop
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.loop import train
 from binsr_jax.training.workdir import claim
@@ -173,6 +174,21 @@ def test_a_harmless_change_goes_on_and_is_logged(tiny, tmp_path, caplog):
         train(tiny(**{"train.steps": 6}), str(tmp_path), _scores)
     assert "config.train.steps has changed from 4 to 6" in caplog.text
     assert load_model(tmp_path, "latest")[3] == 6
+
+
+def test_another_form_of_native_code_is_logged(tiny, tmp_path, caplog, monkeypatch):
+    forms = {"chosen": "cpu, table"}
+    for module in (checkpoint, loop):
+        monkeypatch.setattr(module, "arithmetic", lambda: forms["chosen"])
+    train(tiny(), str(tmp_path), _scores)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.arithmetic(4) == "cpu, table"
+    with caplog.at_level("WARNING"):
+        train(tiny(**{"train.steps": 5}), str(tmp_path), _scores)
+        assert "what computes" not in caplog.text  # others warn of other things
+        forms["chosen"] = "cpu, xla"
+        train(tiny(**{"train.steps": 6}), str(tmp_path), _scores)
+    assert "what computes has changed from cpu, table to cpu, xla: it rounds" in caplog.text
 
 
 def test_a_work_dir_that_cannot_be_made_is_one_sentence(tiny, tmp_path):

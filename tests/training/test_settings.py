@@ -34,7 +34,12 @@ def test_the_defaults_pass(tiny):
         ({"train.loss_epsilon": 0.0}, "config.train.loss_epsilon is 0.0, but must be above 0."),
         ({"train.schedule": "linear"}, "must be one of: constant, multistep, cosine."),
         ({"parallel": "shard"}, "must be one of: mesh, pmap."),
-        ({"train.warmup": 4}, "config.train.warmup is 4, but must be below config.train.steps, 4."),
+        ({"train.decay": float("inf")}, "config.train.decay is inf, but must be a finite number."),
+        ({"train.warmup": -1}, "config.train.warmup is -1, but must be at least 0."),
+        (
+            {"train.schedule": "multistep", "train.warmup": 9, "train.milestones": (2, 3)},
+            "must be growing steps after the warm-up, which ends at step 2.",
+        ),
         (
             {"train.schedule": "multistep", "train.milestones": (3, 3)},
             "config.train.milestones is (3, 3), but must be growing steps",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from binsr_jax import models
+from binsr_jax.training.settings import check_settings
 from binsr_jax.training.state import create_state, learning_rate, make_optimizer
 
 
@@ -135,3 +136,23 @@ def test_a_state_is_made_without_running_the_network(tiny):
     assert not runs
     jax.block_until_ready(jax.jit(model.apply)({"params": state.params}, jnp.zeros((1, 2, 2, 3))))
     assert runs
+
+
+def test_the_warm_up_of_a_short_run_is_half_of_it(tiny):
+    """The quick start's warm-up of 50 steps, of a run of 20."""
+    config = tiny(
+        **{
+            "train.steps": 20,
+            "train.warmup": 50,
+            "train.schedule": "cosine",
+            "train.learning_rate": 1.0,
+        }
+    )
+    check_settings(config)
+    rate = learning_rate(config.train)
+    expected = [*(step / 10 for step in range(10)), *_half_cosine(10)]
+    np.testing.assert_allclose([rate(step) for step in range(21)], expected, atol=1e-6)
+
+
+def _half_cosine(steps: int) -> list[float]:
+    return [(1 + np.cos(np.pi * step / steps)) / 2 for step in range(steps + 1)]

@@ -1,0 +1,305 @@
+"""What a model file says of itself: the network, which is checked, and where it comes from.
+
+``docs/model-format.md`` describes both versions. A later version of binsr-jax may know more: what
+it says of the origin is ignored here, while an unknown field of the network is refused, since it
+would change what the network computes.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from binsr_jax import __version__, models
+from binsr_jax.config import (
+    LOCAL_FIELDS,
+    Config,
+    config_from_json,
+    default,
+    field_value,
+    flat_fields,
+)
+from binsr_jax.errors import UserError
+from binsr_jax.nn.units import UNITS
+from binsr_jax.tasks import task_of
+
+# The version is raised only when an older reader would compute something else.
+FORMAT_VERSION = 2
+FLOATS = ("float32", "float16")
+
+# The fields of the network that a file must have. Other fields of ``config.model`` may be missing
+# and then have their default: what networks computed before there was such a field.
+NETWORK_FIELDS = (
+    "task",
+    "scale",
+    "model.name",
+    "model.unit",
+    "model.features",
+    "model.blocks",
+    "model.residual_attention",
+    "model.binary_attention",
+    "model.attention_hidden",
+    "model.head",
+    "model.head_activation",
+    "model.body_end",
+    "model.upsampler",
+    "model.hr_conv",
+    "model.tail",
+    "model.bias",
+    "model.amplification",
+    "model.residual_scale",
+    "model.image_skip",
+)
+# Fields of ``config.model`` that change training alone: a packed network is the same without them.
+TRAINING_FIELDS = (
+    "model.surrogate",
+    "model.weight_scale",
+    "model.progressive",
+    "model.progressive_until",
+)
+# Fields that files of version 1 may lack.
+_LATER_THAN_1 = ("model.head", "model.hr_conv", "model.tail", "model.bias")
+
+_MAX_FIELDS = {"blocks": 64}
+_MAX_SIZE = 4096  # of features, and whatever else is counted
+_MAX_NUMBER = 10**6  # of the network's settings
+_MAX_HISTORY = 32  # convolutions that each take what all before them made
+_MAX_TEXT = 1000  # characters
+_MAX_DEPTH = 6
+_PROVENANCE = {"steps": int, "source": str, "data": str, "scores": dict, "package": str}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model file says of itself.
+
+    Attributes:
+        config: a full config. The fields of the network are the file's; those of training are the
+            file's where this version knows them, else the defaults.
+        floats: a name of ``FLOATS``.
+        kernels: the shape of each kernel of signs, not yet compared with the network.
+        provenance: see ``model_file.PackedModel``.
+    """
+
+    config: Config
+    floats: str
+    kernels: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def describe(
+    config: Config, floats: str, kernels: dict[str, Any], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """The description to write: ``read_description`` gives back what it is made of.
+
+    Raises:
+        UserError: no reader would take the network.
+    """
+    check_network(config)
+    network, training = {}, {}
+    defaults = flat_fields(default())
+    for name, value in flat_fields(config).items():
+        if not _is_of_network(name):
+            if name not in LOCAL_FIELDS:
+                training[name] = value
+        elif name in NETWORK_FIELDS or value != defaults[name]:
+            network[name] = value
+    return {
+        "format_version": FORMAT_VERSION,
+        "floats": floats,
+        "kernels": kernels,
+        "network": _nested(network),
+        "provenance": bounded({**provenance, "config": _nested(training)}),
+    }
+
+
+def read_description(description: dict[str, Any]) -> Description:
+    """Reads a description of version 1 or 2, which comes from a file that is not trusted.
+
+    Raises:
+        UserError: it describes no network that this version builds.
+    """
+    version = description.get("format_version")
+    if type(version) is not int or version < 1:
+        raise UserError("its description has no format_version")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"it is of format version {str(version)[:9]}, but binsr-jax {__version__} reads only "
+            f"versions up to {FORMAT_VERSION}; upgrade binsr-jax"
+        )
+    kinds = {"format_version": int, "floats": str, "kernels": dict, "provenance": dict}
+    kinds |= {"task": str, "config": dict} if version == 1 else {"network": dict}
+    _require_fields("its description", description, kinds)
+    if description["floats"] not in FLOATS:
+        raise UserError("its description's floats are neither float32 nor float16")
+    provenance = bounded(description["provenance"])
+    if version == 1:
+        network, training = _of_version_1(description)
+    else:
+        network, training = description["network"], provenance.get("config")
+    config = _network_config(network, _LATER_THAN_1 if version == 1 else ())
+    if version == 1 and description["task"] != task_of(config).name:
+        raise UserError(f"its task is not {task_of(config).name}, as its config says")
+    known = {n: provenance[n] for n, kind in _PROVENANCE.items() if type(provenance.get(n)) is kind}
+    known["scores"] = {
+        name: value
+        for name, value in known.get("scores", {}).items()
+        if type(value) in (int, float)
+    }
+    if not known["scores"]:
+        del known["scores"]
+    if known.get("steps", 0) < 0:
+        del known["steps"]
+    return Description(
+        _with_training(config, training), description["floats"], description["kernels"], known
+    )
+
+
+def check_network(config: Config) -> None:
+    """Refuses a network whose numbers no reader takes: a bound on the work of building it.
+
+    Raises:
+        UserError: names the field and its limit.
+    """
+    model = config.model
+    for field, value in model.items():
+        if type(value) is int and value > (limit := _MAX_FIELDS.get(field, _MAX_SIZE)):
+            raise UserError(f"its config.model.{field} is above {limit}")
+        if isinstance(value, float) and not abs(value) < _MAX_NUMBER:
+            raise UserError(f"its config.model.{field} is not within +-{_MAX_NUMBER}")
+    # Such a body is one unit, and the time to compile it grows with the square of its length.
+    convolutions = model.blocks if model.name == "dncnn" else 2 * model.blocks
+    unit = UNITS.get(model.unit)
+    if unit is not None and not unit.convolutions and convolutions > _MAX_HISTORY:
+        raise UserError(
+            f"its unit {model.unit} takes all that was computed before it, which is limited to "
+            f"{_MAX_HISTORY} convolutions, and it has {convolutions}"
+        )
+
+
+def without_training(config: Config) -> Config:
+    """The config of the same network with the defaults of all that is of training."""
+    return config_from_json(
+        _nested({name: v for name, v in flat_fields(config).items() if _is_of_network(name)})
+    )
+
+
+def bounded(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What of a provenance can be shown; the rest is left out.
+
+    Texts are printable and of at most 1000 characters, so that they cannot steer a terminal; whole
+    numbers are below 2^53, all others finite; and it is at most 6 deep.
+    """
+    kept = _bounded(provenance, _MAX_DEPTH)
+    return kept if isinstance(kept, dict) else {}
+
+
+def _bounded(value: Any, depth: int) -> Any:
+    """The value without what is out of bounds, or ``...`` where nothing is left."""
+    if isinstance(value, dict | list | tuple):
+        if depth == 0:
+            return ...
+        if isinstance(value, dict):
+            inner = {n: _bounded(v, depth - 1) for n, v in value.items() if _is_text(n)}
+            return {name: v for name, v in inner.items() if v is not ...}
+        items = [_bounded(each, depth - 1) for each in value]
+        return ... if ... in items else items  # a list with a hole would mean something else
+    if isinstance(value, str):
+        return value if _is_text(value) else ...
+    if value is None or isinstance(value, bool):
+        return value
+    fits = abs(value) < 1 << 53 if isinstance(value, int) else math.isfinite(value)
+    return value if fits else ...
+
+
+def _is_text(value: str) -> bool:
+    return len(value) <= _MAX_TEXT and value.isprintable()
+
+
+def _of_version_1(description: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network and the rest of a config of version 1, which is one tree."""
+    stored = description["config"]
+    model = stored.get("model")
+    if not isinstance(model, dict):
+        return stored, {}
+    network = {
+        **{name: stored[name] for name in ("task", "scale") if name in stored},
+        "model": {name: v for name, v in model.items() if f"model.{name}" not in TRAINING_FIELDS},
+    }
+    return network, bounded(stored)
+
+
+def _network_config(network: dict[str, Any], optional: tuple[str, ...]) -> Config:
+    """A config with the fields of a network, strictly, and defaults for the rest."""
+    stored = flatten_dict(network, sep=".")
+    for name in NETWORK_FIELDS:
+        if name not in stored and name not in optional:
+            raise UserError(f"its network has no field {name}")
+    config = config_from_json(network)
+    for name in stored:
+        if not _is_of_network(name):
+            raise UserError(f"its network has the field {name[:80]}, which is of training")
+    check_network(config)
+    task_of(config)  # refuses a task or scale that there is not
+    return config
+
+
+def _with_training(config: Config, stored: Any) -> Config:
+    """The config with the stored fields of training that this version knows.
+
+    Whether their values make sense is not looked at: to run the network they do not matter.
+    """
+    config = config.copy_and_resolve_references().unlock()
+    for name, known in flat_fields(config).items():
+        if _is_of_network(name) or name in LOCAL_FIELDS:
+            continue
+        *sections, field = name.split(".")
+        value, target = stored, config
+        for section in sections:
+            value = value.get(section) if isinstance(value, dict) else None
+            target = target[section]
+        if isinstance(value, dict) and field in value:
+            fitting = field_value(name, known, value[field])
+            target[field] = known if fitting is None else fitting
+    # Values that the network's own checks refuse would keep it from being run.
+    try:
+        task_of(config)
+    except UserError:
+        config.eval.levels = ()
+    try:
+        models.build(config.model, config.scale, task_of(config).channels)
+    except UserError:
+        for name in TRAINING_FIELDS:
+            field = name.removeprefix("model.")
+            config.model[field] = default().model[field]
+    return config.lock()
+
+
+def _is_of_network(name: str) -> bool:
+    """Whether a field of a config changes what a packed network computes."""
+    return name in ("task", "scale") or (name.startswith("model.") and name not in TRAINING_FIELDS)
+
+
+def _nested(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields by name as a tree of JSON values."""
+    tree: dict[str, Any] = {}
+    for name, value in fields.items():
+        *sections, field = name.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[field] = json.loads(json.dumps(value))
+    return tree
+
+
+def _require_fields(what: str, values: dict[str, Any], kinds: dict[str, type]) -> None:
+    for name, value in values.items():
+        if name not in kinds:
+            raise UserError(f"{what} has a field {name[:80]!r}, unknown in this version")
+        if type(value) is not kinds[name]:
+            raise UserError(f"{what} has a {name} of a wrong type")
+    for name in kinds:
+        if name not in values:
+            raise UserError(f"{what} has no {name}")

@@ -1,0 +1,115 @@
+"""Reads files of PyTorch weights into numpy arrays, without running code from them."""
+
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from binsr_jax.errors import UserError
+
+# What training code wraps the weights in, the ones to be preferred first: an average of the weights
+# is what its authors score.
+_WRAPPERS = (
+    *("params_ema", "model_ema", "ema", "params", "state_dict", "model_state_dict", "model"),
+    *("generator", "net_g", "netG", "G", "net", "network", "weights", "module"),
+)
+# Parts of names that wrappers of modules add, wherever they stand.
+_MODULE = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_forward_module)\.")
+# What other tools count beside the weights.
+_COUNTERS = re.compile(r"(?:.*\.)?(?:num_batches_tracked|n_averaged|total_ops|total_params)")
+
+
+def read_state(path: Path) -> dict[str, np.ndarray]:
+    """The weights in a file by their PyTorch names, as float32.
+
+    They are taken out of what training code wraps them in: dictionaries such as ``params_ema`` and
+    ``model_state_dict``, and prefixes of names such as ``module.`` and ``_orig_mod.``.
+
+    Args:
+        path: ``.safetensors``, ``.npz``, or else a file of ``torch.save``.
+
+    Raises:
+        UserError: there is no such file, it cannot be read without running code, it needs PyTorch
+            and there is none, or it holds something else than arrays of finite numbers.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: name one of weights.")
+    readers = {".safetensors": safetensors.numpy.load_file, ".npz": _read_npz}
+    try:
+        content: Any = readers.get(path.suffix.lower(), _read_torch)(path)
+    except UserError:
+        raise
+    except Exception as error:  # of a damaged file the unpickler makes any kind
+        raise UserError(
+            f"{path} cannot be read as weights alone ({type(error).__name__}): it is damaged, or "
+            "holds Python objects, which are not run; save its state_dict with torch.save."
+        ) from error
+    arrays = {}
+    for name, value in _unwrapped(content, path).items():
+        array = _finite(value.detach().cpu().float().numpy() if hasattr(value, "detach") else value)
+        if not isinstance(name, str) or array is None:
+            raise UserError(f"{path} holds {name!r}, which is no array of finite numbers.")
+        if not _COUNTERS.fullmatch(name):
+            arrays[name] = array
+    names = _bare(arrays)
+    if len(set(names)) < len(arrays):
+        raise UserError(f"{path} holds several weights of one name: save one network alone.")
+    return dict(zip(names, arrays.values(), strict=True))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_torch(path: Path) -> Any:
+    """What a file of torch.save holds; its pickle may only make tensors and plain containers."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"PyTorch, which reads {path}, is not installed: pip install 'binsr-jax[torch]', or "
+            "save the weights as .safetensors where it is."
+        ) from error
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unwrapped(content: Any, path: Path) -> Mapping[Any, Any]:
+    """The dictionary of weights inside of others."""
+    while isinstance(content, Mapping) and content:
+        inner = [name for name, value in content.items() if isinstance(value, Mapping) and value]
+        known = [name for name in _WRAPPERS if name in inner]
+        if not known and not inner:
+            return content
+        if not known and len(inner) > 1:
+            raise UserError(
+                f"{path} holds {', '.join(map(repr, inner[:8]))}, and it is not known which of "
+                "them are the weights: save that one alone."
+            )
+        content = content[known[0] if known else inner[0]]
+    raise UserError(f"{path} holds no weights by name: save a state_dict in it.")
+
+
+def _finite(array: Any) -> np.ndarray | None:
+    """An array as float32, or None if it is none of finite numbers."""
+    dtype = getattr(array, "dtype", None)
+    if dtype is None or (dtype.kind not in "fiu" and dtype != jnp.bfloat16):
+        return None
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused
+        values = np.asarray(array).astype(np.float32)
+    return values if np.isfinite(values).all() else None
+
+
+def _bare(names: Iterable[str]) -> list[str]:
+    """The names without the prefixes that wrappers add, in their order."""
+    bare = [_MODULE.sub("", name) for name in names]
+    # The attribute that a wrapper has the network in. Before a number it is a list of layers.
+    for wrapper in _WRAPPERS:
+        if bare and all(re.match(rf"{wrapper}\.(?!\d)", name) for name in bare):
+            return _bare(name.removeprefix(f"{wrapper}.") for name in bare)
+    return bare
