@@ -9,6 +9,7 @@ The second command writes a trainable file, too: the latent weights, with which 
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from binsr_jax import models
@@ -17,8 +18,10 @@ from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import from_network, network_at, pack
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark
+from binsr_jax.evaluation.metrics import SCORES
 from binsr_jax.files import printable
 from binsr_jax.nn.packed import PackedConv
+from binsr_jax.tasks import Task, task_of
 from binsr_jax.training.trainable import SUFFIX
 
 
@@ -27,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="where it was trained, or a trainable file")
     add("--trainable", type=Path, metavar="FILE", help="a trainable file to write, too")
+    add("--name", help="what to call the network, kept in the file")
+    add("--terms", help="of the weights, as they follow from the training images, kept in the file")
+    add("--scores", type=Path, metavar="FILE", help="a results.jsonl, whose means are kept, too")
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the model file")
     add("--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)")
     add("--half", action="store_true", help="store floats in 16 bits, and print the PSNR it costs")
@@ -38,7 +44,11 @@ def run(args: argparse.Namespace) -> None:
     """Runs ``binsr pack``."""
     if args.trainable is not None and args.trainable.suffix != SUFFIX:
         raise UserError(f"A trainable file ends in {SUFFIX}: name {args.trainable} so.")
-    model = pack(args.workdir, args.output, args.which, args.half, args.trainable)
+    about = {key: text for key in ("name", "terms") if (text := getattr(args, key))}
+    if args.scores is not None:
+        task = task_of(network_at(args.workdir, args.which).config)
+        about["scores"] = _scores(args.scores, task)
+    model = pack(args.workdir, args.output, args.which, args.half, args.trainable, about)
     print(describe(model, args.output))
     if args.trainable is not None:
         print(f"trainable:  {args.trainable}, {args.trainable.stat().st_size:,} bytes")
@@ -50,6 +60,30 @@ def run(args: argparse.Namespace) -> None:
             f"float16:    {after:.4f} dB on {printable(args.set)} ({images.protocol}), "
             f"{after - before:+.4f} dB against float32"
         )
+
+
+def _scores(path: Path, task: Task) -> dict[str, float]:
+    """The means of the sets in a results.jsonl of ``binsr evaluate``, by set and score.
+
+    Those of the input are left out, and those of another task's protocol have its name in front.
+    Where a set was scored several times the last is taken.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        means = [row for row in rows if "images" in row and "engine" in row]
+        scores = {}
+        for row in means:
+            before = "" if row["task"] == task.name else f"{row['task']}: "
+            for score in SCORES:
+                if isinstance(row.get(score), float):
+                    scores[f"{before}{row['set']}/{score}"] = round(row[score], 4)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} holds no scores: name the results.jsonl of binsr evaluate --model."
+        ) from error
+    if not scores:
+        raise UserError(f"{path} holds no scores of a packed model: binsr evaluate --model first.")
+    return scores
 
 
 def _psnr(model: PackedModel, images: benchmark.BenchmarkSet) -> float:

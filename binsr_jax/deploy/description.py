@@ -68,7 +68,15 @@ _MAX_NUMBER = 10**6  # of the network's settings
 _MAX_HISTORY = 32  # convolutions that each take what all before them made
 _MAX_TEXT = 1000  # characters
 _MAX_DEPTH = 6
-_PROVENANCE = {"steps": int, "source": str, "data": str, "scores": dict, "package": str}
+_PROVENANCE = {
+    "steps": int,
+    "source": str,
+    "data": str,
+    "scores": dict,
+    "package": str,
+    "name": str,
+    "terms": str,
+}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From a trained network to a packed one: signs become bits, everything else is kept as it is."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +115,7 @@ def pack(
     which: Literal["best", "latest"] = "best",
     half: bool = False,
     trainable: str | os.PathLike[str] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> PackedModel:
     """Makes a model file of a trained network.
 
@@ -124,6 +126,7 @@ def pack(
         half: store what is not binary as float16.
         trainable: a trainable file to write, too. The model file is then packed from what that one
             holds, so that it can be made of it again, to the bit.
+        about: entries of the provenance to set: name, terms and scores.
 
     Returns:
         The packed network as the file holds it.
@@ -132,6 +135,7 @@ def pack(
         UserError: there is no checkpoint, a file cannot be written, or a parameter is not finite.
     """
     network = network_at(workdir, which)
+    network = replace(network, provenance={**network.provenance, **(about or {})})
     if trainable is not None:
         save_trainable(trainable, network)
         network = quantised(network)

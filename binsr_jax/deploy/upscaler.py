@@ -18,9 +18,10 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.picture_files import picture_of
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
 from binsr_jax.errors import UserError
+from binsr_jax.pretrained import NETWORKS, file_of
 
-# The network that comes with the package; docs/models.md says what it is.
-PRETRAINED = Path(__file__).parents[1] / "pretrained" / "sr_x2.binsr"
+# The network that is taken unless another is named.
+PRETRAINED = NETWORKS["x2"].file
 
 # The working memory of a tile unless another is asked for; or a quarter of what is available, if
 # that is less.
@@ -227,7 +228,7 @@ class Upscaler:
             top, left = (self.scale * seen.start for seen in tile.seen)
             y = y[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
             if pixels.shape[-1] == 1 and y.shape[-1] == 3:
-                y = _luma(y)
+                y = luma(y)
             y = np.clip(y, 0, 1) * np.float32(white)
             if pixels.dtype != np.float32:
                 y = np.rint(y)
@@ -244,7 +245,7 @@ class Upscaler:
         if x.shape[-1] == 1 and self._engine.channels == 3:
             return np.repeat(x, 3, axis=-1)
         if x.shape[-1] == 3 and self._engine.channels == 1 and self.scale == 1:
-            return _luma(x)
+            return luma(x)
         if x.shape[-1] != self._engine.channels:
             raise UserError(
                 "This model enlarges grey images only; convert the image to grey, or take a model "
@@ -284,14 +285,15 @@ def load(file: str | Path = PRETRAINED, *, memory: int | None = None) -> Upscale
     """Loads a packed model (``binsr pack`` makes one) to enlarge images with it.
 
     Args:
-        file: a model file; by default the one that comes with the package, which enlarges twice.
+        file: a model file, or the name of a packaged network (``binsr models`` lists them); by
+            default the one that enlarges twice.
         memory: bytes of working memory for a tile; 1 GiB by default, or a quarter of what is
             available if that is less. Images and their outputs come on top.
 
     Raises:
         UserError: the file is missing, broken or of a later version.
     """
-    return Upscaler(Engine(load_model_file(Path(file))), memory)
+    return Upscaler(Engine(load_model_file(file_of(file))), memory)
 
 
 _Turn = Callable[[np.ndarray], np.ndarray]
@@ -314,7 +316,7 @@ def _symmetry(quarters: int, flipped: bool) -> tuple[_Turn, _Turn]:
 _SYMMETRIES = [_symmetry(quarters, flipped) for flipped in (False, True) for quarters in range(4)]
 
 
-def _luma(x: np.ndarray) -> np.ndarray:
+def luma(x: np.ndarray) -> np.ndarray:
     """Luma ``[H, W, 1]`` of RGB in 0..1, in 0..1."""
     return _GREY[0] * x[..., :1] + _GREY[1] * x[..., 1:2] + _GREY[2] * x[..., 2:]
 
