@@ -133,7 +133,7 @@ def make_model(file: str, attention: str) -> Any:
     if attention:
         config.model.residual_attention, config.model.binary_attention = attention.split("/")
     image = np.zeros((1, 2, 2, 3), np.float32)
-    variables = jax.jit(build(config.model, config.scale).init)(jax.random.key(0), image)
+    variables = jax.jit(build(config).init)(jax.random.key(0), image)
     rng = np.random.default_rng(0)
 
     def moved(leaf: jax.Array) -> np.ndarray:
@@ -256,7 +256,7 @@ JOBS: dict[str, Callable[..., Any]] = {"time": time_job, "parts": parts_job, "me
 
 def print_machine() -> None:
     """The CPU, its flags that matter here, our form for it, and the versions of the libraries."""
-    from binsr_jax.ops import native
+    from binsr_jax.ops.native import choose
 
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = re.search(r"model name\s*:\s*(.*)", text)
@@ -264,7 +264,7 @@ def print_machine() -> None:
     present = set(flags[1].split()) if flags else set()
     print(f"- CPU: {name[1] if name else platform.processor()}")
     print("- flags: " + ", ".join(f"{f}: {'yes' if f in present else 'no'}" for f in FLAGS))
-    print(f"- packed convolution: {native.chosen_form()}")
+    print(f"- packed convolution: {choose.chosen_form()}")
     versions = []
     for package in PACKAGES:
         try:

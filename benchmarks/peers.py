@@ -25,9 +25,9 @@ from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.models.backbone import UPSAMPLING_STEPS
 from binsr_jax.models.edsr import DIV2K_MEAN
 from binsr_jax.nn.packed import PackedFloatConv
-from binsr_jax.ops import native
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.conv import conv2d
+from binsr_jax.ops.native import choose
 from binsr_jax.ops.packed import unpack_weights
 
 Side = Callable[[np.ndarray], np.ndarray]
@@ -276,10 +276,10 @@ def jax_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     """The same modules with float convolutions, which are XLA's, jitted as a whole."""
     del threads
     config = model.config
-    network = models.build(config.model, config.scale, conv=_FloatKernelConv)
+    network = models.build(config, conv=_FloatKernelConv)
     params = jax.tree.map(jnp.asarray, float_params(model))
     run = jax.jit(lambda params, x: network.apply({"params": params}, x))
-    with mock.patch.object(native, "chosen_form", return_value="xla"):
+    with mock.patch.object(choose, "chosen_form", return_value="xla"):
         run = run.lower(params, jnp.asarray(images[:1])).compile()
     return lambda x: np.asarray(run(params, jnp.asarray(x)))
 

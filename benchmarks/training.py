@@ -113,7 +113,7 @@ def make_side(side: str, case: str, shape: dict[str, int], threads: int) -> Call
     config.model.unit = {"bbcu": "bbcu", "float": "residual"}.get(case, "attention")
     if "/" in case:
         config.model.residual_attention, config.model.binary_attention = case.split("/")
-    model, optimizer = build(config.model, config.scale), make_optimizer(config.train)
+    model, optimizer = build(config), make_optimizer(config.train)
     state = jax.tree.map(np.asarray, create_state(config, model, optimizer))
     draw = np.random.default_rng(0).random
     low = (shape["batch"], shape["patch"], shape["patch"], 3)

@@ -131,7 +131,7 @@ def count(config: Config, size: tuple[int, int] = DEFAULT_SIZE) -> Cost:
         UserError: the config describes no network.
     """
     task = task_of(config)
-    network = models.build(config.model, task.scale, task.channels, conv=SignConv)
+    network = models.build(config, conv=SignConv)
     image = jax.ShapeDtypeStruct((1, *size, task.channels), jnp.float32)
     attentions: dict[tuple[str, ...], tuple[nn.Module, Any]] = {}
 

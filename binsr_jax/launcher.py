@@ -4,6 +4,7 @@ import difflib
 import logging as python_logging
 import os
 import re
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any, Protocol
 import jax
 from absl import flags, logging
 
-from binsr_jax.config import default, flat_fields, list_value
+from binsr_jax.config import FIELDS, default, flat_fields, list_value
 from binsr_jax.errors import UserError
+from binsr_jax.fields import Field
 from binsr_jax.files import printable
-from binsr_jax.ops import native
+from binsr_jax.ops.native import build, choose
 from binsr_jax.recipes import recipe_file
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
@@ -75,11 +77,15 @@ def launch(program: Program, name: str, argv: Sequence[str]) -> int:
 def keep_compiled_programs() -> None:
     """Keeps compiled programs in ``~/.cache/binsr-jax/jax``, so that the next start is quick.
 
+    Without a home, in a temporary folder.
+
     JAX's own variable JAX_COMPILATION_CACHE_DIR names another folder.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path.home() / ".cache" / "binsr-jax" / "jax"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(build.cache_folder("jax")))
+        except OSError as error:
+            logging.warning("Compiled programs are not kept: %s", error)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Also the draws of the first parameters, of which each takes less than JAX's own second.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -89,11 +95,11 @@ def check_kernel() -> None:
     """Looks at the environment variable BINSR_KERNEL (``binsr_jax.ops.native``), if it is set.
 
     Raises:
-        UserError: it names no form that this machine can run.
+        UserError: it names no form that this machine can make and run.
     """
     if os.environ.get("BINSR_KERNEL"):
         try:
-            native.chosen_form()
+            choose.chosen_form()
         except ValueError as error:
             raise UserError(f"The environment variable {error}.") from error
 
@@ -146,7 +152,21 @@ def _help(program: Program, name: str) -> str:
     for flag in values:
         text = values[flag].help
         lines.append(f"  --{flag.replace('_', '-'):<16} {text}")
+    if "config" in values:
+        lines += ["", "fields of the config, with their defaults:"]
+        lines += [line for field in FIELDS.items() for line in _field_help(*field)]
     return "\n".join(lines)
+
+
+def _field_help(name: str, declaration: Field) -> list[str]:
+    """The lines of a field: what to write, and what it means."""
+    rule = declaration.rule
+    choices = rule.choices if rule else ()
+    bound = f"; {rule.requirement}" if rule and not choices else ""
+    text = declaration.meaning + bound + (f": {', '.join(choices)}" if choices else "")
+    indent = " " * 6
+    wrapped = textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=indent)
+    return [f"  --config.{name}={declaration.default!r}", wrapped]
 
 
 def _with_lists(argv: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from binsr_jax import __version__, cost, models
 from binsr_jax.commands import COMMANDS, main
-from binsr_jax.config import default
+from binsr_jax.config import FIELDS, default
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.pack import from_workdir
 from binsr_jax.training.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ def workdir(tmp_path_factory) -> Path:
     config.data.sources = ("folder:/home/someone/else",)
     config.train.init_from = config.train.teacher = "/home/someone/run"
     folder = tmp_path_factory.mktemp("run")
-    model = models.build(config.model, config.scale)
+    model = models.build(config)
     state: Any = create_state(config, model, make_optimizer(config.train))
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(
@@ -134,10 +134,21 @@ def test_flags_are_written_with_either_sign_between_words(flag, tmp_path, capsys
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main([name, "--help"])
-    assert caught.value.code == 0
+    status: Any = 0
+    try:
+        status = main([name, "--help"])
+    except SystemExit as end:
+        status = end.code
+    assert status == 0
     assert f"usage: binsr {name}" in capsys.readouterr().out
+
+
+def test_the_help_of_train_lists_every_field_with_its_meaning(capsys):
+    assert main(["train", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, declaration in FIELDS.items():
+        place = lines.index(f"  --config.{name}={declaration.default!r}")
+        assert declaration.meaning.split()[0] in lines[place + 1]
 
 
 def test_the_program_starts_without_jax():

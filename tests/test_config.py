@@ -1,9 +1,22 @@
 """Configs as JSON and back."""
 
 import pytest
+from ml_collections import ConfigDict
 
-from binsr_jax.config import config_from_json, config_to_json, default, list_value
+from binsr_jax.config import FIELDS, config_from_json, config_to_json, default, list_value
+from binsr_jax.data.sources import SOURCES
 from binsr_jax.errors import UserError
+from binsr_jax.fields import check
+from binsr_jax.models import MODELS
+from binsr_jax.models.backbone import ACTIVATIONS
+from binsr_jax.models.srvgg import SRVGG_ACTIVATIONS
+from binsr_jax.nn.attention import ATTENTION
+from binsr_jax.nn.binary import WEIGHT_SCALES
+from binsr_jax.nn.units import UNITS
+from binsr_jax.ops.binarize import SURROGATES
+from binsr_jax.tasks import TASKS
+from binsr_jax.training.losses import LOSSES
+from binsr_jax.training.state import SCHEDULES
 
 
 def test_tuples_come_back_from_json():
@@ -32,6 +45,54 @@ def test_tuples_come_back_from_json():
 def test_elements_of_another_type_are_refused(field, value):
     with pytest.raises(UserError, match=rf"the field data.{field} = "):
         config_from_json({"data": {field: value}})
+
+
+@pytest.mark.parametrize(
+    ("field", "registry"),
+    [
+        ("task", TASKS),
+        ("model.name", MODELS),
+        ("model.unit", UNITS),
+        ("model.residual_attention", ("none", *ATTENTION)),
+        ("model.binary_attention", ("none", *ATTENTION)),
+        ("model.surrogate", SURROGATES),
+        ("model.weight_scale", WEIGHT_SCALES),
+        ("model.head_activation", ACTIVATIONS),
+        ("data.source", SOURCES),
+        ("train.loss", LOSSES),
+        ("model.activation", SRVGG_ACTIVATIONS),
+        ("train.schedule", SCHEDULES),
+    ],
+)
+def test_a_field_has_the_choices_that_the_package_has(field, registry):
+    rule = FIELDS[field].rule
+    assert rule is not None
+    assert set(rule.choices) == set(registry)
+
+
+def test_every_field_is_declared_with_its_meaning_and_a_default_that_passes():
+    def names(config: ConfigDict, prefix: str = "") -> set[str]:
+        found = set()
+        for name, value in config.items():
+            inner = isinstance(value, ConfigDict)
+            found |= names(value, f"{prefix}{name}.") if inner else {prefix + name}
+        return found
+
+    config = default()
+    assert isinstance(config, ConfigDict)
+    assert names(config) == FIELDS.keys()
+    assert all(declaration.meaning for declaration in FIELDS.values())
+    check(FIELDS, config)
+
+
+def test_a_broken_rule_names_the_field_the_value_and_the_choices():
+    config = default()
+    config.train.steps = 0
+    with pytest.raises(UserError, match=r"config\.train\.steps is 0, but must be at least 1\."):
+        check(FIELDS, config)
+    config.train.steps, config.model.head = 1, "int4"
+    with pytest.raises(UserError, match=r"model\.head is 'int4', but must be one of: float, bin"):
+        check(FIELDS, config)
 
 
 @pytest.mark.parametrize(

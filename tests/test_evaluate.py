@@ -88,7 +88,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = default()
     config.model.features, config.model.blocks, config.scale = 4, 1, 3
     config.model.image_skip = "bilinear"
-    model = models.build(config.model, config.scale)
+    model = models.build(config)
     state = create_state(config, model, make_optimizer(config.train))
     with Checkpoints(folder, keep=2) as checkpoints:
         for step, score in ((10, 30.0), (20, 20.0)):

@@ -8,22 +8,26 @@ import pytest
 import binsr_jax
 
 PACKAGE = Path(binsr_jax.__file__).parent
-# What a part may import, beside itself; config and errors are open to all but ops, files to all.
-OPEN_TO_ALL = {"config", "errors", "files", "__version__"}
+# What a part may import, beside itself; settings and errors are open to all but ops, files to all.
+OPEN_TO_ALL = {"config", "errors", "fields", "settings", "files", "__version__"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "config": {"errors"},
+    "fields": {"errors"},
+    "settings": {"fields"},
     "recipes": set(),
     "configs": {"recipes"},
     "ops": {"files"},
     "nn": {"ops"},
-    "models": {"nn", "ops"},
+    "models": {"nn", "ops", "tasks"},
+    "enhance": set(),
+    "faces": {"models"},
     "tasks": {"ops"},
     "data": {"ops", "tasks"},
     "training": {"models", "nn", "ops", "data", "tasks"},
     "pretrained": set(),
-    "deploy": {"pretrained", "models", "nn", "ops", "data", "tasks", "training", "cost"},
+    "deploy": {"pretrained", "models", "nn", "ops", "data", "tasks", "training", "cost", "enhance"},
     "trace": set(),
     "cost": {"models", "nn", "ops", "tasks", "trace"},
     "evaluation": {"models", "nn", "ops", "data", "tasks", "training", "deploy", "cost"},

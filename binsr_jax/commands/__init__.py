@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "dejpeg": "remove JPEG artifacts from images",
     "restore": "clean and enlarge images in several steps, or with a model of one's own",
     "models": "list the networks that come with the package",
+    "faces": "restore the faces in images with DFDNet",
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
     "unpack": "make a work dir of a model file, to train it further",
@@ -97,6 +98,10 @@ def _run_quietly(module: Any, args: argparse.Namespace) -> int:
     level = log.level
     log.setLevel(logging.ERROR)  # Orbax logs much that does not concern a user
     try:
+        if os.environ.get("BINSR_KERNEL"):
+            from binsr_jax import launcher  # here, since it imports JAX
+
+            launcher.check_kernel()
         return module.run(args) or 0
     finally:
         log.setLevel(level)

@@ -21,6 +21,7 @@ import datetime
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
@@ -80,8 +81,9 @@ def run(values: flags.FlagValues) -> None:
     if values.task and scored.restore is not None:
         scored = subject.scored_as(scored, values.task)
     config = scored.config
-    if values.levels:
-        config.eval.levels = tuple(int(n) if n.isdecimal() else n for n in values.levels)
+    if values.levels:  # what is no number is refused by the task
+        levels: Any = tuple(int(n) if n.isdecimal() else n for n in values.levels)
+        config.eval.levels = levels
     names = [name.strip() for name in values.sets or () if name.strip()] or config.eval.sets
     sets = benchmark.load_sets(names, values.data_dir or config.eval.data_dir, task_of(config))
     results = Path(values.output or values.workdir or ".").expanduser() / "results.jsonl"

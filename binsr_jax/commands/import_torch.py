@@ -7,20 +7,30 @@ binsr pack --workdir runs/bbcu_l -o bbcu_l.binsr
 FILE is a .safetensors or .npz of arrays under their PyTorch names, or a .pth, which PyTorch reads
 without running code from it (pip install 'binsr-jax[torch]'). Channels, features and blocks are
 found in it, and batch normalisation is folded.
+
+DFDNet becomes one file, for binsr faces, of its weights and its dictionary: a file, or the folder
+of .npy files that its authors give.
+
+binsr import-torch DFDNet_official.pth --arch dfdnet --dictionary DictionaryCenter512 \\
+    -o dfdnet.safetensors
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
+from binsr_jax.faces.model import save_face_model
 from binsr_jax.files import printable
+from binsr_jax.models.dfdnet_weights import (
+    dfdnet_dictionary,
+    dfdnet_params,
+    read_dictionary_folder,
+)
 from binsr_jax.models.dncnn_weights import plain_dncnn
 from binsr_jax.models.esrgan_weights import (
     rrdbnet_config,
@@ -29,7 +39,7 @@ from binsr_jax.models.esrgan_weights import (
     srvgg_names,
 )
 from binsr_jax.models.official import ARCHITECTURES, official_config
-from binsr_jax.models.torch_files import read_state
+from binsr_jax.models.torch_files import read_nested, read_state
 from binsr_jax.models.torch_weights import from_torch
 from binsr_jax.tasks import task_of
 from binsr_jax.training.transfer import digest, start_run
@@ -39,20 +49,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr import-torch``."""
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the weights: .pth, .safetensors or .npz")
-    archs = (*ARCHITECTURES, "rrdbnet", "srvgg")
+    archs = (*ARCHITECTURES, "rrdbnet", "srvgg", "dfdnet")
     add("--arch", required=True, choices=archs, help="the network they are of")
     scale = "of super-resolution (default: 2; of rrdbnet and srvgg: as the file says)"
     add("--scale", type=int, choices=(1, 2, 3, 4), help=scale)
-    add("-o", "--output", required=True, type=Path, metavar="DIR", help="the work dir to make")
+    output = "the work dir to make; of dfdnet, the file"
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help=output)
     add("--amplification", type=float, metavar="K", help="k, where it is not the usual one")
     add("--residual-scale", type=float, metavar="S", help="of EDSR, where it is not the usual one")
     add("--norm-epsilon", type=float, metavar="E", help="of batch normalisation, likewise")
     activation = "of srvgg, where it has no weights of its own"
+    add("--dictionary", type=Path, metavar="PATH", help="of dfdnet: a folder of .npy, or a file")
     add("--activation", choices=("relu", "leaky_relu"), help=activation)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr import-torch``."""
+    if args.arch == "dfdnet":
+        _import_dfdnet(args)
+        return
     state = read_state(args.file)
     try:
         config, params = _network(state, args)
@@ -83,8 +98,22 @@ def _network(state: dict[str, np.ndarray], args: argparse.Namespace) -> tuple[Co
                 config.model[field] = value
     if names is not None and args.scale not in (None, config.scale):
         raise UserError(f"its scale is {config.scale}, not {args.scale}: leave --scale out")
-    channels = task_of(config).channels
-    network = models.build(config.model, config.scale, channels)
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-    return config, from_torch(state, shapes, names)
+    return config, from_torch(state, models.shapes(config)["params"], names)
+
+
+def _import_dfdnet(args: argparse.Namespace) -> None:
+    """Makes the file of DFDNet's weights and dictionary."""
+    if args.dictionary is None:
+        raise UserError("DFDNet has a dictionary beside its weights: name it with --dictionary.")
+    state, path = read_state(args.file), args.file
+    try:
+        params = dfdnet_params(state)
+        path = args.dictionary
+        arrays = read_dictionary_folder(path) if path.is_dir() else read_nested(path)
+        dictionary = dfdnet_dictionary(arrays)
+    except UserError as error:
+        named = str(path) in str(error)
+        raise error if named else UserError(f"{path} as dfdnet: {error}.") from error
+    save_face_model(args.output, params, dictionary)
+    entries = ", ".join(f"{len(dictionary[256][part])} of {part}" for part in dictionary[256])
+    print(printable(f"{args.output}: DFDNet, with {entries.replace('_', ' ')}"))

@@ -88,6 +88,6 @@ def _scores(path: Path, task: Task) -> dict[str, float]:
 
 def _psnr(model: PackedModel, images: benchmark.BenchmarkSet) -> float:
     config = model.config
-    network = models.build(config.model, config.scale, model.task.channels, conv=PackedConv)
+    network = models.build(config, conv=PackedConv)
     restore = benchmark.restorer(network, {"params": model.params})
     return benchmark.score_set(images, restore)[-1]["psnr"]

@@ -1,40 +1,35 @@
 """What the subcommands that restore pictures share: their flags, and how files are done."""
 
 import argparse
+import contextlib
 import math
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from binsr_jax.deploy.jobs import FORMATS, Options, Outcome, find_images, plan_jobs, run_jobs
 from binsr_jax.deploy.steps import load_steps
 from binsr_jax.deploy.upscaler import Upscaler, load
+from binsr_jax.enhance import parse
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
-from binsr_jax.launcher import check_kernel, keep_compiled_programs
+from binsr_jax.launcher import keep_compiled_programs
 
 # Of some of the images: what restores them.
 Group = tuple[Upscaler, Sequence[Path]]
 
 
 def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
-    """Declares the flags of all of them, but for the model.
+    """Declares the flags of a command that runs networks on images, but for the network.
 
     Args:
         parser: of the subcommand.
-        suffix: what the help calls the default suffix.
+        suffix: what goes into the names of outputs, in words.
     """
-    defaults = Options()
+    add_file_arguments(parser, suffix)
     add = parser.add_argument
-    add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
-    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more of them")
-    add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
     add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by the memory)")
-    formats = [ending[1:] for ending in FORMATS]
-    add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
-    add("--suffix", help=f"of an output's name (default: {suffix})")
-    add("--overwrite", action="store_true", help="make outputs again that are there")
     add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
     add(
         "--memory",
@@ -42,6 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
         metavar="GIB",
         help="for a tile (default: 1, or 1/4 of what is free)",
     )
+    steps = "done {} the network, such as {}; docs/enhance.md lists them"
+    add("--pre", default="", metavar="STEPS", help=steps.format("before", "median=0.5,clahe=0.3"))
+    add("--post", default="", metavar="STEPS", help=steps.format("after", "unsharp=0.5,colour=1"))
+
+
+def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
+    """Declares the flags of a command that makes images of images.
+
+    Args:
+        parser: of the command.
+        suffix: what goes into the names of outputs, in words.
+    """
+    defaults = Options()
+    add = parser.add_argument
+    add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
+    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more of them")
+    add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
+    formats = [ending[1:] for ending in FORMATS]
+    add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
+    add("--suffix", help=f"of an output's name (default: {suffix})")
+    add("--overwrite", action="store_true", help="make outputs again that are there")
     add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP")
     add(
         "--max-megapixels",
@@ -50,6 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
         metavar="MP",
         help="larger images are refused (default: %(default)g)",
     )
+
+
+def named_images(args: argparse.Namespace) -> list[Path]:
+    """The images that the arguments name.
+
+    Raises:
+        UserError: they name none, or one that is not there.
+    """
+    inputs = [*args.images, *args.input]
+    if not inputs:
+        raise UserError(
+            f"No image is named: binsr {args.command} PATH takes files, folders and patterns."
+        )
+    return find_images(inputs)
 
 
 def add_strength(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +106,9 @@ def run(
         suffix: of outputs of the same size; ``_restored`` by default.
     """
     memory = round(args.memory * 2**30) if args.memory else None
-    inputs = [*args.images, *args.input]
-    if not inputs:
-        command = f"binsr {args.command} PATH"
-        raise UserError(f"No image is named: {command} takes files, folders and patterns.")
-    files = find_images(inputs)
+    files = named_images(args)
+    pre, post = parse(args.pre, "pre"), parse(args.post, "post")
     keep_compiled_programs()
-    check_kernel()
     groups = choose(files, memory)
     scale = groups[0][0].scale
     enlarges = scale > 1
@@ -94,20 +120,39 @@ def run(
         overwrite=args.overwrite,
         quality=args.quality,
         most_pixels=int(args.max_megapixels * 1e6),
+        pre=pre,
+        post=post,
     )
     outcome = Outcome()
-    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no half files either
-    try:
+    with sigterm_interrupts():
         for upscaler, group in groups:
             part = run_jobs(upscaler, [job for job in jobs if job.source in group], options)
             outcome.done += part.done
             outcome.skipped += part.skipped
             outcome.failed += part.failed
-    finally:
-        signal.signal(signal.SIGTERM, ends)
     if len(jobs) < len(files):
         print(f"{len(files) - len(jobs)} left out, as the outputs of others.")
-    counts = [f"{outcome.done} {'enlarged' if enlarges else 'restored'}"]
+    return report(outcome, "enlarged" if enlarges else "restored")
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM end what runs in its block as Ctrl-C does, which leaves no half files."""
+    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, ends)
+
+
+def report(outcome: Outcome, done: str) -> int:
+    """Prints what became of the jobs, and returns the exit status.
+
+    Args:
+        outcome: of the jobs.
+        done: what was done with images, such as ``enlarged``.
+    """
+    counts = [f"{outcome.done} {done}"]
     if outcome.skipped:
         counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
     if outcome.failed:

@@ -22,11 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from binsr_jax import cost, launcher
 from binsr_jax.commands import plot
-from binsr_jax.config import Config
+from binsr_jax.config import Config, copy_of
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
@@ -175,7 +173,7 @@ def _activations(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for workdir, title in figures.shortest_names(args.workdirs).items():
         config, _, variables, _ = load_model(workdir, "latest")
-        config = ConfigDict(config.to_dict())
+        config = copy_of(config)
         for setting in args.set:  # such as where the images are now
             assign(config, setting)
         rows += activations.describe(title, config, variables)

@@ -4,7 +4,7 @@
     binsr train --config my_recipe.py:scale=4 --workdir runs/mine --config.train.steps=5000
 
 Start the same command again to go on after a stop. Every field of the config can be set on the
-command line, as in the second example.
+command line, as in the second example; the list below says what each means.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from binsr_jax import models
+from binsr_jax.config import Config
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.evaluation.benchmark import network_validator
-from binsr_jax.tasks import task_of
 from binsr_jax.training.loop import train
 
 
@@ -50,6 +50,6 @@ def run(values: flags.FlagValues) -> int:
     """Runs ``binsr train``; the exit status is 128 + n where signal n stopped it."""
     if values.distributed:
         jax.distributed.initialize()
-    config = values.config
-    model = models.build(config.model, config.scale, task_of(config).channels)
+    config: Config = values.config
+    model = models.build(config)
     return train(config, values.workdir, network_validator(config, model), read_network)

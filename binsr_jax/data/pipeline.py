@@ -15,12 +15,13 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from binsr_jax.config import Config
+from binsr_jax.config import FIELDS, Config
 from binsr_jax.data.cache import PairCache
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.pairs import RandomDegradation
 from binsr_jax.data.sources import open_mixture
 from binsr_jax.errors import UserError
+from binsr_jax.fields import check
 from binsr_jax.tasks import task_of
 
 Batch = dict[str, np.ndarray]
@@ -181,10 +182,7 @@ def _check(config: Config, process_count: int) -> None:
             f"config.train.batch is {batch}, but must be a positive multiple of the number of "
             f"processes, {process_count}."
         )
-    if config.data.workers < 0:
-        raise UserError(f"config.data.workers is {config.data.workers}, but must be 0 or more.")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed is {config.seed}, but must lie in 0..{2**32 - 1}.")
+    check({name: FIELDS[name] for name in ("seed", "data.workers")}, config)
 
 
 def _large_enough(source: PairCache, patch: int, least: int) -> list[int]:

@@ -6,6 +6,7 @@ from typing import Any
 from binsr_jax.config import Config
 from binsr_jax.data.real_degradation import KERNELS, Order, RealDegradation
 from binsr_jax.errors import UserError
+from binsr_jax.settings import RealConfig
 
 _RANGES = {  # of pairs: the least and the most that they may hold
     "sigma": (0.05, 20),
@@ -54,7 +55,7 @@ def random_real(config: Config) -> RealDegradation:
     )
 
 
-def _order(real: Config, suffix: str) -> Order:
+def _order(real: RealConfig, suffix: str) -> Order:
     ranges = ("sigma", "generalised", "plateau", "factor", "noise", "poisson", "quality")
     fields: dict[str, Any] = {name: _pair(real, name, suffix) for name in ranges}
     fields |= {name: _share(real, name + suffix) for name in ("blur", "sinc", "gaussian", "grey")}
@@ -71,7 +72,7 @@ def _order(real: Config, suffix: str) -> Order:
     return Order(**fields)
 
 
-def _pair(real: Config, name: str, suffix: str = "") -> tuple[Any, Any]:
+def _pair(real: RealConfig, name: str, suffix: str = "") -> tuple[Any, Any]:
     """The two ends of a range."""
     ends, (least, most) = tuple(real[name + suffix]), _RANGES[name]
     if len(ends) != 2 or not least <= ends[0] <= ends[1] <= most:
@@ -81,7 +82,7 @@ def _pair(real: Config, name: str, suffix: str = "") -> tuple[Any, Any]:
     return ends
 
 
-def _share(real: Config, name: str) -> float:
+def _share(real: RealConfig, name: str) -> float:
     if not 0 <= real[name] <= 1:
         raise _wrong(name, real[name], "must be a share in 0..1")
     return real[name]

@@ -277,7 +277,7 @@ def _with_training(config: Config, stored: Any) -> Config:
     except UserError:
         config.eval.levels = ()
     try:
-        models.build(config.model, config.scale, task_of(config).channels)
+        models.build(config)
     except UserError:
         for name in TRAINING_FIELDS:
             field = name.removeprefix("model.")

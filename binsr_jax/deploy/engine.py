@@ -57,9 +57,7 @@ class Engine:
         self.scale: int = model.task.scale
         self.channels: int = model.task.channels
         self._params = model.params
-        network = models.build(
-            model.config.model, self.scale, self.channels, _CONVOLUTIONS[arithmetic]
-        )
+        network: Any = models.build(model.config, _CONVOLUTIONS[arithmetic])
         self.stride: int = network.stride
         image = jax.ShapeDtypeStruct((1, self.stride, self.stride, self.channels), jnp.float32)
         features, pooled = jax.eval_shape(partial(_extract, network), self._params, None, image)
@@ -125,7 +123,7 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
 
 
 def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: int) -> jax.Array:
-    """The output, a strip of rows at a time."""
+    """The output, a strip of rows at a time where the network would need too much memory."""
     scale = network.stride * network.scale
     row = 4 * features.shape[-1] * features.shape[-2] * scale  # bytes, of an intermediate
     rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
@@ -133,6 +131,8 @@ def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
         return network.apply({"params": params}, features, x, method="reconstruct")
 
+    if network.apply({"params": params}, features, method="reconstructs_by_rows"):
+        return part(features, x)
     return in_strips(part, (features, x), rows, halo)
 
 

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from binsr_jax.data.images import IMAGE_SUFFIXES, list_images
 from binsr_jax.deploy.picture_files import picture_size, read_picture, write_picture
-from binsr_jax.deploy.pictures import FORMATS, canvas, finish, fitted, paste
+from binsr_jax.deploy.pictures import FORMATS, canvas, enhance_canvas, finish, fitted, paste
 from binsr_jax.deploy.upscaler import Upscaler, Work
+from binsr_jax.enhance import Step
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 
@@ -50,6 +51,8 @@ class Options:
         overwrite: whether to make outputs again that are there.
         quality: 1 to 100, of JPEG and WebP.
         most_pixels: images of more are refused.
+        pre: what is done to an image before it is enlarged.
+        post: what is done to it after.
     """
 
     tile: int = 0
@@ -57,6 +60,8 @@ class Options:
     overwrite: bool = False
     quality: int = 95
     most_pixels: int = 200_000_000
+    pre: tuple[Step, ...] = ()
+    post: tuple[Step, ...] = ()
 
 
 @dataclass
@@ -153,10 +158,33 @@ def plan_jobs(
 
 
 def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outcome:
+    """Enlarges or restores the images of jobs; see ``run_each``."""
+
+    def work(job: Job, bar: tqdm) -> None:
+        _do(upscaler, job, options, bar)
+
+    def require_memory(height: int, width: int) -> None:
+        upscaler.require_memory(height, width, options.pre)
+
+    return run_each(jobs, options, require_memory, work)
+
+
+def run_each(
+    jobs: Sequence[Job],
+    options: Options,
+    require_memory: Callable[[int, int], None],
+    work: Callable[[Job, tqdm], None],
+) -> Outcome:
     """Does the jobs, with progress; one that fails does not keep the others from being done.
 
     An output that is there is not made again, unless ``options.overwrite``; so an interrupted run
     goes on where it was, and two runs can share the work.
+
+    Args:
+        jobs: the images and their outputs.
+        options: of which ``overwrite`` and ``most_pixels`` are used.
+        require_memory: given height and width, raises UserError if an image is too large.
+        work: makes an output, and says in the bar how many megapixels are done.
     """
     outcome = Outcome()
     sizes: dict[Job, float] = {}
@@ -166,7 +194,7 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
                 outcome.skipped += 1
                 continue
             width, height = picture_size(job.source, options.most_pixels)
-            upscaler.require_memory(height, width)
+            require_memory(height, width)
             sizes[job] = width * height / 1e6
     terminal = sys.stderr.isatty()
     with tqdm(
@@ -185,7 +213,7 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
                 if not options.overwrite and _is_there(job.target):  # by another run, meanwhile
                     outcome.skipped += 1
                 else:
-                    _do(upscaler, job, options, bar)
+                    work(job, bar)
                     outcome.done += 1
                     seconds = time.monotonic() - started
                     if not terminal:
@@ -199,15 +227,17 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
 def _do(upscaler: Upscaler, job: Job, options: Options, bar: tqdm) -> None:
     picture = fitted(read_picture(job.source, options.most_pixels), job.target, upscaler.scale)
     try:
-        work = upscaler.plan(*picture.pixels.shape[:2], tile=options.tile)
+        work = upscaler.plan(*picture.pixels.shape[:2], tile=options.tile, pre=options.pre)
         notes = [*picture.notes, *_note_of(work)]
         if notes:
             tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
         image = canvas(picture, upscaler.scale)
-        for piece in upscaler.run(picture.pixels, work, ensemble=options.ensemble):
+        pixels, before = upscaler.prepared(picture.pixels, options.pre, options.post)
+        for piece in upscaler.run(pixels, work, ensemble=options.ensemble):
             paste(image, piece.rows, piece.columns, piece.pixels)
             height, width = piece.pixels.shape[:2]
             bar.update(height * width / upscaler.scale**2 / 1e6)
+        enhance_canvas(image, options.post, before)
         finish(image, picture)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(f"{job.source}: the memory ran out; give less with --memory.") from error

@@ -41,7 +41,7 @@ class PackedModel:
     Attributes:
         config: The full config; its ``model``, ``scale`` and ``task`` say what the network is. The
             rest tells how it was trained, as far as the file says it and this version knows it.
-        params: Of ``models.build(config.model, config.scale, channels, conv=PackedConv)``.
+        params: Of ``models.build(config, conv=PackedConv)``.
         provenance: How it was trained: ``steps``, ``source`` (the kinds of data), ``data`` (a
             fingerprint of the training data), ``scores`` (name to number), ``package`` (the
             version of binsr-jax that packed it), ``name`` (what to call it) and ``terms`` (of the
@@ -87,11 +87,7 @@ def stored_tensors(config: Config, floats: str = "float32") -> dict[str, StoredT
     Raises:
         UserError: the config describes no network.
     """
-    channels = task_of(config).channels
-    network = models.build(config.model, config.scale, channels, conv=SignConv)
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-    leaves: dict[str, Any] = flatten_dict(shapes, sep="/")
+    leaves: dict[str, Any] = flatten_dict(models.shapes(config, SignConv)["params"], sep="/")
     tensors = {}
     for name, leaf in leaves.items():
         size = stored_bytes(leaf, half=floats == "float16")

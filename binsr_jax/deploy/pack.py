@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
-from binsr_jax.nn.binary import FOLDED, BinaryConv
+from binsr_jax.nn.binary import FOLDED
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.tasks import task_of
 from binsr_jax.training.trainable import (
@@ -41,31 +41,22 @@ def pack_params(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         config: the full config of the network.
-        variables: of ``models.build(config.model, config.scale, channels)``: ``params``, float32,
-            and other collections if it has such.
+        variables: of ``models.build(config)``: ``params``, float32, and other collections if it
+            has such.
 
     Returns:
-        The ``params`` of ``models.build(config.model, config.scale, channels, conv=PackedConv)``.
+        The ``params`` of ``models.build(config, conv=PackedConv)``.
 
     Raises:
         UserError: the config describes no network.
         ValueError: the variables are not of that network.
     """
-    channels = task_of(config).channels
-    network, packed_network = (
-        models.build(config.model, config.scale, channels, conv)
-        for conv in (BinaryConv, PackedConv)
-    )
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    shapes, packed_shapes = (
-        jax.eval_shape(module.init, jax.random.key(0), image)
-        for module in (network, packed_network)
-    )
-    _check_shapes(variables, shapes)
+    network = models.build(config)
+    packed_shapes = models.shapes(config, PackedConv)
+    _check_shapes(variables, models.shapes(config))
+    pixel = jnp.zeros((1, 1, 1, task_of(config).channels))
     # Of a pixel: what is computed from it is not asked for, so XLA leaves it out.
-    folded = jax.jit(lambda v: network.apply(v, jnp.zeros(image.shape), mutable=[FOLDED])[1])(
-        variables
-    )
+    folded = jax.jit(lambda v: network.apply(v, pixel, mutable=[FOLDED])[1])(variables)
     given = {**flatten_dict(variables["params"]), **flatten_dict(folded.get(FOLDED, {}))}
     return unflatten_dict({name: given[name] for name in flatten_dict(packed_shapes["params"])})
 

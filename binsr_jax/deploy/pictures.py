@@ -1,12 +1,14 @@
 """Pictures with what belongs to them: transparency, colour profile and EXIF."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from binsr_jax import enhance
 from binsr_jax.deploy.alpha import filled
 from binsr_jax.errors import UserError
 
@@ -135,6 +137,24 @@ def paste(image: Image.Image, rows: slice, columns: slice, pixels: np.ndarray) -
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels),
         (columns.start, rows.start),
     )
+
+
+def enhance_canvas(
+    image: Image.Image, steps: Sequence[enhance.Step], before: enhance.Input | None
+) -> None:
+    """Does steps of ``binsr_jax.enhance`` to an image from ``canvas``, in its place."""
+    if not any(step.strength for step in steps):
+        return
+    dtype = np.dtype(np.uint8 if image.mode in ("L", "RGB") else np.uint16)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        pixels = np.asarray(image.crop((0, start, image.width, stop))).astype(dtype)
+        pixels = pixels.reshape(stop - start, image.width, -1)
+        return enhance.rows_of(pixels)(0, len(pixels))
+
+    for start, strip in enhance.enhanced_strips(rows, image.height, steps, before):
+        columns = slice(0, image.width)
+        paste(image, slice(start, start + len(strip)), columns, enhance.as_type(strip, dtype))
 
 
 def finish(image: Image.Image, picture: Picture) -> None:

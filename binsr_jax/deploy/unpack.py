@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -28,15 +27,12 @@ def unpack_params(model: PackedModel) -> dict[str, Any]:
         model: what ``deploy.model_file.load_model_file`` reads.
 
     Returns:
-        The ``params`` of ``models.build(config.model, config.scale, channels)``.
+        The ``params`` of ``models.build(config)``.
 
     Raises:
         UserError: batch normalisation was folded into its scales, which cannot be undone.
     """
-    channels = model.task.channels
-    network = models.build(model.config.model, model.config.scale, channels)
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    variables = models.shapes(model.config)
     if variables.keys() != {"params"}:
         raise UserError(
             f"The batch normalisation of its units ({model.config.model.unit}) is folded into the "

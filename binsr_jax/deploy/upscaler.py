@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -10,6 +10,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
+from binsr_jax import enhance
 from binsr_jax.deploy import pictures
 from binsr_jax.deploy.alpha import filled
 from binsr_jax.deploy.engine import Engine
@@ -110,16 +111,34 @@ class Upscaler:
 
     @overload
     def upscale(
-        self, image: np.ndarray, *, tile: int = 0, ensemble: bool = False
+        self,
+        image: np.ndarray,
+        *,
+        tile: int = 0,
+        ensemble: bool = False,
+        pre: str = "",
+        post: str = "",
     ) -> np.ndarray: ...
 
     @overload
     def upscale(
-        self, image: Image.Image, *, tile: int = 0, ensemble: bool = False
+        self,
+        image: Image.Image,
+        *,
+        tile: int = 0,
+        ensemble: bool = False,
+        pre: str = "",
+        post: str = "",
     ) -> Image.Image: ...
 
     def upscale(
-        self, image: np.ndarray | Image.Image, *, tile: int = 0, ensemble: bool = False
+        self,
+        image: np.ndarray | Image.Image,
+        *,
+        tile: int = 0,
+        ensemble: bool = False,
+        pre: str = "",
+        post: str = "",
     ) -> np.ndarray | Image.Image:
         """Enlarges an image, of any size: large ones are worked in tiles, with the same result.
 
@@ -130,6 +149,9 @@ class Upscaler:
             tile: the side of tiles, in pixels of ``image``; 0 chooses it by the memory.
             ensemble: whether to average over the eight flips and rotations of the image, which
                 takes eight times as long for a slightly better result.
+            pre: what is done to the image before, such as ``"median=0.5,clahe=0.3"``; see
+                ``binsr_jax.enhance``. Alpha stays as it is.
+            post: what is done to the result after, such as ``"unsharp=0.5,colour=1"``.
 
         Returns:
             The same kind: an array of the same type and number of axes, floats clipped to 0..1; or
@@ -140,21 +162,44 @@ class Upscaler:
         Raises:
             TypeError: the image is neither, or the array of another type.
             ValueError: the array has another shape, no pixels, or floats out of 0..1.
-            UserError: a Pillow image of a mode that cannot be restored, or of a damaged file; or
-                too little memory.
+            UserError: a Pillow image of a mode that cannot be restored, or of a damaged file; too
+                little memory; or steps that there are not.
         """
+        before, after = enhance.parse(pre, "pre"), enhance.parse(post, "post")
         if isinstance(image, Image.Image):
             picture = picture_of(image)
-            work = self.plan(*picture.pixels.shape[:2], tile=tile)
+            work = self.plan(*picture.pixels.shape[:2], tile=tile, pre=before)
+            pixels, given = self.prepared(picture.pixels, before, after)
             canvas = pictures.canvas(picture, self.scale)
-            for piece in self.run(picture.pixels, work, ensemble=ensemble):
+            for piece in self.run(pixels, work, ensemble=ensemble):
                 pictures.paste(canvas, piece.rows, piece.columns, piece.pixels)
+            pictures.enhance_canvas(canvas, after, given)
             pictures.finish(canvas, picture)
             return canvas
-        return self._upscale_array(image, tile, ensemble)
+        return self._upscale_array(image, tile, ensemble, before, after)
 
-    def plan(self, height: int, width: int, *, tile: int = 0) -> Work:
+    def prepared(
+        self, pixels: np.ndarray, pre: Sequence[enhance.Step], post: Sequence[enhance.Step]
+    ) -> tuple[np.ndarray, enhance.Input | None]:
+        """An image after the steps before the network, and what those after it will want to know.
+
+        Args:
+            pixels: as in ``run``.
+            pre: steps before the network.
+            post: steps after it.
+        """
+        pixels = enhance.enhance(pixels, pre)
+        if not post:
+            return pixels, None
+        colours = enhance.colours_of(enhance.rows_of(pixels), len(pixels))
+        return pixels, enhance.Input(colours, self.scale)
+
+    def plan(
+        self, height: int, width: int, *, tile: int = 0, pre: Sequence[enhance.Step] = ()
+    ) -> Work:
         """Cuts an image into tiles of a side, or with ``tile=0`` such as the memory allows.
+
+        ``pre``, the steps before the network, count for the memory alone.
 
         Raises:
             ValueError: there are no pixels, or the side is negative.
@@ -162,7 +207,7 @@ class Upscaler:
         """
         if tile < 0:
             raise ValueError(f"a tile has a side of at least 1 pixel, not {tile}")
-        self.require_memory(height, width)
+        self.require_memory(height, width, pre)
         radius, pixels = self._engine.radius, int(self._memory / self._bytes_per_pixel)
         least = (tile + 2 * radius) ** 2 if tile else least_pixels(radius)
         overlap = self._engine.overlap
@@ -184,10 +229,11 @@ class Upscaler:
         reduction = math.ceil(math.sqrt(max(1, height * width / max(1, pixels))))
         return Work(tiles, reduction, overlap)
 
-    def require_memory(self, height: int, width: int) -> None:
+    def require_memory(self, height: int, width: int, pre: Sequence[enhance.Step] = ()) -> None:
         """Raises UserError if the machine has too little memory for an image and its output."""
         # Pillow takes 4 bytes a pixel, and its encoders up to as much again.
-        needed = height * width * (8 + 8 * self.scale**2) + self._memory
+        bytes_per_pixel = 8 + 8 * self.scale**2 + enhance.bytes_per_pixel(pre)
+        needed = height * width * bytes_per_pixel + self._memory
         available = available_memory()
         if available is not None and needed > available:
             work = f"{width}x{height} pixels"
@@ -253,7 +299,14 @@ class Upscaler:
             )
         return x
 
-    def _upscale_array(self, image: np.ndarray, tile: int, ensemble: bool) -> np.ndarray:
+    def _upscale_array(
+        self,
+        image: np.ndarray,
+        tile: int,
+        ensemble: bool,
+        pre: Sequence[enhance.Step],
+        post: Sequence[enhance.Step],
+    ) -> np.ndarray:
         if not isinstance(image, np.ndarray):
             raise TypeError(f"an image is an array or a Pillow image, not {type(image).__name__}")
         floats = np.issubdtype(image.dtype, np.floating)
@@ -269,13 +322,15 @@ class Upscaler:
         pixels = pixels.astype(np.float32) if floats else pixels
         colours = 1 if channels < 3 else 3
         height, width = (self.scale * length for length in image.shape[:2])
-        work = self.plan(*image.shape[:2], tile=tile)
+        work = self.plan(*image.shape[:2], tile=tile, pre=pre)
         output = np.empty((height, width, channels), image.dtype)
         colour = pixels[..., :colours]
         if channels > colours:
             colour = filled(colour, pixels[..., colours])
+        colour, before = self.prepared(colour, pre, post)
         for piece in self.run(colour, work, ensemble=ensemble):
             output[piece.rows, piece.columns, :colours] = piece.pixels
+        output[..., :colours] = enhance.enhance(output[..., :colours], post, before)
         if channels > colours:
             output[..., colours] = pictures.bicubic(pixels[..., colours], self.scale)
         return output.reshape(height, width, *image.shape[2:])

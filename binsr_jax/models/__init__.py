@@ -8,9 +8,9 @@ import types
 from typing import Any
 
 import binsr_jax
-from binsr_jax.models.building import MODELS, binary_kernels, build
+from binsr_jax.models.building import MODELS, binary_kernels, build, network, shapes
 
-__all__ = ["MODELS", "binary_kernels", "build"]
+__all__ = ["MODELS", "binary_kernels", "build", "network", "shapes"]
 
 
 class _Callable(types.ModuleType):

@@ -105,19 +105,28 @@ class Backbone(nn.Module, kw_only=True):
         """
         raise NotImplementedError
 
+    def reconstructs_by_rows(self, features: jax.Array) -> bool:
+        """Whether ``reconstruct`` itself has few rows of its intermediates at a time."""
+        return False
+
     def _embed(self, x: jax.Array, progress: Progress) -> jax.Array:
         """``act(head(x))``."""
         return ACTIVATIONS[self.head_activation](self._head(x, progress))
 
     def _through(
-        self, units: Sequence[nn.Module], x: jax.Array, train: bool, progress: Progress
+        self,
+        units: Sequence[nn.Module],
+        x: jax.Array,
+        train: bool,
+        progress: Progress,
+        skip: bool = False,
     ) -> jax.Array:
-        """One unit after the other, each with its own progress."""
+        """One unit after the other, each with its own progress; ``+ x`` with ``skip``."""
         own = [
             unit_progress(progress, self.progressive, self.progressive_until, i, len(units))
             for i in range(len(units))
         ]
-        return chain(units, x, train, own, self.scan)
+        return chain(units, x, train, own, self.scan, skip)
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:

@@ -1,7 +1,6 @@
 """Networks, built from a config."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,34 +10,31 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from binsr_jax.config import Config
+from binsr_jax.config import FIELDS, Config, ModelConfig
 from binsr_jax.errors import UserError
-from binsr_jax.models.backbone import ACTIVATIONS, Factory
+from binsr_jax.fields import check
+from binsr_jax.models.backbone import Factory
 from binsr_jax.models.dncnn import DnCNN
 from binsr_jax.models.edsr import EDSR
 from binsr_jax.models.rrdbnet import build_rrdbnet
 from binsr_jax.models.srresnet import SRResNet
-from binsr_jax.models.srvgg import SRVGG_ACTIVATIONS, build_srvgg
-from binsr_jax.nn.attention import ATTENTION
-from binsr_jax.nn.binary import WEIGHT_SCALES, BinaryConv
+from binsr_jax.models.srvgg import build_srvgg
+from binsr_jax.nn.binary import BinaryConv
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.nn.projection import BinaryProjection
 from binsr_jax.nn.units import UNITS
-from binsr_jax.nn.units.base import PROGRESSIVE
 from binsr_jax.nn.units.baselines import ConvUnit
 from binsr_jax.nn.units.bbcu import BBCU
 from binsr_jax.nn.upsamplers import BinaryUpsampler, Upsampler
-from binsr_jax.ops.binarize import SURROGATES
+from binsr_jax.tasks import task_of
 
 
-def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryConv) -> nn.Module:
-    """The network that the ``model`` part of a config describes.
+def build(config: Config, conv: Factory = BinaryConv) -> nn.Module:
+    """The network that a config describes.
 
     Args:
-        config: the ``model`` part of a config; ``binsr_jax.config`` says what its fields mean.
-        scale: the upscaling factor: 1 (all that DnCNN has), 2, 3 or 4.
-        channels: of the image.
+        config: a whole config; its ``task``, ``scale`` and ``model`` are read.
         conv: the binary convolution that the units use.
 
     Returns:
@@ -48,29 +44,47 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
     Raises:
         UserError: a field has a value that it cannot have; the sentence names those it can.
     """
-    for field, choices in _CHOICES.items():
-        if config[field] not in choices:
-            raise UserError(
-                f"config.model.{field} is {config[field]!r}, but must be one of: "
-                + ", ".join(choices)
-            )
-    for field in ("features", "blocks", "attention_hidden", "growth"):
-        if config[field] < 1:
-            raise UserError(f"config.model.{field} is {config[field]}, but must be above 0")
-    # The image is multiplied by it and divided again, in float32.
-    if not 1e-6 <= config.amplification <= 1e6:
-        raise UserError(
-            f"config.model.amplification is {config.amplification:g}, but must lie in 1e-6..1e6"
-        )
-    if not math.isfinite(config.residual_scale):
-        raise UserError(
-            f"config.model.residual_scale is {config.residual_scale}, but must be finite"
-        )
-    if not 0 < config.progressive_until <= 1:
-        raise UserError(
-            f"config.model.progressive_until is {config.progressive_until}, but must be above 0 "
-            "and at most 1"
-        )
+    task = task_of(config)
+    return network(config.model, task.scale, task.channels, conv)
+
+
+def shapes(config: Config, conv: Factory = BinaryConv) -> dict[str, Any]:
+    """The variables of ``build(config, conv)`` as ``jax.ShapeDtypeStruct``: ``{"params": ...}``.
+
+    Raises:
+        UserError: as of ``build``.
+    """
+    image = jax.ShapeDtypeStruct((1, 1, 1, task_of(config).channels), jnp.float32)
+    return jax.eval_shape(build(config, conv).init, jax.random.key(0), image)
+
+
+def binary_kernels(config: Config) -> frozenset[tuple[str, ...]]:
+    """The names of the parameters of ``build(config)`` that hold latent weights.
+
+    These are the float kernels whose signs a binary convolution uses.
+
+    Returns:
+        Paths in the tree of parameters, such as ``("body_0", "conv", "kernel")``.
+    """
+    params: Any = flatten_dict(shapes(config, SignConv)["params"])
+    return frozenset((*path[:-1], "kernel") for path in params if path[-1] == "signs")
+
+
+def network(
+    config: ModelConfig, scale: int, channels: int = 3, conv: Factory = BinaryConv
+) -> nn.Module:
+    """``build`` for any number of channels and scale, whatever the task.
+
+    Args:
+        config: the ``model`` part of a config.
+        scale: the upscaling factor: 1 (all that DnCNN has), 2, 3 or 4.
+        channels: of the image.
+        conv: as of ``build``.
+
+    Raises:
+        UserError: as of ``build``.
+    """
+    check(_FIELDS, {"model": config})
     if config.name == "dncnn" and scale != 1:
         raise UserError(
             f"config.model.name is dncnn, which keeps the size of an image, but the scale is "
@@ -79,26 +93,7 @@ def build(config: Config, scale: int, channels: int = 3, conv: Factory = BinaryC
     return MODELS[config.name](config, scale, channels, conv)
 
 
-def binary_kernels(config: Config, scale: int, channels: int = 3) -> frozenset[tuple[str, ...]]:
-    """The names of the parameters of ``build(config, scale, channels)`` that hold latent weights.
-
-    These are the float kernels whose signs a binary convolution uses.
-
-    Args:
-        config: the ``model`` part of a config.
-        scale: as in ``build``.
-        channels: as in ``build``.
-
-    Returns:
-        Paths in the tree of parameters, such as ``("body_0", "conv", "kernel")``.
-    """
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    network = build(config, scale, channels, conv=SignConv)
-    params = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
-    return frozenset((*path[:-1], "kernel") for path in flatten_dict(params) if path[-1] == "signs")
-
-
-def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
+def _edsr(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.Module:
     # Beside a skip of the image the tail starts at zero: training starts at the enlarged image.
     start = "uniform" if config.image_skip == "none" else "zero"
     return EDSR(
@@ -112,7 +107,7 @@ def _edsr(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module
     )
 
 
-def _srresnet(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
+def _srresnet(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.Module:
     # The float convolutions outside of the body start small, as in BBCU's code: also beside a skip
     # of the image training starts near the enlarged image.
     start = "kaiming"
@@ -128,7 +123,7 @@ def _srresnet(config: Config, scale: int, channels: int, conv: Factory) -> nn.Mo
     )
 
 
-def _dncnn(config: Config, scale: int, channels: int, conv: Factory) -> nn.Module:
+def _dncnn(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.Module:
     return DnCNN(
         **_frame(config, scale, conv, convolutions=config.blocks),
         head=_head(config, conv, config.amplification / 2),
@@ -136,7 +131,7 @@ def _dncnn(config: Config, scale: int, channels: int, conv: Factory) -> nn.Modul
     )
 
 
-def _frame(config: Config, scale: int, conv: Factory, convolutions: int) -> dict[str, Any]:
+def _frame(config: ModelConfig, scale: int, conv: Factory, convolutions: int) -> dict[str, Any]:
     """The attributes of a ``Backbone`` but for head and tail; ``convolutions``: of its body."""
     unit = _with_options(UNITS[config.unit], config, conv)
     per_unit = UNITS[config.unit].convolutions
@@ -158,7 +153,7 @@ def _frame(config: Config, scale: int, conv: Factory, convolutions: int) -> dict
     }
 
 
-def _head(config: Config, conv: Factory, centre: float, start: str = "uniform") -> Factory:
+def _head(config: ModelConfig, conv: Factory, centre: float, start: str = "uniform") -> Factory:
     """Makes the first convolution; ``centre``: middle grey, in what it is given."""
     if config.head == "float":
         return partial(_float_conv(config, start), config.features)
@@ -171,7 +166,7 @@ def _head(config: Config, conv: Factory, centre: float, start: str = "uniform") 
     )
 
 
-def _tail(config: Config, conv: Factory, channels: int, start: str) -> Factory:
+def _tail(config: ModelConfig, conv: Factory, channels: int, start: str) -> Factory:
     """Makes the last convolution."""
     if config.tail == "float":
         return partial(_float_conv(config, start), channels)
@@ -183,7 +178,7 @@ def _tail(config: Config, conv: Factory, channels: int, start: str) -> Factory:
 
 
 def _with_options(
-    module: type[nn.Module], config: Config, conv: Factory, start: str = "uniform"
+    module: type[nn.Module], config: ModelConfig, conv: Factory, start: str = "uniform"
 ) -> Factory:
     """The module with the attributes set that are fields of the config, and the convolutions."""
     options = {
@@ -195,11 +190,11 @@ def _with_options(
     return partial(module, **{name: options[name] for name in names})
 
 
-def _float_conv(config: Config, start: str) -> Factory:
+def _float_conv(config: ModelConfig, start: str) -> Factory:
     return partial(Conv, use_bias=config.bias != "none", start=start)
 
 
-MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {
+MODELS: dict[str, Callable[[ModelConfig, int, int, Factory], nn.Module]] = {
     "edsr": _edsr,
     "srresnet": _srresnet,
     "dncnn": _dncnn,
@@ -210,22 +205,4 @@ MODELS: dict[str, Callable[[Config, int, int, Factory], nn.Module]] = {
 _UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
 _HR_CONVS = {"none": None, "float": ConvUnit, "binary": BBCU}
 _BODY_ENDS = {"unit": None, "conv": ConvUnit}
-_PRECISIONS = ("float", "binary")
-_CHOICES = {
-    "name": MODELS,
-    "unit": UNITS,
-    "residual_attention": ("none", *ATTENTION),
-    "binary_attention": ("none", *ATTENTION),
-    "surrogate": SURROGATES,
-    "weight_scale": WEIGHT_SCALES,
-    "progressive": PROGRESSIVE,
-    "head": _PRECISIONS,
-    "head_activation": ACTIVATIONS,
-    "body_end": _BODY_ENDS,
-    "upsampler": _UPSAMPLERS,
-    "hr_conv": _HR_CONVS,
-    "tail": _PRECISIONS,
-    "bias": ("none", "float", "all"),
-    "image_skip": ("none", "bilinear"),
-    "activation": SRVGG_ACTIVATIONS,
-}
+_FIELDS = {name: field for name, field in FIELDS.items() if name.startswith("model.")}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.models.backbone import UPSAMPLING_STEPS, Backbone, Factory
+from binsr_jax.nn.upsamplers import native_upsampling
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import product, upsample_bilinear
 
@@ -44,13 +45,19 @@ class EDSR(Backbone, kw_only=True):
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         features = self._embed(self.amplification * (x - _mean(x)), progress)
-        return self._through([*self._body, self._body_end], features, train, progress) + features
+        return self._through([*self._body, self._body_end], features, train, progress, skip=True)
+
+    def reconstructs_by_rows(self, features: jax.Array) -> bool:
+        return native_upsampling(self._upsamplers, self._tail, features) is not None
 
     def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         y = features
-        for upsampler in self._upsamplers:
-            y = upsampler(y, progress)
-        y = self._tail(y, progress)
+        if (natively := native_upsampling(self._upsamplers, self._tail, y)) is not None:
+            y = natively(y)
+        else:
+            for upsampler in self._upsamplers:
+                y = upsampler(y, progress)
+            y = self._tail(y, progress)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(product(self.amplification, x - _mean(x)), self.scale)
         return y / self.amplification + _mean(x)

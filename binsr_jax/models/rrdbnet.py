@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from binsr_jax.config import Config
+from binsr_jax.config import ModelConfig
 from binsr_jax.errors import UserError
 from binsr_jax.models.backbone import Backbone
 from binsr_jax.nn.conv import Conv
@@ -128,7 +128,7 @@ class RRDBNet(Backbone, kw_only=True):
         return self.stride * (1 + body + 1 + rows), rows
 
 
-def build_rrdbnet(config: Config, scale: int, channels: int) -> RRDBNet:
+def build_rrdbnet(config: ModelConfig, scale: int, channels: int) -> RRDBNet:
     """The network of a config's ``model`` part.
 
     Raises:

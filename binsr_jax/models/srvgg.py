@@ -6,7 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from binsr_jax.config import Config
+from binsr_jax.config import ModelConfig
 from binsr_jax.models.backbone import LEAKY_SLOPE, Backbone
 from binsr_jax.nn.binary import PReLU
 from binsr_jax.nn.conv import Conv
@@ -60,7 +60,7 @@ class SRVGG(Backbone):
         return y + upsample_nearest(x, self.scale)
 
 
-def build_srvgg(config: Config, scale: int, channels: int) -> SRVGG:
+def build_srvgg(config: ModelConfig, scale: int, channels: int) -> SRVGG:
     """The network of a config's ``model`` part."""
     unit = partial(ActivatedConv, activation=config.activation)
     return SRVGG(

@@ -37,11 +37,46 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
         UserError: there is no such file, it cannot be read without running code, it needs PyTorch
             and there is none, or it holds something else than arrays of finite numbers.
     """
+    arrays = {
+        name: _array(path, name, value)
+        for name, value in _unwrapped(_content(path), path).items()
+        if not (isinstance(name, str) and _COUNTERS.fullmatch(name))
+    }
+    names = _bare(arrays)
+    if len(set(names)) < len(arrays):
+        raise UserError(f"{path} holds several weights of one name: save one network alone.")
+    return dict(zip(names, arrays.values(), strict=True))
+
+
+def read_nested(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of dictionaries in dictionaries, by names such as ``256.mouth``.
+
+    Raises:
+        UserError: as ``read_state``.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def collect(content: Any, prefix: str) -> None:
+        for name, value in content.items():
+            if isinstance(value, Mapping):
+                collect(value, f"{prefix}{name}.")
+            else:
+                arrays[f"{prefix}{name}"] = _array(path, f"{prefix}{name}", value)
+
+    content = _content(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds no arrays by name: save a dictionary in it.")
+    collect(content, "")
+    return arrays
+
+
+def _content(path: Path) -> Any:
+    """What a file holds; see ``read_state``."""
     if not path.is_file():
         raise UserError(f"There is no file {path}: name one of weights.")
     readers = {".safetensors": safetensors.numpy.load_file, ".npz": _read_npz}
     try:
-        content: Any = readers.get(path.suffix.lower(), _read_torch)(path)
+        return readers.get(path.suffix.lower(), _read_torch)(path)
     except UserError:
         raise
     except Exception as error:  # of a damaged file the unpickler makes any kind
@@ -49,17 +84,14 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
             f"{path} cannot be read as weights alone ({type(error).__name__}): it is damaged, or "
             "holds Python objects, which are not run; save its state_dict with torch.save."
         ) from error
-    arrays = {}
-    for name, value in _unwrapped(content, path).items():
-        array = _finite(value.detach().cpu().float().numpy() if hasattr(value, "detach") else value)
-        if not isinstance(name, str) or array is None:
-            raise UserError(f"{path} holds {name!r}, which is no array of finite numbers.")
-        if not _COUNTERS.fullmatch(name):
-            arrays[name] = array
-    names = _bare(arrays)
-    if len(set(names)) < len(arrays):
-        raise UserError(f"{path} holds several weights of one name: save one network alone.")
-    return dict(zip(names, arrays.values(), strict=True))
+
+
+def _array(path: Path, name: Any, value: Any) -> np.ndarray:
+    """A value of a file as an array of float32."""
+    array = _finite(value.detach().cpu().float().numpy() if hasattr(value, "detach") else value)
+    if not isinstance(name, str) or array is None:
+        raise UserError(f"{path} holds {name!r}, which is no array of finite numbers.")
+    return array
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

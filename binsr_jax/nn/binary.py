@@ -1,7 +1,8 @@
 """The three layers of a binary unit: RSign, the binary convolution and RPReLU."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ from binsr_jax.ops.binarize import (
     mean_scale,
     rsign,
 )
+from binsr_jax.ops.branch import Branch, PlainResidual, Residual
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.image import depth_to_space, upsample_nearest
 from binsr_jax.ops.packed import pack_weights
@@ -150,7 +152,7 @@ def binary_branch(
 ) -> jax.Array:
     """``depth_to_space(rprelu(conv(rsign(x))), shuffle)``: ``[B, H, W, I] -> [B, rH, rW, O/r^2]``.
 
-    A packed convolution works the whole of it as one function of the parameters of the three.
+    A packed convolution computes all of it as one function of the parameters of the three.
 
     Args:
         x: as above.
@@ -160,35 +162,39 @@ def binary_branch(
         skip: whether x is added, enlarged by nearest neighbours where there is a shuffle.
         shuffle: r of the pixel shuffle; 1 for none.
     """
-    if works_branches(conv):
-        residual = jnp.ones((1,), x.dtype) if skip else None
-        return one_pass(x, rsign, conv, rprelu, residual=residual, shuffle=shuffle)
+    if is_packed(conv) and not conv.is_initializing():
+        params = {
+            name: dict(module.variables.get("params", {}))
+            for name, module in (("rsign", rsign), ("conv", conv), ("rprelu", rprelu))
+        }
+        residual = PlainResidual(jnp.ones((), x.dtype)) if skip else None
+        return cast(Any, conv).branch(x, branch_of(params, residual=residual), shuffle)
     signs = rsign(x, progress, blend)
     y = rprelu(conv(signs, signs=not blend, train=train, progress=progress))
     y = depth_to_space(y, shuffle)
     return y + upsample_nearest(x, shuffle) if skip else y
 
 
-def works_branches(conv: nn.Module) -> bool:
-    """Whether ``one_pass`` is for this convolution: a packed one, but when it is initialised."""
-    return hasattr(conv, "branch") and not conv.is_initializing()
+def is_packed(conv: Any) -> bool:
+    """Whether a convolution, or what makes one, computes whole branches: a packed one does."""
+    return hasattr(getattr(conv, "func", conv), "branch")
 
 
-def one_pass(
-    x: jax.Array,
-    rsign: RSign,
-    conv: Any,
-    rprelu: RPReLU,
+def branch_of(
+    params: Mapping[str, Mapping[str, jax.Array]],
     factor: jax.Array | float = 1.0,
-    residual: jax.Array | None = None,
-    shuffle: int = 1,
-) -> jax.Array:
-    """``binary_branch``, and what is added to it, of a packed convolution: see ``works_branches``.
+    residual: Residual | None = None,
+) -> Branch:
+    """A packed branch of the parameters of its "rsign", "conv" and "rprelu".
 
-    ``factor`` and ``residual`` are those of ``ops.packed.packed_branch``.
+    What ``factor`` and ``residual`` are, ``ops.branch.Branch`` says.
     """
-    threshold = rsign.variables.get("params", {}).get("threshold")
-    return conv.branch(x, threshold, rprelu.variables["params"], shuffle, factor, residual)
+    conv, rprelu = params["conv"], params["rprelu"]
+    bias = conv.get("bias", jnp.zeros_like(conv["scale"]))
+    shifts = (rprelu["shift_in"], rprelu["slope"], rprelu["shift_out"])
+    return Branch(
+        params["rsign"]["threshold"], conv["w_bits"], conv["scale"], bias, *shifts, factor, residual
+    )
 
 
 def _folded(

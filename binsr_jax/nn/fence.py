@@ -18,6 +18,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from binsr_jax.nn.attention import POOLED
 from binsr_jax.nn.binary import FOLDED
+from binsr_jax.ops.branch import Branch, can_chain, packed_chain
 
 UNIT_INPUT = "unit_input"  # the name by which ``jax.checkpoint`` knows the input of a unit
 KEPT = "kept"  # the collection of what a unit keeps for its gradient: see ``keep``
@@ -29,8 +30,12 @@ def chain(
     train: bool = False,
     progress: Sequence[jax.Array | float] | None = None,
     scan: bool = False,
+    skip: bool = False,
 ) -> jax.Array:
     """Calls units in a row, each behind its fence: ``unit_n(... unit_1(x))``.
+
+    On CPU a run of equal packed units that are one branch each is one native call instead
+    (``ops.branch.packed_chain``), which gives the same bits.
 
     Args:
         units: made inside the module that calls this, see ``fence``.
@@ -40,17 +45,33 @@ def chain(
         scan: works runs of equal units as one ``lax.scan`` over their variables, which are stacked
             for it and stay what they are. A program then holds a unit once, whatever the depth,
             which compiles sooner; but on CPU loops are slow.
+        skip: whether x is added at the end.
     """
     progress = [0.0] * len(units) if progress is None else progress
     pairs = zip(units, progress, strict=True)
+    start = x
     for _, run in groupby(pairs, lambda pair: (_placeless(pair[0]), _shapes(pair[0]))):
         alike, own = zip(*run, strict=True)
-        if scan and len(alike) > 1 and not alike[0].is_initializing():
+        branches = _as_branches(alike, x)
+        if branches and len(alike) == len(units):
+            return packed_chain(x, branches, skip)
+        if branches:
+            x = packed_chain(x, branches)
+        elif scan and len(alike) > 1 and not alike[0].is_initializing():
             x = _scanned(alike, x, train, own)
-            continue
-        for unit, p in zip(alike, own, strict=True):
-            x = fence(unit)(x, train, p)
-    return x
+        else:
+            for unit, p in zip(alike, own, strict=True):
+                x = fence(unit)(x, train, p)
+    return x + start if skip else x
+
+
+def _as_branches(units: Sequence[nn.Module], x: jax.Array) -> list[Branch]:
+    """Packed units as branches that one native call computes; none if they cannot be that."""
+    if any(units[0].is_mutable_collection(name) for name in ("intermediates", FOLDED)):
+        return []  # somebody looks into the units
+    branches = [as_branch() for unit in units if (as_branch := getattr(unit, "as_branch", None))]
+    known = [branch for branch in branches if branch is not None]
+    return known if len(known) == len(units) and can_chain(x, known) else []
 
 
 def fence(unit: nn.Module) -> Callable[..., jax.Array]:

@@ -1,12 +1,11 @@
 """The binary convolution of a packed network.
 
-``models.build(config.model, scale, conv=PackedConv)`` is the packed form of the network that the
+``models.build(config, conv=PackedConv)`` is the packed form of the network that the
 config describes: the same modules, with only the binary convolution swapped. With ``SignConv`` in
 its place the parameters are the signs that a model file holds; with
 ``PackedFloatConv`` the same parameters are worked in floats, to compare with.
 """
 
-from collections.abc import Mapping
 from functools import partial
 
 import flax.linen as nn
@@ -16,13 +15,12 @@ from jax import lax
 
 from binsr_jax.ops.activation import rprelu
 from binsr_jax.ops.binarize import Progress, rsign
+from binsr_jax.ops.branch import Branch, add_residual, packed_branch
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.image import depth_to_space
 from binsr_jax.ops.packed import (
-    add_residual,
     int8_conv,
     pack_activations,
-    packed_branch,
     packed_conv,
     unpack_weights,
     word_count,
@@ -70,34 +68,11 @@ class PackedFloatConv(nn.Module):
 class PackedConv(PackedFloatConv):
     """The same in integers: by XNOR and population count on CPU, in int8 on GPU and TPU."""
 
-    def branch(
-        self,
-        x: jax.Array,
-        threshold: jax.Array | None,
-        rprelu: Mapping[str, jax.Array],
-        shuffle: int = 1,
-        factor: jax.Array | float = 1.0,
-        residual: jax.Array | None = None,
-    ) -> jax.Array:
-        """``nn.binary.binary_branch``, and what is added to it, in one function.
-
-        Args:
-            x: f32 ``[B, H, W, I]``.
-            threshold: f32 ``[I]``, of ``RSign``; none is 0.
-            rprelu: the parameters of ``RPReLU``.
-            shuffle: as there.
-            factor, residual: as of ``ops.packed.packed_branch``.
-
-        Returns:
-            f32 ``[B, r H, r W, features / r^2]``.
-        """
-        own = self.variables["params"]
-        threshold = jnp.zeros(x.shape[-1:], x.dtype) if threshold is None else threshold
-        bias = own.get("bias", jnp.zeros_like(own["scale"]))
-        shifts = (rprelu["shift_in"], rprelu["slope"], rprelu["shift_out"])
-        arrays = (x, threshold, own["w_bits"], own["scale"], bias, *shifts, factor, residual)
+    @staticmethod
+    def branch(x: jax.Array, branch: Branch, shuffle: int = 1) -> jax.Array:
+        """``ops.branch.packed_branch`` on CPU, and its equal on GPU and TPU."""
         cpu, default = (partial(f, shuffle=shuffle) for f in (packed_branch, _branch_by_int8))
-        return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+        return lax.platform_dependent(x, branch, cpu=cpu, default=default)
 
     def _convolve(self, x: jax.Array, w_bits: jax.Array) -> jax.Array:
         return lax.platform_dependent(x, w_bits, cpu=_by_bits, default=_by_int8)
@@ -131,19 +106,9 @@ def _by_int8(x: jax.Array, w_bits: jax.Array) -> jax.Array:
     return int8_conv(x, unpack_weights(w_bits, x.shape[-1]))
 
 
-def _branch_by_int8(
-    x: jax.Array,
-    threshold: jax.Array,
-    w_bits: jax.Array,
-    weight_scale: jax.Array,
-    bias: jax.Array,
-    shift_in: jax.Array,
-    slope: jax.Array,
-    shift_out: jax.Array,
-    factor: jax.Array | float,
-    residual: jax.Array | None,
-    shuffle: int,
-) -> jax.Array:
-    y = _by_int8(rsign(x, threshold), w_bits).astype(x.dtype) * weight_scale + bias
-    y = depth_to_space(rprelu(y, shift_in, slope, shift_out), shuffle)
-    return add_residual(factor * y, x, residual, shuffle)
+def _branch_by_int8(x: jax.Array, branch: Branch, shuffle: int) -> jax.Array:
+    dot = _by_int8(rsign(x, branch.threshold), branch.w_bits).astype(x.dtype)
+    z = rprelu(
+        dot * branch.weight_scale + branch.bias, branch.shift_in, branch.slope, branch.shift_out
+    )
+    return add_residual(branch.factor * depth_to_space(z, shuffle), x, branch.residual, shuffle)

@@ -1,16 +1,26 @@
 """The upsamplers of the super-resolution networks, float and binary."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from binsr_jax.nn.binary import FOLDED, BinaryConv, RPReLU, RSign, binary_branch
+from binsr_jax.nn.binary import (
+    FOLDED,
+    BinaryConv,
+    RPReLU,
+    RSign,
+    binary_branch,
+    branch_of,
+    is_packed,
+)
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.fence import call_apart
 from binsr_jax.ops.binarize import Progress
+from binsr_jax.ops.branch import Branch, PlainResidual, can_upsample, packed_upsample
 from binsr_jax.ops.image import pixel_shuffle, upsample_nearest
 
 
@@ -56,6 +66,13 @@ class BinaryUpsampler(nn.Module):
         )
         return branch(self, x, progress, self.scale, True)
 
+    def as_branch(self) -> Branch | None:
+        """The upsampler as one packed branch, pixels shuffled; None where it is not packed."""
+        if not is_packed(self.conv) or self.is_initializing():
+            return None
+        variables = self._reordered(self.variables, split=(-1, self.scale**2))
+        return branch_of(variables["params"], residual=PlainResidual(jnp.ones(())))
+
     def _branch(self, x: jax.Array, progress: Progress, shuffle: int, skip: bool) -> jax.Array:
         rsign = RSign(self.surrogate, name="rsign")
         conv = self.conv(x.shape[-1] * self.scale**2, name="conv")
@@ -69,6 +86,28 @@ class BinaryUpsampler(nn.Module):
         # Apart, since XLA would look each one up where it is used, in the innermost loop.
         outputs = call_apart(partial(_transpose_channels, split=split), outputs)
         return {**variables, "params": {**params, **outputs}}
+
+
+def native_upsampling(
+    upsamplers: Sequence[nn.Module], tail: nn.Module, x: jax.Array
+) -> Callable[[jax.Array], jax.Array] | None:
+    """``tail(upsampler(x))`` of packed parts as one native call, where there is such; or None.
+
+    It never has the enlarged features in memory, whose size is several times that of x.
+    """
+    if len(upsamplers) != 1 or not isinstance(upsampler := upsamplers[0], BinaryUpsampler):
+        return None
+    branch, params = upsampler.as_branch(), tail.variables.get("params", {})
+    if branch is None or not isinstance(tail, Conv):
+        return None
+    if not can_upsample(x, branch, params["kernel"], upsampler.scale):
+        return None
+
+    def call(x: jax.Array) -> jax.Array:
+        y = packed_upsample(x, branch, params["kernel"], upsampler.scale)
+        return y + params["bias"] if "bias" in params else y
+
+    return call
 
 
 @partial(jax.jit, static_argnames="split")

@@ -5,43 +5,47 @@ import jax.numpy as jnp
 
 
 def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
-    """``x`` where ``x > 0``, elsewhere ``slope x`` (He et al., "Delving Deep into Rectifiers").
+    """Leaky rectifier with a learnable slope per channel.
 
-    At 0 the derivative is that of the lower branch.
+        prelu(x) = x           where x > 0
+                 = slope x     elsewhere
+
+    At ``x == 0`` the derivative is ``slope``. He et al., "Delving Deep into Rectifiers".
 
     Args:
         x: ``[..., C]``.
         slope: ``[C]``.
 
     Returns:
-        ``[..., C]``.
+        ``[..., C]``, in the range and units of ``x``.
 
     Raises:
-        ValueError: the slope's shape is not ``[C]``.
+        ValueError: ``slope`` does not have shape ``[C]``.
     """
     _check_shapes(x, slope=slope)
     return jnp.where(x > 0, x, slope * x)
 
 
 def rprelu(x: jax.Array, shift_in: jax.Array, slope: jax.Array, shift_out: jax.Array) -> jax.Array:
-    """PReLU with learnable shifts before and after it (BBCU, equation 9; ReActNet).
+    """PReLU with learnable shifts of its input and its output.
 
         rprelu(x) = x - shift_in + shift_out              where x > shift_in
                   = slope (x - shift_in) + shift_out      elsewhere
 
-    At ``x == shift_in`` the derivative is that of the lower branch.
+    At ``x == shift_in`` the derivative is ``slope``. Equation 9 of the attention paper (see
+    ``binsr_jax.ops.binarize``); BBCU and ReActNet have the same function.
 
     Args:
         x: ``[..., C]``.
-        shift_in: ``[C]``, gamma of the paper.
-        slope: ``[C]``, beta of the paper.
-        shift_out: ``[C]``, zeta of the paper.
+        shift_in: gamma in the paper, ``[C]``.
+        slope: beta in the paper, ``[C]``.
+        shift_out: zeta in the paper, ``[C]``.
 
     Returns:
-        ``[..., C]``.
+        ``[..., C]``, in the units of ``x``.
 
     Raises:
-        ValueError: a parameter's shape is not ``[C]``.
+        ValueError: a parameter does not have shape ``[C]``.
     """
     _check_shapes(x, shift_in=shift_in, slope=slope, shift_out=shift_out)
     return prelu(x - shift_in, slope) + shift_out

@@ -1,8 +1,12 @@
-"""Binarisation of activations and weights, each a pure function with its own gradient.
+"""Binarisation of activations and weights, as pure functions with gradients of their own.
 
-The sign is never 0, since one bit cannot hold it: ``x > threshold -> +1``, all else ``-> -1``. Its
-true derivative is 0 almost everywhere; training replaces it by that of a surrogate with the same
-shape near zero.
+The sign is ``+1`` where ``x > threshold`` and ``-1`` elsewhere. It is never 0, because one bit
+cannot hold three values. The derivative of the sign is 0 almost everywhere, so training replaces it
+with the derivative of a smooth surrogate.
+
+Equation numbers refer to the attention paper, "Efficient Image Super Resolution Using Attention In
+Binary Neural Networks". BBCU is Xia et al., "Basic Binary Convolution Unit for Binarized Image
+Restoration Network".
 """
 
 from collections.abc import Callable
@@ -15,21 +19,21 @@ from jax import lax
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.packed import pack_activations, pack_weights, packed_conv
 
-Progress = jax.Array | float  # how much of the training is done, in 0..1
+Progress = jax.Array | float  # the finished fraction of training, in 0..1
 
 
 def _parabola(u: jax.Array, progress: jax.Array) -> jax.Array:
-    """Slope of ``2u + u^2`` (-1 <= u < 0), ``2u - u^2`` (0 <= u < 1): ``max(0, 2 - 2|u|)``."""
+    """``max(0, 2 - 2|u|)``: the slope of ``2u + u^2`` in -1..0 and ``2u - u^2`` in 0..1."""
     return jnp.maximum(0.0, 2.0 - 2.0 * jnp.abs(u))
 
 
 def _clip(u: jax.Array, progress: jax.Array | None = None) -> jax.Array:
-    """Slope of ``clip(u, -1, 1)``: the straight-through estimator, ``1`` where ``|u| <= 1``."""
+    """1 where ``|u| <= 1``, else 0: the slope of ``clip(u, -1, 1)``, or straight-through."""
     return (jnp.abs(u) <= 1.0).astype(u.dtype)
 
 
 def _tanh(u: jax.Array, progress: jax.Array) -> jax.Array:
-    """Slope of ``k tanh(t u)``, with t and k of ``tanh_schedule``: ``k t (1 - tanh^2(t u))``."""
+    """``k t (1 - tanh^2(t u))``: the slope of ``k tanh(t u)``, t and k by ``tanh_schedule``."""
     t, k = tanh_schedule(progress)
     return k * t * (1.0 - jnp.square(jnp.tanh(t * u)))
 
@@ -42,16 +46,18 @@ SURROGATES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def tanh_schedule(progress: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The error decay estimator of IR-Net: ``t = 10^(-3 + 4 progress)``, ``k = max(1 / t, 1)``.
+    """The schedule of IR-Net's surrogate ``k tanh(t u)``.
 
-    ``k tanh(t u)`` starts as the identity and ends as the sign. Qin et al., "Forward and Backward
+        t = 10^(-3 + 4 progress),    k = max(1 / t, 1)
+
+    The surrogate starts as the identity and ends as the sign. Qin et al., "Forward and Backward
     Information Retention for Accurate Binary Neural Networks", section 3.3.
 
     Args:
-        progress: floating point, in 0..1.
+        progress: the finished fraction of training, floating point, in 0..1.
 
     Returns:
-        t and k, each of the shape of ``progress``.
+        t in 0.001..10 and k in 1..1000, each with the shape of ``progress``.
     """
     t = jnp.power(jnp.asarray(10.0, progress.dtype), 4.0 * progress - 3.0)
     return t, jnp.maximum(1.0 / t, 1.0)
@@ -60,26 +66,31 @@ def tanh_schedule(progress: jax.Array) -> tuple[jax.Array, jax.Array]:
 def rsign(
     x: jax.Array, threshold: jax.Array, surrogate: str = "parabola", progress: Progress = 0.0
 ) -> jax.Array:
-    """Sign with a learnable threshold per channel (BBCU, equations 5 and 6; ReActNet's RSign).
+    """Sign with a learnable threshold per channel.
 
-        rsign(x) = +1 where x > threshold, else -1
-        d/dx     = s(x - threshold),  d/dthreshold = -s(x - threshold)
+        rsign(x) = +1 where x > threshold, else -1                              (equation 5)
+        d/dx     = s(x - threshold),    d/dthreshold = -s(x - threshold)
 
-    with ``s(u) = max(0, 2 - 2|u|)`` for the surrogate ``"parabola"`` (equation 6), ``s(u) = [|u|
-    <= 1]`` for ``"clip"``, and ``s(u) = k t (1 - tanh^2(t u))`` for ``"tanh"`` (IR-Net).
+    The surrogate gives the slope s:
+
+        "parabola"   s(u) = max(0, 2 - 2|u|)                                    (equation 6)
+        "clip"       s(u) = 1 where |u| <= 1, else 0
+        "tanh"       s(u) = k t (1 - tanh^2(t u)),  see ``tanh_schedule``       (IR-Net)
+
+    ReActNet and BBCU have the same function.
 
     Args:
         x: ``[..., C]``, floating point.
-        threshold: ``[C]``, of the dtype of ``x``.
+        threshold: ``[C]``, of the dtype and in the units of ``x``.
         surrogate: a key of ``SURROGATES``.
-        progress: for ``"tanh"``, whose t and k are ``tanh_schedule(progress)``.
+        progress: the finished fraction of training, for ``"tanh"``.
 
     Returns:
         ``[..., C]``, each element ``+1`` or ``-1``, of the dtype of ``x``.
 
     Raises:
-        TypeError: ``x`` is no floating-point array, or ``threshold`` has another dtype.
-        ValueError: ``threshold`` is not ``[C]``, or the surrogate has no such name.
+        TypeError: ``x`` is not a floating-point array, or ``threshold`` has another dtype.
+        ValueError: ``threshold`` does not have shape ``[C]``, or the surrogate is unknown.
     """
     _require_float("x", x)
     if threshold.dtype != x.dtype:
@@ -100,7 +111,7 @@ def sign(x: jax.Array, surrogate: str = "parabola", progress: Progress = 0.0) ->
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _rsign(x: jax.Array, threshold: jax.Array, progress: jax.Array, surrogate: str) -> jax.Array:
-    del progress, surrogate  # of the gradient alone
+    del progress, surrogate  # only the gradient depends on them
     return _plus_minus_one(x > threshold, x.dtype)
 
 
@@ -118,13 +129,15 @@ _rsign.defvjp(_rsign_forward, _rsign_backward)
 
 
 def mean_scale(w: jax.Array) -> jax.Array:
-    """The scale of each output channel's binary weights, ``mean |w|`` (BBCU, equation 7; XNOR-Net).
+    """The scale of the binary weights of each output channel: ``mean |w|``.
+
+    Equation 7; BBCU and XNOR-Net have the same scale.
 
     Args:
         w: latent weights ``[..., O]``.
 
     Returns:
-        ``[O]``.
+        ``[O]``, never negative.
     """
     return jnp.abs(w).mean(range(w.ndim - 1))
 
@@ -133,10 +146,9 @@ def mean_scale(w: jax.Array) -> jax.Array:
 def binarize_mean(w: jax.Array) -> jax.Array:
     """Binary weights with the detached scale ``alpha = mean |w|`` per output channel.
 
-        binarize_mean(w) = alpha sign(w),    d/dw = 1 where |w| <= 1, else 0
+        binarize_mean(w) = alpha sign(w),    d/dw = 1 where |w| <= 1, else 0    (equation 7)
 
-    The gradient passes unscaled and none flows through alpha, as the authors' code has it (BBCU,
-    equation 7).
+    As in BBCU's code, the gradient has no factor alpha, and none flows through alpha.
 
     Args:
         w: latent weights ``[..., O]``, floating point.
@@ -145,7 +157,7 @@ def binarize_mean(w: jax.Array) -> jax.Array:
         ``[..., O]``: ``+alpha`` where ``w > 0``, else ``-alpha``.
 
     Raises:
-        TypeError: ``w`` is no floating-point array.
+        TypeError: ``w`` is not a floating-point array.
     """
     _require_float("w", w)
     return mean_scale(w) * _plus_minus_one(w > 0, w.dtype)
@@ -167,18 +179,22 @@ def binarize_learnable(w: jax.Array, weight_scale: jax.Array) -> jax.Array:
     """Binary weights with a learnable scale per output channel.
 
         binarize_learnable(w, alpha) = alpha sign(w)
-        d/dw = alpha where |w| <= 1, else 0,    d/dalpha = sign(w), summed over the channel
+        d/dw = alpha where |w| <= 1, else 0
+        d/dalpha = sign(w), summed over the weights of a channel
+
+    The attention paper proposes a learnable scale; its public code has the one of
+    ``binarize_mean``.
 
     Args:
         w: latent weights ``[..., O]``, floating point.
-        weight_scale: alpha, ``[O]``, of the dtype of ``w``; training starts it at ``mean |w|``.
+        weight_scale: alpha, ``[O]``, of the dtype of ``w``. Training starts it at ``mean |w|``.
 
     Returns:
-        ``[..., O]``.
+        ``[..., O]``: ``+alpha`` where ``w > 0``, else ``-alpha``.
 
     Raises:
-        TypeError: ``w`` is no floating-point array, or ``weight_scale`` has another dtype.
-        ValueError: ``weight_scale`` is not ``[O]``.
+        TypeError: ``w`` is not a floating-point array, or ``weight_scale`` has another dtype.
+        ValueError: ``weight_scale`` does not have shape ``[O]``.
     """
     _require_float("w", w)
     if weight_scale.dtype != w.dtype:
@@ -205,61 +221,61 @@ binarize_learnable.defvjp(_binarize_learnable_forward, _binarize_learnable_backw
 
 
 def binarize_libra(w: jax.Array, progress: Progress = 0.0) -> jax.Array:
-    """Balanced binary weights with a power of two as scale (IR-Net's Libra parameters).
+    """Balanced binary weights whose scale is a power of two (IR-Net's Libra parameters).
 
-        w'                = (w - mean w) / std w,  of each output channel, std with n - 1
-        binarize_libra(w) = s sign(w'),            s = 2^round(log2 mean |w'|), without a gradient
-        d/dw'             = s k t (1 - tanh^2(t w')),    t and k of ``tanh_schedule(progress)``
+        w'                = (w - mean w) / std w    per output channel, std with n - 1
+        binarize_libra(w) = s sign(w'),             s = 2^round(log2 mean |w'|), detached
+        d/dw'             = s k t (1 - tanh^2(t w'))    with t and k of ``tanh_schedule``
 
-    The gradient flows on through the mean and the standard deviation. Qin et al., equations 5 to 8
-    and section 3.3.
+    The gradient continues through the mean and the standard deviation. Qin et al., equations 5 to 8
+    and section 3.3 of their paper.
 
     Args:
-        w: latent weights ``[..., O]``, floating point. A channel of equal weights has no ``w'``;
-            its weights are ``-s`` for the least s, and their gradient is finite.
-        progress: in 0..1.
+        w: latent weights ``[..., O]``, floating point. Where all weights of a channel are equal,
+            the result is ``-s`` for the smallest s, and the gradient is finite.
+        progress: the finished fraction of training, in 0..1.
 
     Returns:
         ``[..., O]``: ``+s`` where ``w' > 0``, else ``-s``.
 
     Raises:
-        TypeError: ``w`` is no floating-point array.
+        TypeError: ``w`` is not a floating-point array.
     """
     _require_float("w", w)
     axes = tuple(range(w.ndim - 1))
     centred = w - w.mean(axes)
     count = max(1, w.size // w.shape[-1] - 1)
-    # Bounded away from 0, where the square root has no gradient.
+    # The square root has no finite gradient at 0, so the variance is kept above it.
     variance = jnp.maximum(jnp.square(centred).sum(axes) / count, 1e-24)
     standardised = centred / jnp.sqrt(variance)
     exponent = jnp.round(jnp.log2(mean_scale(lax.stop_gradient(standardised))))
     exponent = jnp.clip(exponent, -126, 126).astype(jnp.int32)
-    # Exact, as an exponential need not be.
+    # ``ldexp`` is exact; ``exp2`` need not be.
     weight_scale = jnp.ldexp(jnp.ones(exponent.shape, w.dtype), exponent)
     return weight_scale * sign(standardised, "tanh", progress)
 
 
 @jax.custom_vjp
 def binary_conv(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Convolution of signs with binary weights (BBCU, equations 5 to 7).
+    """Convolution of signs with binary weights, equal to ``conv2d(x, weights)``.
 
         binary_conv(x, weights) = alpha conv2d(x, sign(weights)),    alpha = |weights|
 
-    The value is that of ``conv2d(x, weights)`` and the gradient is defined to be exactly its
-    gradient. But the convolution itself adds up numbers that are +1, 0 or -1: integers, exact in
-    float32 (and, as factors, in bfloat16), whatever the order of summation, and equal to what XNOR
-    and popcount give.
+    The gradient is exactly that of ``conv2d(x, weights)``. The forward sum has only the terms +1, 0
+    and -1. It is an integer, exact in float32 in any order of summation and with bfloat16 factors,
+    and equal to the result of XNOR and popcount.
 
     Args:
-        x: signs ``[B, H, W, I]``; zero padding is added here, after the sign.
-        weights: ``[kh, kw, I, O]``, odd kernel sides, each ``+alpha`` or ``-alpha`` with one alpha
-            for each output channel, as ``binarize_mean`` and the like give them.
+        x: signs ``[B, H, W, I]``. Zero padding is added here, after the sign.
+        weights: ``[kh, kw, I, O]``, odd kernel sides. Each weight is ``+alpha`` or ``-alpha``, with
+            one alpha per output channel, as ``binarize_mean`` and its siblings return them.
 
     Returns:
-        ``[B, H, W, O]``.
+        ``[B, H, W, O]``, in ``-alpha kh kw I .. alpha kh kw I``.
 
     Raises:
-        TypeError, ValueError: as ``conv2d``.
+        TypeError: as ``conv2d``.
+        ValueError: as ``conv2d``.
     """
     alpha = jnp.abs(weights[0, 0, 0])
     return lax.platform_dependent(x, weights, cpu=_sign_conv_of_bits, default=_sign_conv) * alpha
@@ -270,7 +286,7 @@ def _sign_conv(x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _sign_conv_of_bits(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """The same integers from XNOR and popcount: on CPU, four times as fast."""
+    """The integers of ``_sign_conv`` by XNOR and popcount, which is faster on CPU."""
     return packed_conv(pack_activations(x), pack_weights(weights), x.shape[-1]).astype(x.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Convolution of stride 1 whose gradient is fast on every backend."""
+"""Convolution of stride 1 with a gradient that is fast on every backend."""
 
 from functools import partial
 
@@ -6,34 +6,34 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from binsr_jax.ops import native
+from binsr_jax.ops.native import call, choose
 
-# Bytes of the windows of one strip in the gradient: large enough for an efficient matrix product,
-# small enough to stay in the second-level cache.
+# Bytes of the im2col windows of one strip in the gradient. This is large enough for an efficient
+# matrix product and small enough for the second-level cache.
 _STRIP_BYTES = 5 << 20
 
-# How many pixels at the end of a convolution between few channels may be added up differently. Of
-# 3 to 64 channels in and 1 to 64 out it was seen with up to 16 on both sides, on 46 pixels at most.
+# With few channels, XLA may sum the last pixels of a convolution in another order. Among 3 to 64
+# input and 1 to 64 output channels this happened with up to 16 of both, on at most 46 pixels.
 _LAST_PIXELS = 64
 _FEW_INPUTS, _FEW_OUTPUTS = 24, 64
 
-# Up to so many channels on either side the gradient has a form of its own on CPU. At 64 channels on
-# the other side it takes a sixth of the time for 3, a third for 8, and the same for 16.
+# With at most this many input or output channels the gradient has a form of its own on CPU. With 64
+# channels on the other side that form is faster than the general one for 8, and as fast for 16.
 _FEW_CHANNELS = 8
 
 
 def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Cross-correlates images with a kernel: stride 1, zero padding, same size.
+    """Cross-correlation of images with a kernel: stride 1, zero padding, same size.
 
         y[b, h, w, o] = sum_{i, j, c} x[b, h + i - kh // 2, w + j - kw // 2, c] kernel[i, j, c, o]
 
-    where x is 0 outside the image. XLA's own weight gradient is slow on CPU, and 30 times slower
-    still inside a function that is not inlined, so there it is native code (``ops.native``), as
-    the convolution itself is, or, where that does not apply, written by hand; it equals XLA's up to
-    float rounding.
+    Outside the image x is 0. On CPU the convolution and its gradient are native code
+    (``ops.native``) where it applies. Elsewhere on CPU the gradient is written out below, because
+    XLA's own weight gradient is slow there, above all in a function that is not inlined. All forms
+    agree up to float rounding.
 
-    Inside ``jax.default_matmul_precision("bfloat16")`` the factors of all products, forward and
-    backward, are rounded to bfloat16 on every backend; sums and results are float32. The sum of
+    Inside ``jax.default_matmul_precision("bfloat16")`` the factors of all products are rounded to
+    bfloat16, forward and backward, on every backend. Sums and results are float32, so a sum of
     products of signs stays exact.
 
     Args:
@@ -45,7 +45,7 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Raises:
         TypeError: x or kernel is not float32.
-        ValueError: the shapes do not fit, or a side of the kernel is even.
+        ValueError: the shapes do not fit each other, or a side of the kernel is even.
     """
     if x.dtype != jnp.float32 or kernel.dtype != jnp.float32:
         raise TypeError(f"conv2d needs float32, got x {x.dtype} and kernel {kernel.dtype}")
@@ -74,9 +74,9 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _factors(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """The arrays in the type that their products are computed in.
+    """The arrays in the dtype in which their products are computed.
 
-    It is JAX's own setting, since functions that were traced under another one are traced again.
+    The dtype follows JAX's own setting: JAX traces a function again when that setting changes.
     """
     if jax.config.values["jax_default_matmul_precision"] == "bfloat16":
         return tuple(array.astype(jnp.bfloat16) for array in arrays)
@@ -84,17 +84,17 @@ def _factors(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """``_convolve`` with rows of zeros below the last image, whose results are dropped.
+    """``_convolve`` with one order of summation for all pixels of an image.
 
-    On some CPUs XLA adds up a few of the last pixels in another order than all before them, where
-    there are few channels. With these rows every pixel of the image has one order, so that a tile's
-    are those of the whole.
+    With few channels, XLA sums the last few pixels in another order on some CPUs. Here those pixels
+    lie in rows of zeros that are added below the image and dropped from the result. So a tile
+    equals its part of the whole image to the last bit.
     """
     (kh, kw, inputs, outputs), (_, height, width, _) = kernel.shape, x.shape
     if inputs >= _FEW_INPUTS or outputs >= _FEW_OUTPUTS:
         return _convolve(x, kernel)
     x, kernel = _factors(x, kernel)
-    spare = -(-_LAST_PIXELS // width)
+    spare = -(-_LAST_PIXELS // max(width, 1))
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -109,9 +109,9 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     cpu = _convolve_alike
-    form = native.form_for_conv(*_factors(x, kernel))
+    form = choose.form_for_conv(*_factors(x, kernel))
     if form != "xla":
-        cpu = partial(native.conv, form=form)
+        cpu = partial(call.conv, form=form)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=_convolve)
 
 
@@ -121,9 +121,9 @@ def _conv2d_forward(x: jax.Array, kernel: jax.Array):
 
 def _conv2d_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array):
     cpu = _gradient_by_hand
-    form = native.form_for_gradient(*_factors(*saved))
+    form = choose.form_for_gradient(*_factors(*saved))
     if form != "xla":
-        cpu = partial(native.conv_gradient, form=form)
+        cpu = partial(call.conv_gradient, form=form)
     return lax.platform_dependent(*saved, dy, cpu=cpu, default=_gradient)
 
 
@@ -131,7 +131,7 @@ _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array):
-    """Both gradients as convolutions, the second with the batch as its sum's channels."""
+    """``dx`` and ``dkernel`` as convolutions; the one for ``dkernel`` sums over the batch."""
     kh, kw, _, _ = kernel.shape
     dx = _convolve(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     x, dy = _factors(x, dy)
@@ -152,12 +152,12 @@ def _gradient_by_hand(x: jax.Array, kernel: jax.Array, dy: jax.Array):
 
 
 def _gradient_of_few(x: jax.Array, kernel: jax.Array, dy: jax.Array):
-    """The input's gradient as a convolution, the kernel's from windows of the few channels.
+    """``dx`` as a convolution, ``dkernel`` as a product with windows of the fewer channels.
 
-        dx = conv2d(dy, kernel, flipped),    dkernel[t] = sum_p x[p + t]^T dy[p]
+        dx = conv2d(dy, flipped kernel),    dkernel[t] = sum_p x[p + t]^T dy[p]
 
-    for pixels p and taps t, counted from the middle of the kernel. The sum is the same, flipped and
-    transposed, with the roles of x and dy exchanged.
+    p are pixels, and t are taps counted from the middle of the kernel. If dy has fewer channels
+    than x, the two exchange roles, and the sum is flipped and transposed.
     """
     dx = _convolve(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     x, dy = _factors(x, dy)
@@ -170,8 +170,8 @@ def _gradient_of_few(x: jax.Array, kernel: jax.Array, dy: jax.Array):
 def _correlate(a: jax.Array, b: jax.Array, kh: int, kw: int) -> jax.Array:
     """``sum_p a[p + t]^T b[p]`` for every tap t: ``[B, H, W, I], [B, H, W, O] -> [kh, kw, I, O]``.
 
-    The windows (im2col) of a have channels before pixels, so that whole rows are copied. They are
-    made for a strip of rows at a time, as in ``_gradient_of_many``.
+    The windows (im2col) of a have the channels before the pixels, so that whole rows are copied.
+    As in ``_gradient_of_many``, they exist for one strip of rows at a time.
     """
     batch, height, width, inputs = a.shape
     taps = kh * kw * inputs
@@ -200,13 +200,13 @@ def _correlate(a: jax.Array, b: jax.Array, kh: int, kw: int) -> jax.Array:
 
 
 def _gradient_of_many(x: jax.Array, kernel: jax.Array, dy: jax.Array):
-    """Both gradients as matrix products with the same windows of dy.
+    """``dx`` and ``dkernel`` as matrix products with the same windows of dy.
 
         dx[p] = sum_t dy[p - t] kernel[t]^T,    dkernel[t] = sum_p x[p]^T dy[p - t]
 
-    for pixels p and taps t. The windows (im2col) of a strip of rows are made at a time, which
-    bounds the memory; strips run along the height so that a batch sharded over devices stays
-    where it is.
+    p are pixels and t are taps. The windows (im2col) exist for one strip of rows at a time, which
+    bounds the memory. Strips divide the height and not the batch, so a batch that is sharded over
+    devices stays where it is.
     """
     x, kernel, dy = _factors(x, kernel, dy)
     kh, kw, inputs, outputs = kernel.shape

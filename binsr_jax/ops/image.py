@@ -1,7 +1,7 @@
 """Images as arrays: MATLAB's bicubic resizing, luma, and the upsampling steps of networks.
 
-Resizing and luma work on numpy arrays ``[H, W, C]`` in float64, since scores and training data are
-made from them; pixel shuffle and the upsamplings are differentiable JAX functions of
+Resizing and luma serve scores and training data. They take numpy arrays ``[H, W, C]`` and compute
+in float64. Pixel shuffle and upsampling are parts of networks: differentiable JAX functions of
 ``[B, H, W, C]``.
 """
 
@@ -14,32 +14,32 @@ import numpy as np
 
 Edge = Literal["mirror", "clamp"]
 
-# Of R, G and B in 0..255, times 255 (ITU-R BT.601, studio range).
+# The weights of R, G and B in luma, times 255 (ITU-R BT.601, studio range).
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 
-# Output rows resized at a time, so that the running sum stays in the processor's cache.
+# Output rows that are resized together, so that the running sum stays in the processor's cache.
 _BLOCK_ROWS = 16
 
 
 def imresize(
     image: np.ndarray, scale: float, *, edge: Edge = "mirror", antialias: bool = True
 ) -> np.ndarray:
-    """Resizes an image by MATLAB's ``imresize(image, scale, "bicubic")``.
+    """Image resized as by MATLAB's ``imresize(image, scale, "bicubic")``.
 
     Args:
-      image: float ``[H, W, C]``, any range.
-      scale: output size / input size, for example 0.5 or 2.
-      edge: what lies outside the image: "mirror" repeats it backwards, the edge pixel included
-        (MATLAB today), "clamp" repeats the edge pixel (older MATLAB; many published LR files).
-      antialias: whether the kernel widens by 1/scale when the image shrinks.
+        image: float ``[H, W, C]``, any range.
+        scale: output size / input size, for example 0.5 or 2.
+        edge: what lies outside the image. ``"mirror"`` is the mirror image, edge pixel included
+            (MATLAB today); ``"clamp"`` is the edge pixel (older MATLAB, many published LR files).
+        antialias: whether the kernel is widened by ``1 / scale`` when the image shrinks.
 
     Returns:
-      float ``[ceil(H scale), ceil(W scale), C]`` of the image's type, not clipped.
+        ``[ceil(H scale), ceil(W scale), C]`` of the image's dtype, in its range but not clipped.
 
     Raises:
-      TypeError: the image is not of a float type.
-      ValueError: the image is not ``[H, W, C]`` or is empty, the scale is not positive, or the
-        edge is unknown.
+        TypeError: the image does not have a float dtype.
+        ValueError: the image is empty or not ``[H, W, C]``, the scale is not positive, or the edge
+            is unknown.
     """
     if not np.issubdtype(image.dtype, np.floating):
         raise TypeError(f"imresize takes a float image, not {image.dtype}; see imresize_uint8")
@@ -49,19 +49,19 @@ def imresize(
 
 
 def imresize_uint8(image: np.ndarray, scale: float, *, edge: Edge = "mirror") -> np.ndarray:
-    """Resizes an 8-bit image as MATLAB does, bit for bit: rounded after each pass, rows first.
+    """8-bit image resized as by MATLAB, bit for bit: rounded after each pass, rows first.
 
     Args:
-      image: uint8 ``[H, W, C]``.
-      scale: output size / input size.
-      edge: see :func:`imresize`.
+        image: uint8 ``[H, W, C]``.
+        scale: output size / input size.
+        edge: as for ``imresize``.
 
     Returns:
-      uint8 ``[ceil(H scale), ceil(W scale), C]``.
+        uint8 ``[ceil(H scale), ceil(W scale), C]``.
 
     Raises:
-      TypeError: the image is not uint8.
-      ValueError: as :func:`imresize`.
+        TypeError: the image is not uint8.
+        ValueError: as ``imresize``.
     """
     if image.dtype != np.uint8:
         raise TypeError(f"imresize_uint8 takes a uint8 image, not {image.dtype}; see imresize")
@@ -72,21 +72,23 @@ def imresize_uint8(image: np.ndarray, scale: float, *, edge: Edge = "mirror") ->
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Rounds values in 0..255 half up and clips them to uint8."""
+    """Values in 0..255 as uint8: halves are rounded up, and values outside are clipped."""
     return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
 
 
 def rgb_to_y(image: np.ndarray) -> np.ndarray:
-    """Luma of an RGB image: Y = (65.481 R + 128.553 G + 24.966 B) / 255 + 16 (ITU-R BT.601).
+    """Luma of an RGB image (ITU-R BT.601, studio range).
+
+        Y = (65.481 R + 128.553 G + 24.966 B) / 255 + 16
 
     Args:
-      image: ``[..., 3]``, R, G and B in 0..255, of any type.
+        image: ``[..., 3]``, R, G and B in 0..255, any dtype.
 
     Returns:
-      float64 ``[...]`` in 16..235, not rounded.
+        float64 ``[...]`` in 16..235, not rounded.
 
     Raises:
-      ValueError: the last axis does not hold three channels.
+        ValueError: the last axis does not have three channels.
     """
     if image.ndim == 0 or image.shape[-1] != 3:
         raise ValueError(f"rgb_to_y takes an image [..., 3], not one of shape {image.shape}")
@@ -94,44 +96,45 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
 
 
 def luma_uint8(image: np.ndarray) -> np.ndarray:
-    """Luma as an 8-bit image, as the papers on JPEG artifacts take it: :func:`rgb_to_y`, rounded.
+    """Luma as an 8-bit image: ``rgb_to_y``, rounded.
 
-    Halves are rounded to even numbers (KAIR's ``rgb2ycbcr``; MATLAB rounds them up, which makes a
-    difference in a hundred colours of 2^24).
+    The papers on JPEG artifacts use it. Halves are rounded to even, as in KAIR's ``rgb2ycbcr``.
+    MATLAB rounds them up, which differs for about a hundred of the 2^24 colours.
 
     Args:
-      image: uint8 ``[..., 3]``, R, G and B.
+        image: uint8 ``[..., 3]``, R, G and B.
 
     Returns:
-      uint8 ``[...]`` in 16..235.
+        uint8 ``[...]`` in 16..235.
 
     Raises:
-      TypeError: the image is not uint8.
-      ValueError: the last axis does not hold three channels.
+        TypeError: the image is not uint8.
+        ValueError: the last axis does not have three channels.
     """
     if image.dtype != np.uint8:
         raise TypeError(f"luma_uint8 takes a uint8 image, not {image.dtype}; see rgb_to_y")
     if image.ndim == 0 or image.shape[-1] != 3:
         raise ValueError(f"luma_uint8 takes an image [..., 3], not one of shape {image.shape}")
-    # Divided after the sum, as in KAIR: it decides on which side of one half a value lies.
+    # The division follows the sum, as in KAIR: the order decides on which side of 1/2 a value lies.
     return np.rint(image.astype(np.float64) @ np.array(LUMA_WEIGHTS) / 255 + 16).astype(np.uint8)
 
 
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Moves channels into space (Shi et al. 2016, arXiv:1609.05158, equation 4).
+    """Pixel shuffle: moves channels into space, in PyTorch's order of channels.
 
-    ``y[b, h r + i, w r + j, c] = x[b, h, w, c r^2 + i r + j]`` with ``r = factor``, which is
-    torch's order of channels.
+        y[b, h r + i, w r + j, c] = x[b, h, w, c r^2 + i r + j]
+
+    Shi et al. 2016, arXiv:1609.05158, equation 4 of their paper.
 
     Args:
-      x: ``[B, H, W, C r^2]``.
-      factor: r.
+        x: ``[B, H, W, C r^2]``.
+        factor: r.
 
     Returns:
-      ``[B, H r, W r, C]``.
+        ``[B, H r, W r, C]``, in the range of ``x``.
 
     Raises:
-      ValueError: x has not four axes, or its channels are no multiple of r^2.
+        ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
     B, H, W, C = _check_shuffle(x, factor)
     x = x.reshape(B, H, W, C, factor, factor)
@@ -139,19 +142,19 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Moves space into channels, which `pixel_shuffle` undoes.
+    """Moves space into channels: the inverse of ``pixel_shuffle``.
 
-    ``y[b, h, w, c r^2 + i r + j] = x[b, h r + i, w r + j, c]`` with ``r = factor``.
+        y[b, h, w, c r^2 + i r + j] = x[b, h r + i, w r + j, c]
 
     Args:
-      x: ``[B, H r, W r, C]``.
-      factor: r.
+        x: ``[B, H r, W r, C]``.
+        factor: r.
 
     Returns:
-      ``[B, H, W, C r^2]``.
+        ``[B, H, W, C r^2]``, in the range of ``x``.
 
     Raises:
-      ValueError: x has not four axes, or its sides are no multiples of r.
+        ValueError: ``x`` does not have four axes, or its sides are not multiples of r.
     """
     B, H, W, C = _check_batch(x, factor)
     if H % factor or W % factor:
@@ -161,19 +164,19 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-    """`pixel_shuffle` with TensorFlow's order of channels, where runs of C of them stay together.
+    """Pixel shuffle in TensorFlow's order of channels, which moves runs of C channels as a whole.
 
-    ``y[b, h r + i, w r + j, c] = x[b, h, w, (i r + j) C + c]`` with ``r = factor``.
+        y[b, h r + i, w r + j, c] = x[b, h, w, (i r + j) C + c]
 
     Args:
-      x: ``[B, H, W, C r^2]``.
-      factor: r.
+        x: ``[B, H, W, C r^2]``.
+        factor: r.
 
     Returns:
-      ``[B, H r, W r, C]``.
+        ``[B, H r, W r, C]``, in the range of ``x``.
 
     Raises:
-      ValueError: x has not four axes, or its channels are no multiple of r^2.
+        ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
     B, H, W, C = _check_shuffle(x, factor)
     x = x.reshape(B, H, W, factor, factor, C)
@@ -181,17 +184,19 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
 
 
 def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
-    """Repeats every pixel: ``y[b, i, j, c] = x[b, i // r, j // r, c]`` with ``r = factor``.
+    """Nearest-neighbour upsampling: repeats every pixel.
+
+        y[b, i, j, c] = x[b, i // r, j // r, c]
 
     Args:
-      x: ``[B, H, W, C]``.
-      factor: r.
+        x: ``[B, H, W, C]``.
+        factor: r.
 
     Returns:
-      ``[B, H r, W r, C]``.
+        ``[B, H r, W r, C]``, in the range of ``x``.
 
     Raises:
-      ValueError: x has not four axes, or the factor is less than 1.
+        ValueError: ``x`` does not have four axes, or the factor is less than 1.
     """
     B, H, W, C = _check_batch(x, factor)
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (B, H, factor, W, factor, C))
@@ -199,34 +204,37 @@ def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
 
 
 def product(factor: float, x: jax.Array) -> jax.Array:
-    """``factor * x`` in 23 of float32's 24 bits, rounded before it is added to anything.
+    """``factor * x``, rounded to 23 of float32's 24 bits before it enters a sum.
 
-    Otherwise XLA fuses it on CPU with a sum in some loops and not in others, and a pixel's last bit
-    depends on the size of the image: tiles would not be the whole to the bit.
+    Without the rounding, XLA on CPU contracts the product and the sum to a fused multiply-add in
+    some loops and not in others. A pixel's last bit would then depend on the size of the image, and
+    tiles would not equal the whole image to the last bit.
     """
     return jax.lax.reduce_precision(factor * x, exponent_bits=8, mantissa_bits=22)
 
 
 def upsample_bilinear(x: jax.Array, factor: int) -> jax.Array:
-    """Bilinear upsampling with the edge pixel repeated (torch's ``align_corners=False``).
+    """Bilinear upsampling with the edge pixel repeated outside.
 
-    Output pixel ``h r + i`` lies at ``h + d`` of the input, ``d = (i + 1/2) / r - 1/2``, and is
-    ``(1 - |d|) x[h] + |d| x[h + sign(d)]``; the same along the width.
+        y[h r + i] = (1 - |d|) x[h] + |d| x[h + sign(d)],    d = (i + 1/2) / r - 1/2
+
+    along the height, then the same along the width. ``h + d`` is the position of output pixel
+    ``h r + i`` in the input, as in PyTorch with ``align_corners=False``.
 
     Args:
-      x: float ``[B, H, W, C]``.
-      factor: r.
+        x: float ``[B, H, W, C]``.
+        factor: r.
 
     Returns:
-      ``[B, H r, W r, C]``.
+        ``[B, H r, W r, C]``, in the range of ``x``.
 
     Raises:
-      ValueError: x has not four axes, or the factor is less than 1.
+        ValueError: ``x`` does not have four axes, or the factor is less than 1.
     """
     _check_batch(x, factor)
     for axis in (1, 2):
-        # The r phases are weighted sums of shifted images, interleaved afterwards: XLA makes this
-        # one loop, while indexing by position would be a slow gather on CPU.
+        # The r phases are weighted sums of shifted images, which are interleaved afterwards. XLA
+        # compiles this to one loop; indexing by position would be a slow gather on CPU.
         size = x.shape[axis]
         first, last = (
             jax.lax.slice_in_dim(x, 0, 1, axis=axis),
@@ -254,7 +262,7 @@ def _check_resize(image: np.ndarray, scale: float, edge: str) -> None:
 
 
 def _check_shuffle(x: jax.Array, factor: int) -> tuple[int, int, int, int]:
-    """B, H, W and C of a batch ``[B, H, W, C factor^2]`` whose channels move into space."""
+    """B, H, W and C of a batch ``[B, H, W, C factor^2]``."""
     B, H, W, channels = _check_batch(x, factor)
     if channels % factor**2:
         raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
@@ -279,8 +287,8 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _taps(size: int, scale: float, edge: Edge, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each output position the input positions and their weights, both ``[output, taps]``."""
-    # Output pixel i covers input position (i + 1/2) / scale - 1/2, both counted from 0.
+    """The input positions and the weights of each output position, both ``[output, taps]``."""
+    # The centre of output pixel i is input position (i + 1/2) / scale - 1/2, both counted from 0.
     centre = (np.arange(math.ceil(size * scale)) + 0.5) / scale - 0.5
     stretch = min(scale, 1.0) if antialias else 1.0
     reach = 2 / stretch
@@ -290,7 +298,7 @@ def _taps(size: int, scale: float, edge: Edge, antialias: bool) -> tuple[np.ndar
     weights /= weights.sum(axis=1, keepdims=True)
     if edge == "clamp":
         return np.clip(positions, 0, size - 1), weights
-    # The image and its mirror image together repeat with period 2 * size.
+    # The image followed by its mirror image has the period 2 * size.
     positions %= 2 * size
     return np.minimum(positions, 2 * size - 1 - positions), weights
 
@@ -298,7 +306,7 @@ def _taps(size: int, scale: float, edge: Edge, antialias: bool) -> tuple[np.ndar
 def _resize_axis(
     image: np.ndarray, axis: int, scale: float, edge: Edge, antialias: bool
 ) -> np.ndarray:
-    """Resizes one axis of a float64 image ``[H, W, C]``, adding from the first tap to the last."""
+    """Resizes one axis of a float64 image ``[H, W, C]``, summing from the first tap to the last."""
     positions, weights = _taps(image.shape[axis], scale, edge, antialias)
     lines = np.ascontiguousarray(np.moveaxis(image, axis, 0))
     flat = lines.reshape(len(lines), -1)

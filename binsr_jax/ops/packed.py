@@ -5,19 +5,18 @@ dot product of ``n`` signs is
 
     dot = n - 2 * popcount(x ^ w)
 
-and a word of 32 bits replaces 32 multiplications. A tap outside the image contributes 0 (zero
-padding comes after the sign), a third value that a bit cannot hold: there the word is masked and
-``n`` is smaller,
+and one operation on a word of 32 bits replaces 32 multiplications. A tap outside the image
+contributes 0, because zero padding comes after the sign. A bit cannot hold this third value, so the
+word is masked there and ``n`` counts only the taps inside the image:
 
     dot = channels * valid_taps - 2 * sum over taps and words of popcount((x ^ w) & mask).
 
-Results are integers, hence exact: every function here equals the float convolution of the signs to
-the last bit. Scales and thresholds are the caller's, in float.
+Results are integers. Every function here equals the float convolution of the signs to the last bit.
 
-Order of the bits: with ``words = ceil(channels / 32)`` a pixel has ``n = 4 * words`` bytes, and bit
-``k`` of byte ``j`` (bytes in little-endian order within the words) is channel ``k * n + j``. Eight
-contiguous runs of channels are then shifted and added, which vectorises; neighbouring channels in
-neighbouring bits would be a reduction over the minor axis, several times slower on a CPU. Bits past
+Order of the bits: with ``words = ceil(channels / 32)`` a pixel has ``n = 4 * words`` bytes. Bit
+``k`` of byte ``j`` is channel ``k * n + j``, with the bytes of a word in little-endian order. So
+packing shifts and adds eight contiguous runs of channels, which vectorises. Neighbouring channels
+in neighbouring bits would need a reduction over the minor axis, which is slow on a CPU. Bits past
 the last channel are 0 in both operands and cancel.
 """
 
@@ -29,9 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from binsr_jax.ops import native
-from binsr_jax.ops.activation import rprelu
-from binsr_jax.ops.image import depth_to_space, upsample_nearest
+from binsr_jax.ops.native import call, choose
 
 WORD_BITS = 32
 _BYTE_BITS = 8
@@ -40,57 +37,57 @@ _ALL_ONES = np.uint32(0xFFFFFFFF)
 
 
 def word_count(channels: int) -> int:
-    """Words that hold one bit a channel: ``ceil(channels / 32)``."""
+    """Number of words for one bit per channel: ``ceil(channels / 32)``."""
     return -(-channels // WORD_BITS)
 
 
 def pack_activations(x: jax.Array) -> jax.Array:
-    """Packs the signs of activations along the channels: a bit is 1 where ``x > 0``.
+    """The signs of activations, packed along the channels: a bit is 1 where ``x > 0``.
 
     Args:
-        x: float ``[B, H, W, C]``. Zero (and NaN) is negative, as in ``ops.binarize``.
+        x: float ``[B, H, W, C]``. Zero and NaN count as negative, as in ``ops.binarize``.
 
     Returns:
-        uint32 ``[B, H, W, ceil(C / 32)]``, bits ordered as the module says.
+        uint32 ``[B, H, W, ceil(C / 32)]``, in the module's order of bits.
 
     Raises:
-        ValueError: the array is not four-dimensional or has no channels.
-        TypeError: the array is not of floats.
+        ValueError: ``x`` is not four-dimensional or has no channels.
+        TypeError: ``x`` is not a floating-point array.
     """
     _check_floats("pack_activations", "x", x, "[B, H, W, C]")
-    return _pack_last(x > 0)
+    return pack_signs(x > 0)
 
 
 def pack_weights(w: jax.Array) -> jax.Array:
-    """Packs the signs of a kernel along its input channels: a bit is 1 where ``w > 0``.
+    """The signs of a kernel, packed along its input channels: a bit is 1 where ``w > 0``.
 
     Args:
         w: float ``[kh, kw, I, O]``.
 
     Returns:
-        uint32 ``[kh, kw, ceil(I / 32), O]``, bits ordered as in `pack_activations`.
+        uint32 ``[kh, kw, ceil(I / 32), O]``, in the order of bits of ``pack_activations``.
 
     Raises:
-        ValueError: the array is not four-dimensional or has no input channels.
-        TypeError: the array is not of floats.
+        ValueError: ``w`` is not four-dimensional or has no input channels.
+        TypeError: ``w`` is not a floating-point array.
     """
     _check_floats("pack_weights", "w", w, "[kh, kw, I, O]")
-    return jnp.swapaxes(_pack_last(jnp.swapaxes(w, 2, 3) > 0), 2, 3)
+    return jnp.swapaxes(pack_signs(jnp.swapaxes(w, 2, 3) > 0), 2, 3)
 
 
 def unpack_weights(w_bits: jax.Array, in_channels: int) -> jax.Array:
-    """The signs that `pack_weights` packed.
+    """The signs that ``pack_weights`` packed.
 
     Args:
         w_bits: uint32 ``[kh, kw, words, O]``.
-        in_channels: channels that the words hold.
+        in_channels: the number of channels in the words.
 
     Returns:
-        float32 ``[kh, kw, in_channels, O]`` of -1 and +1.
+        float32 ``[kh, kw, in_channels, O]``, each -1 or +1.
 
     Raises:
-        ValueError: the array is not four-dimensional, or its words do not fit ``in_channels``.
-        TypeError: the array is not uint32.
+        ValueError: ``w_bits`` is not four-dimensional, or its words do not fit ``in_channels``.
+        TypeError: ``w_bits`` is not uint32.
     """
     if w_bits.ndim != 4 or in_channels < 1 or w_bits.shape[2] != word_count(in_channels):
         raise ValueError(
@@ -104,140 +101,44 @@ def unpack_weights(w_bits: jax.Array, in_channels: int) -> jax.Array:
 
 
 def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.Array:
-    """Convolves signs with signs by XNOR and population count; stride 1, zero padding.
+    """Convolution of signs with signs by XNOR and popcount: stride 1, zero padding.
 
-    On CPU it is native code where there is such (``ops.native``), which gives the same.
+    On CPU it is native code where that is available (``ops.native``), with the same result.
 
     Args:
-        x_bits: uint32 ``[B, H, W, words]`` of `pack_activations`.
-        w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
-        in_channels: channels that the words hold.
+        x_bits: uint32 ``[B, H, W, words]`` from ``pack_activations``.
+        w_bits: uint32 ``[kh, kw, words, O]`` from ``pack_weights``, ``kh`` and ``kw`` odd.
+        in_channels: the number of channels in the words.
 
     Returns:
         int32 ``[B, H, W, O]``, each in ``-kh*kw*in_channels .. kh*kw*in_channels``.
 
     Raises:
-        ValueError: shapes do not fit each other or ``in_channels``, or the kernel has an even side.
+        ValueError: the shapes do not fit each other or ``in_channels``, or the kernel has an even
+            side.
         TypeError: an operand is not uint32.
     """
     _check_packed(x_bits, w_bits, in_channels)
     by_xla = partial(_packed_conv, in_channels=in_channels)
-    form = native.form_for(x_bits, w_bits)
+    form = choose.form_for_packed(x_bits, w_bits)
     if form == "xla":
         return by_xla(x_bits, w_bits)
 
     def natively(x_bits: jax.Array, w_bits: jax.Array) -> jax.Array:
-        return native.packed_conv(x_bits, w_bits, in_channels, form).astype(jnp.int32)
+        return call.packed_conv(x_bits, w_bits, in_channels, form).astype(jnp.int32)
 
     return lax.platform_dependent(x_bits, w_bits, cpu=natively, default=by_xla)
 
 
-def packed_branch(
-    x: jax.Array,
-    threshold: jax.Array,
-    w_bits: jax.Array,
-    weight_scale: jax.Array,
-    bias: jax.Array,
-    shift_in: jax.Array,
-    slope: jax.Array,
-    shift_out: jax.Array,
-    factor: jax.Array | float = 1.0,
-    residual: jax.Array | None = None,
-    shuffle: int = 1,
-) -> jax.Array:
-    """A binary branch on packed weights, of a unit or an upsampler (BBCU, figure 1).
-
-        z = weight_scale * packed_conv(x > threshold, w) + bias
-        y = factor * depth_to_space(rprelu(z), shuffle)
-
-    and with a residual ``(a)`` also ``+ a upsample_nearest(x, shuffle)``, where nothing is shuffled
-    ``+ a x``; with one of ``(a, b, w)``, which is spatial attention, ``+ a sigmoid(w . x + b) x``.
-
-    On CPU it is one pass over x in native code where there is such (``ops.native``), which saves
-    the memory's time; equal but for the rounding of ``bias - shift_in``.
-
-    Args:
-        x: f32 ``[B, H, W, C]``.
-        threshold: f32 ``[C]``.
-        w_bits: uint32 ``[kh, kw, words, O]`` of `pack_weights`, ``kh`` and ``kw`` odd.
-        weight_scale, bias: f32 ``[O]``.
-        shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
-        factor: a scalar.
-        residual: f32 ``[1]`` or ``[2 + C]``; then O is ``C shuffle^2``. Nothing is added without.
-        shuffle: r of the pixel shuffle; O is a multiple of r^2.
-
-    Returns:
-        f32 ``[B, r H, r W, O / r^2]``.
-
-    Raises:
-        ValueError, TypeError: as `packed_conv`; or O does not fit the residual or ``shuffle``.
-    """
-    _check_floats("packed_branch", "x", x, "[B, H, W, C]")
-    channels, outputs = x.shape[-1], w_bits.shape[-1]
-    if residual is not None and residual.shape not in ((1,), (2 + channels,)):
-        raise ValueError(
-            f"packed_branch: a residual {residual.shape} does not fit {channels} channels"
-        )
-    if outputs % shuffle**2 or (residual is not None and outputs != channels * shuffle**2):
-        raise ValueError(
-            f"packed_branch: {outputs} outputs do not fit {channels} channels and shuffle {shuffle}"
-        )
-
-    def by_xla(x: jax.Array, *arrays: Any) -> jax.Array:
-        threshold, w_bits, weight_scale, bias, *rprelu_parameters, factor, residual = arrays
-        dot = packed_conv(_pack_last(x > threshold), w_bits, channels).astype(jnp.float32)
-        y = depth_to_space(rprelu(dot * weight_scale + bias, *rprelu_parameters), shuffle)
-        return add_residual(factor * y, x, residual, shuffle)
-
-    arrays = (
-        x,
-        threshold,
-        w_bits,
-        weight_scale,
-        bias,
-        shift_in,
-        slope,
-        shift_out,
-        factor,
-        residual,
-    )
-    form = native.form_for(x, w_bits)
-    if form == "xla":
-        return by_xla(*arrays)
-    _check_packed(jax.eval_shape(_pack_last, x > threshold), w_bits, channels)
-
-    def natively(x: jax.Array, *arrays: Any) -> jax.Array:
-        threshold, w_bits, weight_scale, bias, shift_in, slope, shift_out, factor, residual = arrays
-        factors = jnp.broadcast_to(factor, weight_scale.shape)
-        epilogue = jnp.stack([weight_scale, bias - shift_in, slope, shift_out, factors])
-        added = jnp.zeros((0,), x.dtype) if residual is None else residual
-        return native.packed_branch(x, threshold, w_bits, epilogue, added, shuffle, form)
-
-    return lax.platform_dependent(*arrays, cpu=natively, default=by_xla)
-
-
-def add_residual(y: jax.Array, x: jax.Array, residual: jax.Array | None, shuffle: int) -> jax.Array:
-    """``y`` and what `packed_branch` adds to it: ``[B, r H, r W, C], [B, H, W, C] -> y's shape``.
-
-    The residual is f32 ``[1]`` or ``[2 + C]``, or none.
-    """
-    if residual is None:
-        return y
-    gain = residual[0]
-    if residual.size > 1:
-        gain *= jax.nn.sigmoid(x @ residual[2:, None] + residual[1])
-    return y + upsample_nearest(gain * x, shuffle)
-
-
 def _packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.Array:
-    """``packed_conv`` as XLA compiles it."""
+    """``packed_conv`` in JAX operations."""
     _, H, W, words = x_bits.shape
     kh, kw = w_bits.shape[:2]
     x_bits = jnp.pad(x_bits, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
     rows, columns = _inside(H, kh), _inside(W, kw)
     row_masks, column_masks = (jnp.asarray(inside * _ALL_ONES) for inside in (rows, columns))
-    # The taps and words are unrolled: one loop over pixels with the output channels innermost and
-    # the count in a register. A reduction axis in their place is an order of magnitude slower.
+    # Taps and words are unrolled. XLA then makes one loop over pixels, with the output channels
+    # innermost and the count in a register, which is far faster than a reduction axis.
     count = jnp.zeros((), jnp.uint32)
     for i in range(kh):
         for j in range(kw):
@@ -251,18 +152,19 @@ def _packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.
 
 
 def packed_conv_reference(x_bits: np.ndarray, w_bits: np.ndarray, in_channels: int) -> np.ndarray:
-    """The same convolution, unpacked and summed tap by tap in numpy: slow and readable.
+    """``packed_conv`` in numpy, slow and readable: unpacks the signs and sums tap by tap.
 
     Args:
         x_bits: uint32 ``[B, H, W, words]``.
         w_bits: uint32 ``[kh, kw, words, O]``.
-        in_channels: channels that the words hold.
+        in_channels: the number of channels in the words.
 
     Returns:
         int32 ``[B, H, W, O]``.
 
     Raises:
-        ValueError, TypeError: as `packed_conv`.
+        ValueError: as ``packed_conv``.
+        TypeError: as ``packed_conv``.
     """
     _check_packed(x_bits, w_bits, in_channels)
     x = _unpack_last(np.asarray(x_bits), in_channels)
@@ -282,11 +184,11 @@ def packed_conv_reference(x_bits: np.ndarray, w_bits: np.ndarray, in_channels: i
 
 
 def int8_conv(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolves the signs of ``x`` and ``w`` as -1 and +1 in int8: the form for GPU and TPU.
+    """Convolution of the signs of ``x`` and ``w`` as int8 numbers -1 and +1, for GPU and TPU.
 
-    Equal to ``packed_conv(pack_activations(x), pack_weights(w), C)``. Their matrix
-    units multiply int8 at a rate that bit operations do not reach; on a CPU, XLA's int8 convolution
-    is an order of magnitude slower than bits.
+    It equals ``packed_conv(pack_activations(x), pack_weights(w), C)``. The matrix units of a GPU or
+    TPU multiply int8 faster than it processes bits. On a CPU, XLA's int8 convolution is far slower
+    than bits.
 
     Args:
         x: float ``[B, H, W, C]``.
@@ -296,8 +198,8 @@ def int8_conv(x: jax.Array, w: jax.Array) -> jax.Array:
         int32 ``[B, H, W, O]``.
 
     Raises:
-        ValueError: shapes do not fit each other or the kernel has an even side.
-        TypeError: an operand is not of floats.
+        ValueError: the shapes do not fit each other, or the kernel has an even side.
+        TypeError: an operand is not a floating-point array.
     """
     _check_floats("int8_conv", "x", x, "[B, H, W, C]")
     _check_floats("int8_conv", "w", w, "[kh, kw, C, O]")
@@ -317,8 +219,8 @@ def int8_conv(x: jax.Array, w: jax.Array) -> jax.Array:
     )
 
 
-def _pack_last(bits: jax.Array) -> jax.Array:
-    """Packs booleans ``[..., C]`` to uint32 ``[..., words]``."""
+def pack_signs(bits: jax.Array) -> jax.Array:
+    """Packs booleans ``[..., C]`` to uint32 ``[..., ceil(C / 32)]``, ordered as the module says."""
     *outer, channels = bits.shape
     words = word_count(channels)
     n = words * _WORD_BYTES
@@ -330,7 +232,7 @@ def _pack_last(bits: jax.Array) -> jax.Array:
 
 
 def _unpack_last(words: Any, channels: int) -> Any:
-    """Signs -1 and +1, int32 ``[..., channels]``, from uint32 ``[..., words]``, of numpy or JAX."""
+    """int32 signs ``[..., channels]`` of uint32 words ``[..., words]``, in numpy or JAX."""
     n = words.shape[-1] * _WORD_BYTES
     channel = np.arange(channels)
     octet, bit = channel % n, channel // n
@@ -340,7 +242,7 @@ def _unpack_last(words: Any, channels: int) -> Any:
 
 
 def _inside(size: int, kernel: int) -> np.ndarray:
-    """Whether each tap of an odd kernel at each position is in the image: ``[kernel, size]``."""
+    """Whether each tap of an odd kernel lies in the image, per position: ``[kernel, size]``."""
     position = np.arange(size) + np.arange(kernel)[:, None] - kernel // 2
     return (position >= 0) & (position < size)
 

@@ -20,7 +20,6 @@ from binsr_jax.data.pipeline import training_batches
 from binsr_jax.errors import UserError
 from binsr_jax.nn.binary import BinaryConv
 from binsr_jax.nn.units.base import Unit
-from binsr_jax.tasks import task_of
 from binsr_jax.training.state import create_state, make_optimizer
 
 # Bins of magnitudes, equally wide in their logarithm; what lies outside is in the first or last.
@@ -32,7 +31,7 @@ PARTS = {"residual": "residual", "convolution": "binary convolution"}
 
 def initial_variables(config: Config) -> dict[str, Any]:
     """A network's variables before its first step."""
-    model = models.build(config.model, config.scale, task_of(config).channels)
+    model = models.build(config)
     return create_state(config, model, make_optimizer(config.train)).variables
 
 
@@ -104,7 +103,7 @@ def _record(
     config: Config, variables: dict[str, Any], images: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """What enters each binary unit, and what comes out of its convolution."""
-    model = models.build(config.model, config.scale, task_of(config).channels)
+    model = models.build(config)
 
     def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result = call(*args, **kwargs)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
-from binsr_jax.config import Config
+from binsr_jax.config import copy_of
 from binsr_jax.models.official import best_amplification
 from binsr_jax.recipes import Published
 from binsr_jax.studies.figures import colours, legend
@@ -24,7 +23,7 @@ def rows(base: Row, features: Sequence[int], factors: Sequence[float]) -> list[R
     found = []
     for channels in features:
         for k in factors:
-            config: Config = ConfigDict(base.config.to_dict())
+            config = copy_of(base.config)
             config.model.features, config.model.amplification = channels, float(k)
             title = f"{channels} channels, k = {k:g}"
             name = f"{base.name}-n{channels}-k{k:g}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from binsr_jax.config import Config, field_value, list_value
+from binsr_jax.config import Config, copy_of, field_value, list_value
 from binsr_jax.errors import UserError
 from binsr_jax.recipes import Published, Recipe, list_rows, open_recipe
 
@@ -131,7 +131,7 @@ def reduced(
     Raises:
         UserError: there is no such field, or it cannot have such a value.
     """
-    config = ConfigDict(config.to_dict())
+    config = copy_of(config)
     budget.apply(config)
     if features is not None:
         model, part = config.model, features / _PAPER_FEATURES
@@ -155,13 +155,14 @@ def assign(config: Config, setting: str) -> None:
     """
     name, equals, text = setting.partition("=")
     *folders, field = name.strip().removeprefix("config.").split(".")
+    place: Any = config
     for folder in folders:
-        config = config.get(folder) if isinstance(config, ConfigDict) else None
-    known = config.get(field) if isinstance(config, ConfigDict) else None
+        place = place.get(folder) if isinstance(place, ConfigDict) else None
+    known = place.get(field) if isinstance(place, ConfigDict) else None
     if known is None or isinstance(known, ConfigDict) or not equals:
         raise UserError(
             f"--set {setting} sets no field: write config.FIELD=VALUE, with a field of "
-            f"binsr_jax/config.py."
+            f"binsr train --help."
         )
     path = ".".join([*folders, field])
     value: Any = text
@@ -175,7 +176,7 @@ def assign(config: Config, setting: str) -> None:
     value = field_value(path, known, value)
     if value is None:
         raise UserError(f"config.{path} cannot be {text!r}: it is {known!r}.")
-    config[field] = value
+    place[field] = value
 
 
 def row_of(recipe: Recipe, config: Config) -> Row:

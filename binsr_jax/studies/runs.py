@@ -19,7 +19,6 @@ from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import network_validator, validator
 from binsr_jax.files import printable, replace_text
 from binsr_jax.studies.rows import Row
-from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import differences, load_model
 from binsr_jax.training.journal import read_log
 from binsr_jax.training.loop import train
@@ -73,7 +72,7 @@ def check(rows: Sequence[Row]) -> None:
     """
     for row in rows:
         check_settings(row.config)
-        models.build(row.config.model, row.config.scale, task_of(row.config).channels)
+        models.build(row.config)
         validator(row.config)
         open_mixture(row.config)
 
@@ -144,7 +143,7 @@ def _check_settings_of(workdir: Path, config: Config) -> None:
 
 def _train(config: Config, workdir: Path) -> tuple[dict[str, float], float | None]:
     """Trains a row to its end, if that was not done, scores it and notes what came of it."""
-    model = models.build(config.model, config.scale, task_of(config).channels)
+    model = models.build(config)
     validate = network_validator(config, model)
     saved = (workdir / "checkpoints" / str(config.train.steps)).is_dir()
     if not saved or _last_scores(workdir, config) is None:

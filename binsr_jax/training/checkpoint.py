@@ -26,8 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 from binsr_jax import models
 from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
-from binsr_jax.ops import native
-from binsr_jax.tasks import task_of
+from binsr_jax.ops.native import choose
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
 
@@ -70,7 +69,7 @@ def arithmetic() -> str:
     if backend != "cpu":
         return backend
     try:
-        return f"cpu, {native.chosen_form()}"
+        return f"cpu, {choose.chosen_form()}"
     except ValueError as error:
         raise UserError(f"The environment variable {error}.") from error
 
@@ -354,6 +353,6 @@ def load_model(
         if step is None:
             raise none
         config = checkpoints.config(step)
-        model = models.build(config.model, config.scale, task_of(config).channels)
+        model = models.build(config)
         variables = jax.tree.map(jnp.asarray, checkpoints.variables(step))
     return config, model, variables, step

@@ -69,7 +69,7 @@ def train(
     """
     check_settings(config)
     mesh = make_mesh(config)
-    model = models.build(config.model, config.scale, task_of(config).channels)
+    model = models.build(config)
     first = jax.process_index() == 0
     path = Path(workdir).expanduser().absolute()
     with (
@@ -240,7 +240,7 @@ class _Run:
     def _latent_weights(self) -> dict[str, np.ndarray]:
         """The latent weights of the binary convolutions, by layer."""
         config = self._config
-        names = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+        names = models.binary_kernels(config)
         params: Any = flatten_dict(self._state.params)
         return {"/".join(path[:-1]): np.asarray(params[path]) for path in sorted(names)}
 

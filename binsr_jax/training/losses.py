@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from binsr_jax.config import Config
 from binsr_jax.ops.image import LUMA_WEIGHTS
+from binsr_jax.settings import TrainConfig
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -43,7 +43,7 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
 }
 
 
-def make_loss(train: Config) -> Loss:
+def make_loss(train: TrainConfig) -> Loss:
     """The loss of a config: a penalty of the error, and terms that may join it.
 
         penalty(output, target) + luma_weight penalty(Y(output), Y(target)) + ssim_weight (1 - SSIM)

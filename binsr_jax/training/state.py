@@ -11,6 +11,7 @@ from flax import struct
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from binsr_jax.config import Config
+from binsr_jax.settings import TrainConfig
 from binsr_jax.tasks import task_of
 
 Params = Any  # the nested dict of arrays that Flax calls variables["params"]
@@ -40,37 +41,37 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
-def warmup_steps(train: Config) -> int:
+def warmup_steps(train: TrainConfig) -> int:
     """Steps of warm-up: ``train.warmup``, but at most half of a short run's."""
     return min(train.warmup, train.steps // 2)
 
 
-def _constant(train: Config, steps: int) -> optax.Schedule:
+def _constant(train: TrainConfig, steps: int) -> optax.Schedule:
     del steps
     return optax.constant_schedule(train.learning_rate)
 
 
-def _multistep(train: Config, steps: int) -> optax.Schedule:
+def _multistep(train: TrainConfig, steps: int) -> optax.Schedule:
     del steps
     # Milestones count from the first step, while a joined schedule counts from the warm-up's end.
     drops = {milestone - warmup_steps(train): train.decay for milestone in train.milestones}
     return optax.piecewise_constant_schedule(train.learning_rate, drops)
 
 
-def _cosine(train: Config, steps: int) -> optax.Schedule:
+def _cosine(train: TrainConfig, steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(
         train.learning_rate, steps, alpha=train.final_rate / train.learning_rate
     )
 
 
-SCHEDULES: dict[str, Callable[[Config, int], optax.Schedule]] = {
+SCHEDULES: dict[str, Callable[[TrainConfig, int], optax.Schedule]] = {
     "constant": _constant,
     "multistep": _multistep,
     "cosine": _cosine,
 }
 
 
-def learning_rate(train: Config) -> optax.Schedule:
+def learning_rate(train: TrainConfig) -> optax.Schedule:
     """The rate as a function of the step: ``warmup_steps(train)`` up from 0, then a schedule.
 
     Args:
@@ -84,7 +85,7 @@ def learning_rate(train: Config) -> optax.Schedule:
     return optax.join_schedules([ramp, schedule], [warmup])
 
 
-def make_optimizer(train: Config) -> optax.GradientTransformation:
+def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, 2015) at the rate of ``learning_rate(train)``.
 
     With ``train.clip_norm`` gradients of a larger global norm are first scaled down to it. The

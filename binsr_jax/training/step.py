@@ -13,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.nn.fence import UNIT_INPUT
-from binsr_jax.tasks import task_of
 from binsr_jax.training.devices import AXIS
 from binsr_jax.training.losses import make_loss
 from binsr_jax.training.state import TrainState, learning_rate
@@ -23,9 +22,6 @@ Metrics = dict[str, jax.Array]
 Collections = dict[str, Any]
 Gradient = Callable[[TrainState, Batch], tuple[jax.Array, Collections, Any]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-
-PARALLEL = ("mesh", "pmap")
-COMPUTE = ("float32", "bfloat16")
 
 
 def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
@@ -140,7 +136,7 @@ def make_step(
     schedule = learning_rate(config.train)
     latent: frozenset[tuple[str, ...]] = frozenset()
     if config.train.clip_weights:
-        latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+        latent = models.binary_kernels(config)
     by_hand = config.parallel == "pmap"
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

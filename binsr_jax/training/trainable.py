@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -26,8 +25,6 @@ from binsr_jax.config import (
     Config,
     config_from_json,
     config_to_json,
-    default,
-    flat_fields,
 )
 from binsr_jax.data.sources import source_kinds
 from binsr_jax.errors import UserError
@@ -114,11 +111,12 @@ def save_trainable(path: str | os.PathLike[str], network: Network) -> None:
             those of the network that the config describes.
     """
     path = Path(path).expanduser()
-    config = network.config.copy_and_resolve_references().unlock()
-    config.update_from_flattened_dict({name: flat_fields(default())[name] for name in LOCAL_FIELDS})
+    settings = config_to_json(network.config)
+    for section, _, name in (field.partition(".") for field in LOCAL_FIELDS):
+        del settings[section][name]
     description = {
         "format_version": _VERSION,
-        "config": config_to_json(config),
+        "config": settings,
         "provenance": network.provenance,
     }
     quantised_arrays = _quantise(network)
@@ -193,17 +191,13 @@ def _description(content: bytes) -> dict[str, Any]:
 
 def _variables(config: Config) -> dict[_Path, Any]:
     """The shapes of a network's variables, by path."""
-    channels = task_of(config).channels
-    network = models.build(config.model, config.scale, channels)
-    image = jax.ShapeDtypeStruct((1, 1, 1, channels), jnp.float32)
-    shapes: dict[_Path, Any] = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
+    shapes: dict[_Path, Any] = flatten_dict(models.shapes(config))
     return shapes
 
 
 def _kernels(config: Config) -> set[_Path]:
     """The paths of the latent weights of binary convolutions."""
-    kernels = models.binary_kernels(config.model, config.scale, task_of(config).channels)
-    return {("params", *path) for path in kernels}
+    return {("params", *path) for path in models.binary_kernels(config)}
 
 
 def _check(arrays: dict[_Path, np.ndarray], config: Config) -> None:

@@ -19,7 +19,6 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import replace_text
 from binsr_jax.nn.units import UNITS
 from binsr_jax.ops.binarize import mean_scale
-from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.devices import place_state
 from binsr_jax.training.state import TrainState, make_optimizer
@@ -89,7 +88,7 @@ def initialised(state: TrainState, config: Config, read: ReadNetwork = read_netw
     if UNITS[source.model.unit].convolutions > UNITS[config.model.unit].convolutions:
         given = {_of_single_units(path): value for path, value in given.items()}
     fresh: dict[_Path, Any] = flatten_dict(state.params)
-    latent = models.binary_kernels(config.model, config.scale, task_of(config).channels)
+    latent = models.binary_kernels(config)
     taken = {
         path: given[path]
         for path, value in fresh.items()
@@ -150,7 +149,7 @@ def make_teacher(config: Config, mesh: Mesh, read: ReadNetwork = read_network) -
     """
     network = read(config.train.teacher)
     source = network.config
-    model = models.build(source.model, source.scale, task_of(source).channels)
+    model = models.build(source)
     for field in ("task", "scale"):
         if source[field] != config[field]:
             raise UserError(

@@ -13,7 +13,6 @@ from binsr_jax import models
 from binsr_jax.config import Config, default
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import pack_params
-from binsr_jax.tasks import task_of
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +33,7 @@ def make_variables() -> Callable[[Config], Any]:
     """Random variables of a float network, of the size that training makes."""
 
     def make(config: Config) -> Any:
-        channels = task_of(config).channels
-        network = models.build(config.model, config.scale, channels)
-        image = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
-        shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+        shapes = models.shapes(config)
         rng = np.random.default_rng(0)
 
         def draw(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:

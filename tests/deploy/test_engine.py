@@ -33,7 +33,7 @@ def test_packed_equals_float(make_config, make_variables, make_model, residual, 
     config = make_config(2, **fields)
     variables = make_variables(config)
     x = picture(9, 14)
-    network = models.build(config.model, config.scale)
+    network = models.build(config)
     expected = jax.jit(network.apply)(variables, x[None])[0]
     model = make_model(**fields)
     assert jax.tree.all(

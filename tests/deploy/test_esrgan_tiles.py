@@ -17,7 +17,7 @@ def drawn(name, scale, **fields):
     config = default()
     config.task, config.scale = ("sr" if scale > 1 else "denoise"), scale
     config.model.update(name=name, features=8, blocks=1, growth=4, amplification=1.0, **fields)
-    network, rng = models.build(config.model, scale), np.random.default_rng(0)
+    network, rng = models.network(config.model, scale), np.random.default_rng(0)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
     params = jax.tree.map(lambda s: rng.normal(0, 0.1, s.shape).astype(np.float32), shapes)

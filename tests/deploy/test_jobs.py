@@ -19,7 +19,7 @@ from binsr_jax.deploy import jobs as jobs_module
 from binsr_jax.deploy import picture_files
 from binsr_jax.deploy import upscaler as upscaler_module
 from binsr_jax.deploy.upscaler import Upscaler
-from binsr_jax.ops import native
+from binsr_jax.ops.native import choose
 
 Run = Callable[..., int]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -420,7 +420,7 @@ def test_mistakes_are_one_sentence(run, folder, capsys, mistake):
 def test_a_kernel_that_there_is_not_is_one_sentence(run, folder, capsys, monkeypatch):
     save(folder / "a.png", photo(4, 4))
     monkeypatch.setenv("BINSR_KERNEL", "fast")
-    native.chosen_form.cache_clear()
+    choose.chosen_form.cache_clear()
     assert run(folder / "a.png") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: The environment variable BINSR_KERNEL is 'fast': choose from ")

@@ -145,7 +145,7 @@ MUTATIONS: tuple[Callable[[random.Random, bytes], bytes], ...] = (
 def _network(config: str, scale: int, channels: int) -> Any:
     """A compiled network, by its description."""
     network = _CONFIGS[config]
-    return jax.jit(models.build(network.model, scale, channels, conv=PackedConv).apply)
+    return jax.jit(models.network(network.model, scale, channels, conv=PackedConv).apply)
 
 
 _CONFIGS: dict[str, Any] = {}

@@ -28,9 +28,8 @@ NETWORKS = [
 
 def both(config, variables):
     """Each form of a network, with its variables."""
-    channels = task_of(config).channels
-    floats = models.build(config.model, config.scale, channels)
-    packed = models.build(config.model, config.scale, channels, conv=PackedConv)
+    floats = models.build(config)
+    packed = models.build(config, conv=PackedConv)
     return (floats, variables), (packed, {"params": pack_params(config, variables)})
 
 

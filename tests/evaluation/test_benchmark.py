@@ -243,7 +243,8 @@ def test_restorers_of_one_network_are_compiled_once_a_shape() -> None:
 def test_restorer_runs_a_binary_network(scale: int) -> None:
     config = config_lib.default()
     config.model.features, config.model.blocks = 8, 1
-    model = models.build(config.model, scale)
+    config.scale = scale
+    model = models.build(config)
     variables = model.init(
         jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False, progress=jnp.float32(0)
     )

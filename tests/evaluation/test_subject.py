@@ -40,7 +40,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     image = np.stack([128 + 90 * np.sin(y / 3 + c) * np.cos(x / 4) for c in range(3)], -1)
     Image.fromarray(image.astype(np.uint8)).save(folder / "Set/a.png")
     config = _config(request.param, folder)
-    network = models.build(config.model, 1, task_of(config).channels)
+    network = models.build(config)
     state = create_state(config, network, make_optimizer(config.train))
     # Not the fresh network, whose output is nearly its input.
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def test_a_network_for_colour_is_scored_on_luma(tmp_path: Path) -> None:
     image = (128 + 30 * np.sin(y / 3) * np.cos(x / 4)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "Set/a.png")
     config = _config("jpeg_colour", tmp_path)
-    network = models.build(config.model, 1, 3)
+    network = models.network(config.model, 1, 3)
     state = create_state(config, network, make_optimizer(config.train))
     rng = np.random.default_rng(0)
     params = jax.tree.map(

@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from binsr_jax import config as config_lib
-from binsr_jax.models import build
+from binsr_jax.models import network
 from binsr_jax.models.torch_weights import from_torch
 
 FLOAT_EDSR = {
@@ -45,7 +45,7 @@ def model_config(**fields) -> config_lib.Config:
 
 def shapes(config: config_lib.Config, scale: int, channels: int = 3) -> Any:
     image = jnp.zeros((1, 4, 4, channels))
-    return jax.eval_shape(build(config, scale, channels).init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(network(config, scale, channels).init, jax.random.key(0), image)["params"]
 
 
 def parameters(tree) -> int:
@@ -138,7 +138,7 @@ def check_network(
     net: Reference, name: str, gradients: Mapping[str, np.ndarray] | None = None
 ) -> None:
     """Compares output, loss and all gradients: the network's own, or these."""
-    model = build(net.config, net.scale, net.channels)
+    model = network(net.config, net.scale, net.channels)
     params = net.params()
 
     @jax.jit

@@ -20,7 +20,7 @@ from official import (
 )
 
 from binsr_jax.errors import UserError
-from binsr_jax.models import build
+from binsr_jax.models import network
 from binsr_jax.models.edsr import DIV2K_MEAN
 from binsr_jax.ops.image import upsample_bilinear
 
@@ -99,7 +99,7 @@ def test_parameter_counts_equal_the_official(reference_dir):
 @pytest.mark.parametrize("fields", [FLOAT_EDSR, {"residual_attention": "se"}], ids=["float", "bin"])
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 1)])
 def test_every_scale_channel_number_and_size(scale, fields, shape):
-    model = build(model_config(features=5, blocks=1, **fields), scale, channels=shape[-1])
+    model = network(model_config(features=5, blocks=1, **fields), scale, channels=shape[-1])
     x = jax.random.uniform(jax.random.key(0), shape)
     y, _ = model.init_with_output(jax.random.key(1), x)
     assert y.shape == (shape[0], scale * shape[1], scale * shape[2], shape[3])
@@ -108,7 +108,7 @@ def test_every_scale_channel_number_and_size(scale, fields, shape):
 
 
 def test_with_an_image_skip_training_starts_at_the_enlarged_image():
-    model = build(model_config(features=4, blocks=2, image_skip="bilinear"), 2)
+    model = network(model_config(features=4, blocks=2, image_skip="bilinear"), 2)
     x = jax.random.uniform(jax.random.key(0), (1, 6, 5, 3))
     y, _ = model.init_with_output(jax.random.key(1), x)
     np.testing.assert_allclose(y, upsample_bilinear(x, 2), atol=1e-6)
@@ -116,7 +116,7 @@ def test_with_an_image_skip_training_starts_at_the_enlarged_image():
 
 def test_a_grey_network_subtracts_no_mean():
     assert len(DIV2K_MEAN) == 3
-    model = build(model_config(features=4, blocks=1, image_skip="bilinear"), 2, channels=1)
+    model = network(model_config(features=4, blocks=1, image_skip="bilinear"), 2, channels=1)
     y, _ = model.init_with_output(jax.random.key(1), jnp.full((1, 3, 3, 1), 0.25))
     np.testing.assert_allclose(y, 0.25, atol=1e-6)
 
@@ -133,4 +133,4 @@ def test_a_grey_network_subtracts_no_mean():
 )
 def test_a_wrong_field_names_the_right_values(field, value, named):
     with pytest.raises(UserError, match=f"config.model.{field} is .*{named}"):
-        build(model_config(**{field: value}), 2)
+        network(model_config(**{field: value}), 2)

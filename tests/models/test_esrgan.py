@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from binsr_jax import config as config_lib
 from binsr_jax.commands import main
-from binsr_jax.models import build
+from binsr_jax.models import network as network_of
 from binsr_jax.models.esrgan_weights import (
     rrdbnet_config,
     rrdbnet_names,
@@ -26,7 +26,7 @@ ACTIVATIONS = {"prelu": None, "relu": "relu", "leakyrelu": "leaky_relu"}
 
 def loaded(state, config, names):
     """The network of a state, and its variables."""
-    network = build(config.model, config.scale)
+    network = network_of(config.model, config.scale)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
     return network, {"params": from_torch(state, shapes, names(state))}
@@ -34,7 +34,7 @@ def loaded(state, config, names):
 
 def drawn(config, scale, seed=0):
     """A network whose weights are drawn, and they."""
-    network, rng = build(config, scale), np.random.default_rng(seed)
+    network, rng = network_of(config, scale), np.random.default_rng(seed)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
     return network, jax.tree.map(lambda s: rng.normal(0, 0.2, s.shape).astype(np.float32), shapes)
@@ -137,7 +137,7 @@ def test_the_official_size():
     model = config_lib.default().model
     model.update(name="rrdbnet", features=64, blocks=23, growth=32)
     image = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
-    shapes = jax.eval_shape(build(model, 4).init, jax.random.key(0), image)
+    shapes = jax.eval_shape(network_of(model, 4).init, jax.random.key(0), image)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 16_697_987
 
 
@@ -163,7 +163,7 @@ def test_all_names_give_one_network(tmp_path, scale, unshuffle, spelled):
     assert (config.scale, config.task) == (scale, "sr" if scale > 1 else "denoise")
     for field in ("name", "features", "blocks", "growth"):
         assert config.model[field] == model[field]
-    assert build(config.model, scale).doublings == doublings
+    assert network_of(config.model, scale).doublings == doublings
     jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
 
 

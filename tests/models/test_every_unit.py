@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from official import model_config
 
-from binsr_jax.models import MODELS, build
+from binsr_jax.models import MODELS, network
 from binsr_jax.nn.binary import BinaryConv
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.nn.units import UNITS
@@ -20,7 +20,7 @@ def test_a_unit_fits_a_network(name, unit):
     x = jax.ShapeDtypeStruct((2, 4, 5, 3), jnp.float32)
     variables = {}
     for conv in (BinaryConv, SignConv):
-        model = build(config, scale, conv=conv)
+        model = network(config, scale, conv=conv)
         variables = jax.eval_shape(model.init, jax.random.key(0), x)
         y = jax.eval_shape(model.apply, variables, x)
         assert (y.shape, y.dtype) == ((2, 4 * scale, 5 * scale, 3), jnp.float32)
@@ -41,7 +41,7 @@ def test_each_part_is_binary_on_its_own(name, part):
 
     def binary_parts(**fields):
         config = model_config(**{**floats, "name": name, "features": 4, "blocks": 2, **fields})
-        model = build(config, 2, conv=SignConv)
+        model = network(config, 2, conv=SignConv)
         params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
         return {
             place.split("_0")[0]
@@ -75,7 +75,7 @@ def test_all_binary_parts_are_told_the_progress(name, parts):
         return call(*args, **kwargs)
 
     def initial(x):
-        return build(config, 1 if name == "dncnn" else 2).init(jax.random.key(0), x, True, 0.25)
+        return network(config, 1 if name == "dncnn" else 2).init(jax.random.key(0), x, True, 0.25)
 
     with nn.intercept_methods(record):
         jax.eval_shape(initial, jax.ShapeDtypeStruct((1, 3, 3, 3), jnp.float32))

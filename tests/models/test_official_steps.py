@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from official import BBCU_L, BBCU_M, model_config, nhwc, shapes, size_of
 
 from binsr_jax import config as config_lib
-from binsr_jax.models import build
+from binsr_jax.models import build, network
 from binsr_jax.models.torch_weights import from_torch
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
 from binsr_jax.training.state import TrainState, make_optimizer
@@ -30,7 +30,7 @@ def amplification(model, scale, params, batch, loss) -> float:
 
     def off(k):
         model.amplification = k
-        y = jax.jit(build(model, scale).apply)({"params": params}, batch["lq"])
+        y = jax.jit(network(model, scale).apply)({"params": params}, batch["lq"])
         return abs(float(jnp.abs(jnp.asarray(y) - batch["hq"]).mean()) - loss)
 
     return min((130.0, 130.0 * model.features / 64), key=off)
@@ -81,7 +81,7 @@ def test_steps_equal_the_reference(reference_dir, reference, kind):
 def steps(config, params, batch):
     """The losses before each of five steps and after the last, and the parameters then."""
     model, optimizer, mesh = (
-        build(config.model, config.scale),
+        build(config),
         make_optimizer(config.train),
         make_mesh(config),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from official import BBCU_L, BBCU_M, Reference, check_network, model_config, parameters, shapes
 
-from binsr_jax.models import build
+from binsr_jax.models import network
 from binsr_jax.ops.image import upsample_bilinear
 
 OFFICIAL = {"bbcul": BBCU_L, "bbcum": BBCU_M}
@@ -37,7 +37,7 @@ def test_parameter_counts_equal_the_official(reference_dir):
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("fields", [BBCU_L, BBCU_M, SRRESNET], ids=["l", "m", "float"])
 def test_every_scale(scale, fields):
-    model = build(model_config(**fields, features=6, blocks=2), scale)
+    model = network(model_config(**fields, features=6, blocks=2), scale)
     x = jax.ShapeDtypeStruct((2, 5, 7, 3), jnp.float32)
     y, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
     assert (y.shape, y.dtype) == ((2, 5 * scale, 7 * scale, 3), jnp.float32)
@@ -45,7 +45,7 @@ def test_every_scale(scale, fields):
 
 def test_training_starts_near_the_enlarged_image():
     """He's deviation outside of the body, times 0.1, and no biases; the body as PyTorch has it."""
-    model = build(model_config(**BBCU_L, features=32, blocks=1, amplification=65.0), 2)
+    model = network(model_config(**BBCU_L, features=32, blocks=1, amplification=65.0), 2)
     x = jax.random.uniform(jax.random.key(0), (1, 5, 7, 3))
     y, variables = jax.jit(model.init_with_output)(jax.random.key(1), x)
     assert 0 < np.abs(y - upsample_bilinear(x, 2)).max() < 0.1

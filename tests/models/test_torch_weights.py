@@ -7,7 +7,7 @@ import pytest
 
 from binsr_jax import config as config_lib
 from binsr_jax.errors import UserError
-from binsr_jax.models import build
+from binsr_jax.models import network
 from binsr_jax.models.torch_weights import from_torch
 
 
@@ -16,7 +16,7 @@ def params():
     model = config_lib.default().model
     model.update(features=4, blocks=1, unit="bbcu", upsampler="float")
     image = jnp.zeros((1, 2, 2, 3))
-    return jax.eval_shape(build(model, 2).init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(network(model, 2).init, jax.random.key(0), image)["params"]
 
 
 @pytest.fixture

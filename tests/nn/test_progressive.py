@@ -58,9 +58,9 @@ def test_the_convolution_in_floats_equals_that_of_signs(weight_scale):
 
 
 def _network(**fields):
-    config = default().model
-    config.update({"features": 8, "blocks": 2, "amplification": 16.0, **fields})
-    return models.build(config, 2), models.build(config, 2, conv=PackedConv)
+    config = default()
+    config.model.update({"features": 8, "blocks": 2, "amplification": 16.0, **fields})
+    return models.build(config), models.build(config, conv=PackedConv)
 
 
 @pytest.mark.parametrize("unit", ["bbcu", "attention"])

@@ -1,4 +1,4 @@
-"""The binarisers against the reference arrays, and against their formulas in numpy at the edges."""
+"""The binarisers against the reference arrays, and at their corners against formulas in numpy."""
 
 from functools import partial
 
@@ -20,24 +20,24 @@ from binsr_jax.ops.binarize import (
 )
 from binsr_jax.ops.conv import conv2d
 
-# Where surrogates and signs have their corners, exact in float32.
+# The corners of signs and surrogates and values beside them, exact in float32.
 EDGES = np.array(
     [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1e-7, -1e-7, 2.0, -2.0, 1.0000001, -1.0000001], np.float32
 )
 
 
 def last(array: np.ndarray) -> np.ndarray:
-    """Axis 1 of PyTorch (channels) at the end."""
+    """The array with PyTorch's axis of channels, axis 1, at the end."""
     return np.moveaxis(array, 1, -1)
 
 
 def kernel(array: np.ndarray) -> np.ndarray:
-    """[O, I, kh, kw] as [kh, kw, I, O]."""
+    """A kernel ``[O, I, kh, kw]`` as ``[kh, kw, I, O]``."""
     return array.transpose(2, 3, 1, 0)
 
 
 def gradients(function, upstream, *arguments):
-    """The value, and the gradients of ``sum(value * upstream)``."""
+    """The function's value, and the gradients of ``sum(value * upstream)`` for its arguments."""
     value, vjp = jax.vjp(jax.jit(function), *map(jnp.asarray, arguments))
     return np.asarray(value), *map(np.asarray, vjp(jnp.asarray(upstream)))
 
@@ -48,7 +48,7 @@ def test_sign_equals_the_reference(reference):
     y, dx = gradients(sign, arrays["act1d_upstream"][:, None], x)
     # The reference code has sign(0) = 0, which a bit cannot hold; ours is -1 there.
     np.testing.assert_array_equal(y, np.where(x == 0, -1, arrays["act1d_y"][:, None]))
-    # Exact but for a fused multiply-add.
+    # Exact, apart from a fused multiply-add.
     np.testing.assert_allclose(dx, arrays["act1d_grad_x"][:, None], atol=2e-7)
 
 
@@ -75,7 +75,7 @@ def test_weights_with_mean_scale_equal_the_reference(reference, case):
 
 
 def progress_of(t: np.ndarray) -> float:
-    """When the schedule of IR-Net has come to this temperature."""
+    """The progress at which IR-Net's schedule has this t."""
     return float((np.log10(np.float64(t)) + 3) / 4)
 
 
@@ -135,12 +135,12 @@ def test_rsign_at_its_corners(surrogate):
     threshold = np.array([0.25, 0.0, -1.5], np.float32)
     u = EDGES[:, None] + np.zeros(3, np.float32)
     x = u + threshold
-    u = x - threshold  # what rounding left of it
+    u = x - threshold  # as the sum above was rounded
     g = np.linspace(-1, 2, x.size, dtype=np.float32).reshape(x.shape)
     slope = {
         "parabola": np.where(np.abs(u) < 1, np.where(u < 0, 2 + 2 * u, 2 - 2 * u), 0),
         "clip": np.where(np.abs(u) <= 1, 1, 0),
-        "tanh": 0.1 * 10 / np.cosh(0.1 * u) ** 2,  # at half of the training
+        "tanh": 0.1 * 10 / np.cosh(0.1 * u) ** 2,  # t and k at progress 0.5
     }[surrogate]
     function = partial(rsign, surrogate=surrogate, progress=0.5)
     y, dx, dthreshold = gradients(function, g, x, threshold)

@@ -57,8 +57,8 @@ def test_value_is_the_sum_over_taps(shape):
     )
 
 
-# From the seventh on several strips, of the form for few channels and of that for many: a part of
-# one left over, one row each, an image in one row.
+# From the seventh shape on: several strips in the form for few channels; then, in the one for many,
+# several strips with a partial one at the end, one row per strip, and an image of one row.
 @pytest.mark.parametrize(
     "shape",
     [
@@ -98,7 +98,7 @@ def test_bfloat16_rounds_the_factors_alone(gradient, outputs):
 
 
 def test_kernel_gradient_by_hand():
-    # One bright pixel at (0, 0): the kernel's gradient is dy seen through the flipped window.
+    # One bright pixel at (0, 0): the kernel's gradient is 2 dy, flipped.
     x = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(2.0)
     dy = jnp.arange(1.0, 5.0).reshape(1, 2, 2, 1)
     _, dkernel = _gradients(conv2d, x, jnp.ones((3, 3, 1, 1)), dy)
@@ -161,7 +161,7 @@ def test_wrong_types_are_named():
 @pytest.mark.parametrize("outputs", [1, 3, 16, 64])
 @pytest.mark.parametrize("inputs", [3, 5, 16, 24, 64])
 def test_all_pixels_of_a_row_are_added_up_in_one_order(inputs, outputs):
-    """Pixels with equal surroundings are equal to the bit, also the last ones: tiles rest on it."""
+    """Pixels with equal surroundings have equal bits, up to the last pixel. Exact tiles need it."""
     rng = np.random.default_rng(inputs)
     kernel = jnp.asarray(rng.normal(size=(3, 3, inputs, outputs)), jnp.float32)
     pixel = jnp.asarray(rng.normal(size=inputs), jnp.float32)

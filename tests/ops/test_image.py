@@ -33,7 +33,7 @@ def test_imresize_equals_the_reference(reference: Reference) -> None:
         image, factor = arrays[f"{case[1]}_in"].astype(np.float64), int(case[3])
         scale = 1 / factor if case[2] == "down" else factor
         resized = ops.imresize(image, scale, antialias=case[4] is None)
-        # The reference rounds to float32 on its way, with positions up to the image's size.
+        # The reference computes in float32, positions included, which are as large as the image.
         np.testing.assert_allclose(resized, expected, rtol=0, atol=5e-6, err_msg=name)
         checked += 1
     assert checked
@@ -58,8 +58,8 @@ def test_imresize_uint8_equals_matlabs_files(
 @pytest.mark.parametrize("scale", [0.25, 1 / 3, 0.5, 0.7, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("edge", ["mirror", "clamp"])
 def test_resizing_a_padded_image_changes_nothing_inside(scale: float, edge: ops.Edge) -> None:
-    """The edge rules are those of numpy's padding modes "symmetric" and "edge"."""
-    image, pad = _random(30, 24, 2), 60  # 60 times each scale is a whole number
+    """The edge rules equal numpy's padding modes "symmetric" and "edge"."""
+    image, pad = _random(30, 24, 2), 60  # 60 times any of the scales is an integer
     mode = "symmetric" if edge == "mirror" else "edge"
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=mode)
     resized, expected = (ops.imresize(x, scale, edge=edge) for x in (image, padded))
@@ -79,8 +79,8 @@ def test_tiny_images_are_resized(shape: tuple[int, ...], scale: float, edge: ops
     np.testing.assert_array_equal(resized, np.full(expected, 77))
 
 
-def test_enlarging_gives_back_a_line_of_slope_one() -> None:
-    """Keys' kernel reproduces polynomials of degree two where no edge is near."""
+def test_enlarging_reproduces_polynomials_of_degree_two() -> None:
+    """A property of Keys' kernel, away from the edges."""
     line = np.arange(20.0)
     image = (line[:, None] ** 2 + 3 * line[None, :])[..., None]
     enlarged = ops.imresize(image, 2)
@@ -116,7 +116,7 @@ def test_luma_equals_the_reference(reference: Reference) -> None:
     image = arrays["conv_uint8"]
     y = ops.rgb_to_y(image)
     assert y.dtype == np.float64
-    # The reference computes in float32: 2e-5 is half a unit of its last place at 235, twice.
+    # The reference rounds to float32, whose last place at 235 is 1.5e-5.
     np.testing.assert_allclose(
         ops.rgb_to_y(image[..., ::-1]), arrays["to_y_channel_uint8_bgr"][..., 0], atol=3e-5
     )
@@ -160,7 +160,7 @@ def test_upsampling_equals_numpy(shape: tuple[int, ...], factor: int) -> None:
     for axis in (1, 2):
         size = x.shape[axis]
         at = (np.arange(size * factor) + 0.5) / factor - 0.5
-        # np.interp holds the end values, which is the repeated edge pixel.
+        # Beyond its ends np.interp returns the end values, which are the repeated edge pixel.
         bilinear = np.apply_along_axis(
             lambda line, at=at: np.interp(at, range(len(line)), line), axis, bilinear
         )
@@ -179,7 +179,7 @@ def test_pixel_shuffle_follows_its_formula(factor: int) -> None:
 
 
 def test_gradients_of_upsampling_spread_the_sum() -> None:
-    """A pixel goes into r^2 output pixels with weights that sum to r^2; a shuffle moves it."""
+    """The weights of an input pixel in the output sum to r^2, and to 1 in a pixel shuffle."""
     x = jnp.asarray(_random(1, 5, 5, 1), jnp.float32)
     for upsample in (ops.upsample_nearest, ops.upsample_bilinear):
         gradient = jax.grad(lambda x, upsample=upsample: upsample(x, 3).sum())(x)
@@ -208,7 +208,7 @@ def test_depth_to_space_is_pixel_shuffle_in_another_order_of_channels():
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_bilinear_sums_of_a_piece_are_those_of_the_whole(factor):
-    """To the bit, also where they are added to something: tiles rest on it."""
+    """They are equal to the last bit, also inside a larger sum. Exact tiles need it."""
     rng = np.random.default_rng(factor)
     x = jnp.asarray(rng.random((1, 101, 94, 3)), jnp.float32)
     y = jnp.asarray(rng.random((1, 101 * factor, 94 * factor, 3)), jnp.float32)

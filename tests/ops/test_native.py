@@ -1,10 +1,6 @@
 """The native convolutions, in every form that this machine can run."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +12,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_conv import numpy_conv
 from test_packed import CHANNELS, IMAGES, random_operands
 
-from binsr_jax.ops import native
+from binsr_jax.ops.branch import (
+    Branch,
+    PlainResidual,
+    SpatialResidual,
+    can_upsample,
+    packed_branch,
+    packed_chain,
+    packed_upsample,
+)
 from binsr_jax.ops.conv import conv2d
+from binsr_jax.ops.native import call, choose
 from binsr_jax.ops.packed import (
     pack_activations,
     pack_weights,
-    packed_branch,
     packed_conv,
     packed_conv_reference,
 )
 
-FORMS = native.forms()
+FORMS = choose.forms()
 pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
 needs_each = pytest.mark.parametrize("form", FORMS)
 
@@ -35,15 +39,15 @@ needs_each = pytest.mark.parametrize("form", FORMS)
 def _loaded(request):
     """The form of the test, made; then the process chooses anew."""
     if "form" in request.fixturenames:
-        assert native.load(request.getfixturevalue("form"))
+        choose.load(request.getfixturevalue("form"))
     yield
-    native.chosen_form.cache_clear()
+    choose.chosen_form.cache_clear()
 
 
 def assert_exact(form, seed, image, channels, outputs, kernel):
     x, w = random_operands(seed, image, channels, outputs, kernel)
     x_bits, w_bits = pack_activations(x), pack_weights(w)
-    y = jax.jit(lambda x, w: native.packed_conv(x, w, channels, form))(x_bits, w_bits)
+    y = jax.jit(lambda x, w: call.packed_conv(x, w, channels, form))(x_bits, w_bits)
     assert y.dtype == jnp.int16
     expected = packed_conv_reference(np.asarray(x_bits), np.asarray(w_bits), channels)
     np.testing.assert_array_equal(y, expected)
@@ -74,7 +78,7 @@ def test_the_largest_count_is_exact(form):
     x = jnp.ones((1, 3, 6, 256), jnp.float32)
     for sign in (1, -1):
         w = jnp.full((3, 3, 256, 64), sign, jnp.float32)
-        y = native.packed_conv(pack_activations(x), pack_weights(w), 256, form)
+        y = call.packed_conv(pack_activations(x), pack_weights(w), 256, form)
         assert np.asarray(y)[0, 1, 2].tolist() == [sign * 2304] * 64
 
 
@@ -84,42 +88,44 @@ def test_parts_worked_by_several_threads_fit_together(form):
     assert_exact(form, 1, (3, 37, 50), 64, 64, (3, 3))
 
 
-def branch_operands(channels, outputs, size=(2, 5, 7)) -> Any:
+def branch_operands(channels, outputs, size=(2, 5, 7)) -> tuple[jax.Array, Branch]:
     x, w = random_operands(outputs, size, channels, outputs, (3, 3))
     rng = np.random.default_rng(channels)
-    vectors = (jnp.asarray(rng.normal(size=n), jnp.float32) for n in (channels, *(outputs,) * 5))
-    threshold, *others = vectors
+    threshold = jnp.asarray(rng.normal(size=channels), jnp.float32)
+    others = jnp.asarray(rng.normal(size=(5, outputs)), jnp.float32)
     # Some features lie exactly on their threshold, which is negative.
     x = x.at[0, 0].set(threshold)
-    return x, threshold, pack_weights(w), *others
+    return x, Branch(threshold, pack_weights(w), *others, residual=None)
 
 
 def residuals(channels):
     """What may be added to a branch: nothing, x times a number, or times a map of it."""
-    numbers = np.random.default_rng(channels + 1).normal(size=2 + channels)
-    spatial = jnp.asarray(numbers * [1, 1, *(channels * [0.3])], jnp.float32)
-    return {"none": None, "plain": spatial[:1], "spatial": spatial}
+    numbers = jnp.asarray(
+        np.random.default_rng(channels + 1).normal(size=2 + channels), jnp.float32
+    )
+    spatial = SpatialResidual(numbers[0], numbers[1], jnp.float32(0.3) * numbers[2:])
+    return {"none": None, "plain": PlainResidual(numbers[0]), "spatial": spatial}
 
 
 def test_the_residual_with_a_map_is_that_of_numpy():
-    x, *others = branch_operands(6, 6)
-    *_, residual = residuals(6).values()
-    a, b, *w = np.asarray(residual, np.float64)
-    added = packed_branch(x, *others, residual=residual) - packed_branch(x, *others)
-    gain = a / (1 + np.exp(-(np.asarray(x, np.float64) @ np.array(w) + b)))
+    x, branch = branch_operands(6, 6)
+    residual = residuals(6)["spatial"]
+    a, b, w = (np.asarray(numbers, np.float64) for numbers in residual)
+    added = packed_branch(x, branch._replace(residual=residual)) - packed_branch(x, branch)
+    gain = a / (1 + np.exp(-(np.asarray(x, np.float64) @ w + b)))
     np.testing.assert_allclose(added, gain[..., None] * x, rtol=1e-4, atol=1e-4)
 
 
 def test_the_factor_is_of_the_branch_alone():
-    x, *others = branch_operands(6, 6)
-    plain, doubled = (packed_branch(x, *others, factor=jnp.float32(f)) for f in (1.0, 2.0))
+    x, branch = branch_operands(6, 6)
+    plain, doubled = (packed_branch(x, branch._replace(factor=f)) for f in (1.0, 2.0))
     np.testing.assert_array_equal(doubled, 2 * plain)
 
 
-def by_xla(monkeypatch, *operands, **options):
+def by_xla(monkeypatch, x, branch, shuffle):
     with monkeypatch.context() as patch:
-        patch.setattr(native, "chosen_form", lambda: "xla")
-        return jax.jit(lambda *arrays: packed_branch(*arrays, **options))(*operands)
+        patch.setattr(choose, "chosen_form", lambda: "xla")
+        return jax.jit(lambda x, branch: packed_branch(x, branch, shuffle))(x, branch)
 
 
 @needs_each
@@ -142,11 +148,12 @@ def by_xla(monkeypatch, *operands, **options):
 )
 def test_a_branch_is_that_of_xla(monkeypatch, form, channels, outputs, residual, options):
     """The integers are equal; scale and shifts differ by the rounding of a few float operations."""
-    operands = branch_operands(channels, outputs)
-    options = options | {"residual": residuals(channels)[residual]}
-    expected = by_xla(monkeypatch, *operands, **options)
-    monkeypatch.setattr(native, "chosen_form", lambda: form)
-    y = jax.jit(lambda *arrays: packed_branch(*arrays, **options))(*operands)
+    x, branch = branch_operands(channels, outputs)
+    factor, shuffle = options.get("factor", 1.0), options.get("shuffle", 1)
+    branch = branch._replace(factor=factor, residual=residuals(channels)[residual])
+    expected = by_xla(monkeypatch, x, branch, shuffle)
+    monkeypatch.setattr(choose, "chosen_form", lambda: form)
+    y = jax.jit(lambda x, branch: packed_branch(x, branch, shuffle))(x, branch)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
@@ -156,32 +163,58 @@ def test_a_branch_is_that_of_xla(monkeypatch, form, channels, outputs, residual,
 @pytest.mark.parametrize("residual", ["plain", "spatial"])
 def test_a_pixel_does_not_depend_on_the_image_around_it(monkeypatch, form, residual, channels):
     """What tiles rest on: far from the border a piece gives the very bits of the whole."""
-    monkeypatch.setattr(native, "chosen_form", lambda: form)
-    x, *others = branch_operands(channels, channels, (1, 19, 23))
-    options = {"residual": residuals(channels)[residual]}
-    whole = packed_branch(x, *others, **options)
-    piece = packed_branch(x[:, 4:15, 3:20], *others, **options)
+    monkeypatch.setattr(choose, "chosen_form", lambda: form)
+    x, branch = branch_operands(channels, channels, (1, 19, 23))
+    branch = branch._replace(residual=residuals(channels)[residual])
+    whole, piece = packed_branch(x, branch), packed_branch(x[:, 4:15, 3:20], branch)
     np.testing.assert_array_equal(piece[:, 1:-1, 1:-1], whole[:, 5:14, 4:19])
 
 
 @needs_each
-@pytest.mark.parametrize("part", ["conv", "branch", "few outputs", "many outputs"])
+@settings(max_examples=5, deadline=None)
+@given(
+    **IMAGES,
+    features=st.sampled_from((8, 16, 40)),
+    outputs=st.integers(1, 3),
+    shuffle=st.integers(1, 3),
+    side=st.sampled_from((1, 3, 5)),
+)
+def test_upsampling_to_an_image_is_its_two_parts(
+    form, seed, batch, height, width, features, outputs, shuffle, side
+):
+    """To the last bit, whatever rows a thread has."""
+    x, branch = branch_operands(features, features * shuffle**2, (batch, 3 * height, width))
+    branch = branch._replace(residual=residuals(features)["spatial"])
+    draw = np.random.default_rng(seed).normal(size=(side, side, features, outputs))
+    tail = jnp.asarray(draw, jnp.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "chosen_form", lambda: form)
+        assert can_upsample(x, branch, tail, shuffle)
+        large = jax.jit(lambda x, branch: packed_branch(x, branch, shuffle))(x, branch)
+        y = jax.jit(partial(packed_upsample, shuffle=shuffle))(x, branch, tail)
+    np.testing.assert_array_equal(y, call.conv(large, tail, form))
+
+
+@needs_each
+@pytest.mark.parametrize("part", ["conv", "branch", "chain", "few outputs", "many outputs"])
 def test_devices_work_their_part_of_the_batch(monkeypatch, form, part):
-    monkeypatch.setattr(native, "chosen_form", lambda: form)
-    x, threshold, w_bits, *others = branch_operands(40, 40, (8, 6, 5))
+    monkeypatch.setattr(choose, "chosen_form", lambda: form)
+    x, branch = branch_operands(40, 40, (8, 6, 5))
+    branch = branch._replace(factor=jnp.float32(1.5), residual=residuals(40)["spatial"])
     mesh = Mesh(np.array(jax.devices()), ("data",))
     batch, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
 
-    def run(x, threshold, w_bits, *others):
+    def run(x, branch):
         if part == "conv":
-            return packed_conv(pack_activations(x), w_bits, 40)
+            return packed_conv(pack_activations(x), branch.w_bits, 40)
+        if part == "chain":
+            return packed_chain(x, [branch, branch])
         if part.endswith("outputs"):
             return conv2d(x, jnp.ones((3, 3, 40, 3 if part.startswith("few") else 16)))
-        return packed_branch(x, threshold, w_bits, *others, residual=residuals(40)["spatial"])
+        return packed_branch(x, branch)
 
-    arrays = (x, threshold, w_bits, *others)
-    expected = jax.jit(run)(*arrays)
-    placed = [jax.device_put(a, batch if a is x else whole) for a in arrays]
+    expected = jax.jit(run)(x, branch)
+    placed = jax.device_put(x, batch), jax.device_put(branch, whole)
     compiled = jax.jit(run).lower(*placed).compile()
     assert "all-gather" not in str(compiled.as_text())
     y = compiled(*placed)
@@ -197,7 +230,7 @@ def assert_convolves(form, seed, image, inputs, outputs, kernel, lanes=1):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(*image, inputs)).astype(np.float32)
     k = rng.normal(size=(*kernel, inputs, outputs)).astype(np.float32)
-    y = jax.jit(partial(native.conv, form=form))(x, k)
+    y = jax.jit(partial(call.conv, form=form))(x, k)
     products = kernel[0] * kernel[1] * inputs
     size = numpy_conv(np.abs(x), np.abs(k))
     assert np.all(np.abs(y - numpy_conv(x, k)) <= 2.0**-24 * (products / lanes + 4) * size)
@@ -233,9 +266,9 @@ def test_a_piece_of_a_float_convolution_is_that_of_the_whole(form, inputs, outpu
     rng = np.random.default_rng(outputs)
     x = jnp.asarray(rng.normal(size=(2, 17, 26, inputs)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, inputs, outputs)), jnp.float32)
-    whole = native.conv(x, kernel, form)
+    whole = call.conv(x, kernel, form)
     for left, right in ((0, 7), (1, 14), (2, 25), (3, 26), (9, 12)):
-        piece = native.conv(x[:, 3:12, left:right], kernel, form)
+        piece = call.conv(x[:, 3:12, left:right], kernel, form)
         inner = whole[:, 4:11, left + 1 : right - 1]
         np.testing.assert_array_equal(piece[:, 1:-1, 1:-1], inner)
 
@@ -276,17 +309,17 @@ def assert_gradients(arrays, gradients):
 )
 def test_gradients_in_any_shape(form, seed, batch, height, width, inputs, outputs, kernel):
     arrays = gradient_operands(seed, (batch, height, width), inputs, outputs, kernel)
-    assert_gradients(arrays, jax.jit(partial(native.conv_gradient, form=form))(*arrays))
+    assert_gradients(arrays, jax.jit(partial(call.conv_gradient, form=form))(*arrays))
 
 
 @needs_each
 def test_gradients_do_not_depend_on_the_threads(form):
     """What a resumed run rests on: a sum has one order."""
     arrays = gradient_operands(1, (3, 37, 50), 64, 64, (3, 3))
-    first = jax.jit(partial(native.conv_gradient, form=form))(*arrays)
+    first = jax.jit(partial(call.conv_gradient, form=form))(*arrays)
     assert_gradients(arrays, first)
     for _ in range(5):
-        again = jax.jit(partial(native.conv_gradient, form=form))(*arrays)
+        again = jax.jit(partial(call.conv_gradient, form=form))(*arrays)
         jax.tree.map(np.testing.assert_array_equal, again, first)
 
 
@@ -298,7 +331,7 @@ def test_devices_work_the_gradients_of_their_part_of_the_batch(form):
     x, kernel, dy = (
         jax.device_put(a, place) for a, place in zip(arrays, (batch, whole, batch), strict=True)
     )
-    compiled = jax.jit(partial(native.conv_gradient, form=form)).lower(x, kernel, dy).compile()
+    compiled = jax.jit(partial(call.conv_gradient, form=form)).lower(x, kernel, dy).compile()
     assert "all-gather" not in str(compiled.as_text())
     dx, dkernel = compiled(x, kernel, dy)
     assert dx.sharding.is_equivalent_to(batch, 4)
@@ -308,7 +341,7 @@ def test_devices_work_the_gradients_of_their_part_of_the_batch(form):
 
 @needs_each
 def test_the_gradient_of_conv2d_is_native_but_in_bfloat16(monkeypatch, form):
-    monkeypatch.setattr(native, "chosen_form", lambda: form)
+    monkeypatch.setattr(choose, "chosen_form", lambda: form)
 
     def program(channels):
         x, kernel, _ = gradient_operands(0, (1, 5, 6), channels, 16, (3, 3))
@@ -329,7 +362,7 @@ def test_the_gradient_of_conv2d_is_native_but_in_bfloat16(monkeypatch, form):
 )
 def test_which_float_convolutions_are_native(monkeypatch, form, inputs, outputs, is_native):
     """None is in bfloat16."""
-    monkeypatch.setattr(native, "chosen_form", lambda: form)
+    monkeypatch.setattr(choose, "chosen_form", lambda: form)
 
     def program():
         # A new function each time, since a trace is kept of one.
@@ -345,7 +378,7 @@ def test_which_float_convolutions_are_native(monkeypatch, form, inputs, outputs,
 def test_results_past_16_bits_are_left_to_xla():
     x, w = random_operands(0, (1, 2, 2), 3680, 1, (3, 3))
     x_bits, w_bits = pack_activations(x), pack_weights(w)
-    assert native.form_for(x_bits, w_bits) == "xla"
+    assert choose.form_for_packed(x_bits, w_bits) == "xla"
     expected = packed_conv_reference(np.asarray(x_bits), np.asarray(w_bits), 3680)
     np.testing.assert_array_equal(packed_conv(x_bits, w_bits, 3680), expected)
 
@@ -355,41 +388,3 @@ def test_under_vmap():
     bits, w_bits = pack_activations(x), pack_weights(w)
     each = jax.vmap(lambda image: packed_conv(image[None], w_bits, 32)[0])(bits)
     np.testing.assert_array_equal(each, packed_conv(bits, w_bits, 32))
-
-
-def choice(**environment):
-    """What a new process says of its choice, and the end of its errors."""
-    script = "from binsr_jax.ops import native; print(native.chosen_form(), native.forms())"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
-
-
-def test_the_fastest_form_is_chosen_and_another_can_be(tmp_path):
-    assert choice().startswith(FORMS[0])
-    assert choice(BINSR_KERNEL="portable").startswith("portable")
-    assert choice(BINSR_KERNEL="xla").startswith("xla")
-    assert "BINSR_KERNEL is 'fast': choose from" in choice(BINSR_KERNEL="fast")
-
-
-def test_without_a_compiler_it_is_xla(tmp_path):
-    assert choice(CXX=str(tmp_path / "gone")) == "xla ()"
-
-
-def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path):
-    compiler = tmp_path / "c++"
-    compiler.write_text(
-        '#!/bin/sh\ncase "$*" in *-dM*) echo "#define __AVX2__ 1";; *) exit 1;; esac\n'
-    )
-    compiler.chmod(0o755)
-    assert choice(CXX=str(compiler), HOME=str(tmp_path)) == "xla ('table',)"
-    assert list((tmp_path / ".cache/binsr-jax/native").iterdir()) == []
-
-
-def test_a_home_that_cannot_be_written_is_no_error(tmp_path):
-    (tmp_path / ".cache").write_text("a file where a folder should be")
-    assert choice(HOME=str(tmp_path)).startswith("xla")

@@ -1,4 +1,4 @@
-"""The packed convolution against float convolutions and hand-made bits, to the last bit."""
+"""The packed convolution against float convolutions and bits by hand, to the last bit."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ IMAGES = {
 
 
 def random_operands(seed, image, channels, outputs, kernel):
-    """Normal values of which about a fifth are exactly 0 (or -0), which counts as negative."""
+    """Normal values, about a fifth of them replaced by 0 or -0, which count as negative."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -85,14 +85,14 @@ def test_images_smaller_than_the_kernel(size):
 
 
 def test_border_by_hand():
-    """All signs +1: the convolution counts the taps in the image times the channels."""
+    """With all signs +1 the result is the number of taps in the image times the channels."""
     x, w = jnp.ones((1, 3, 3, 2), jnp.float32), jnp.ones((3, 3, 2, 1), jnp.float32)
     y = packed_conv(pack_activations(x), pack_weights(w), 2)
     np.testing.assert_array_equal(np.asarray(y)[0, ..., 0], [[8, 12, 8], [12, 18, 12], [8, 12, 8]])
 
 
 def test_bit_order():
-    """Of 64 channels, bit k of byte j is channel 8 k + j; 3 channels are bit 0 of 3 bytes."""
+    """Bit k of byte j is channel ``8 k + j`` of 64; three channels are bit 0 of three bytes."""
     for channel in range(64):
         x = jnp.zeros((1, 1, 1, 64), jnp.float32).at[..., channel].set(1.0)
         octet, bit = channel % 8, channel // 8

@@ -10,7 +10,7 @@ import pytest
 
 from binsr_jax import models
 from binsr_jax.errors import UserError
-from binsr_jax.ops import native
+from binsr_jax.ops.native import choose
 from binsr_jax.training.checkpoint import (
     Checkpoints,
     check_same_network,
@@ -24,7 +24,7 @@ from binsr_jax.training.state import TrainState, create_state, make_optimizer
 
 def _state(config, step=1) -> TrainState:
     """A state whose every leaf is different."""
-    model = models.build(config.model, config.scale)
+    model = models.build(config)
     shapes = jax.eval_shape(lambda: create_state(config, model, make_optimizer(config.train)))
     rng = np.random.default_rng(step)
     state = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
@@ -56,7 +56,7 @@ def test_a_state_comes_back_bit_for_bit(tiny, tmp_path):
 def test_a_checkpoint_says_what_computed(tiny, tmp_path):
     _save(tmp_path, tiny(), {1: None})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.arithmetic(1) == f"cpu, {native.chosen_form()}"
+        assert checkpoints.arithmetic(1) == f"cpu, {choose.chosen_form()}"
 
 
 def test_a_saved_state_may_be_overwritten_at_once(tiny, tmp_path):

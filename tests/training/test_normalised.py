@@ -34,7 +34,7 @@ def _images(count, side):
 def test_trained_resumed_scored_and_packed(tiny, tmp_path, unit, parallel):
     fields = {"model.unit": unit, "train.ema": 0.5, "train.batch": 4, "eval.every": 2}
     config = tiny(**SMALL, **fields, parallel=parallel, devices=2)
-    model = models.build(config.model, config.scale)
+    model = models.build(config)
     image = _images(1, 12)[0]
     pictures = {}
 
@@ -69,7 +69,7 @@ def test_trained_resumed_scored_and_packed(tiny, tmp_path, unit, parallel):
         assert np.all(value != (0.0 if path[-1] == "mean" else 1.0))  # where they start
 
     # A packed network has no statistics but the running ones that are folded into it.
-    packed = models.build(config.model, config.scale, conv=PackedConv)
+    packed = models.build(config, conv=PackedConv)
     params = {"params": pack_params(config, variables)}
     np.testing.assert_array_equal(restorer(packed, params)(image), once[4])
     others = jax.tree.map(lambda leaf: leaf + 1, statistics)
@@ -90,7 +90,7 @@ def test_statistics_of_several_devices(tiny):
     statistics, fresh = {}, None
     for parallel in ("mesh", "pmap"):
         config = tiny(**SMALL, **{"model.unit": "reactnet"}, parallel=parallel, devices=4)
-        model, mesh = models.build(config.model, config.scale), make_mesh(config)
+        model, mesh = models.build(config), make_mesh(config)
         step = make_step(config, model, make_optimizer(config.train), mesh)
         fresh = fresh or jax.tree.map(np.asarray, _fresh(config, model))
         state = place_state(fresh, mesh)

@@ -64,7 +64,7 @@ def test_cosine_rate_falls_from_the_rate_to_the_final_rate(tiny):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_state_is_strongly_typed_and_a_function_of_the_seed(tiny, ema):
     config = tiny(**{"train.ema": ema})
-    model, optimizer = models.build(config.model, config.scale), make_optimizer(config.train)
+    model, optimizer = models.build(config), make_optimizer(config.train)
     state, again = (create_state(config, model, optimizer) for _ in range(2))
     for leaf in jax.tree.leaves(state):
         assert not leaf.weak_type
@@ -79,7 +79,7 @@ def test_a_state_is_strongly_typed_and_a_function_of_the_seed(tiny, ema):
 
 def test_the_variables_to_score_are_the_averaged_ones(tiny):
     config = tiny(**{"train.ema": 0.5})
-    model = models.build(config.model, config.scale)
+    model = models.build(config)
     state = create_state(config, model, make_optimizer(config.train))
     assert state.variables["params"] is state.ema
     assert dataclasses.replace(state, ema=None).variables["params"] is state.params
@@ -105,7 +105,7 @@ def test_gradients_are_clipped_to_a_global_norm(tiny):
 @pytest.mark.parametrize("unit", ["residual", "reactnet", "attention"])
 def test_the_first_parameters_are_those_that_the_network_draws(tiny, unit):
     config = tiny(**{"model.unit": unit, "model.binary_attention": "se", "train.ema": 0.9})
-    model = models.build(config.model, config.scale)
+    model = models.build(config)
     state = create_state(config, model, make_optimizer(config.train))
     draw = jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 3))))
     expected = dict(draw(jax.random.key(config.seed)))

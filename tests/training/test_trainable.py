@@ -34,9 +34,7 @@ KERNEL = ("params", "body_0", "conv", "kernel")
 
 
 def _state(config):
-    return create_state(
-        config, models.build(config.model, config.scale), make_optimizer(config.train)
-    )
+    return create_state(config, models.build(config), make_optimizer(config.train))
 
 
 @pytest.fixture
@@ -139,7 +137,7 @@ def test_a_teacher_may_be_a_file(workdir, tiny, tmp_path):
     placed = place_batch(config, {"lq": lq}, mesh)["lq"]
     output = np.asarray(make_teacher(config, mesh)(placed))
     network = load_trainable(tmp_path / "net.safetensors")
-    model = models.build(network.config.model, network.config.scale)
+    model = models.build(network.config)
     expected = np.asarray(model.apply(network.variables, lq, train=False))
     np.testing.assert_allclose(output, expected, atol=1e-4)
 

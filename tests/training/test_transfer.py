@@ -26,9 +26,7 @@ FLOAT = {
 
 
 def _state(config):
-    return create_state(
-        config, models.build(config.model, config.scale), make_optimizer(config.train)
-    )
+    return create_state(config, models.build(config), make_optimizer(config.train))
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ and one of the branch.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
-from binsr_jax.nn.binary import RPReLU, binary_branch, one_pass, works_branches
+from binsr_jax.nn.binary import RPReLU
 from binsr_jax.nn.fence import fence
 from binsr_jax.nn.units.base import BinaryUnit
 from binsr_jax.ops.binarize import Progress
+from binsr_jax.ops.branch import Branch, PlainResidual, SpatialResidual
 
 
 class _Attended(BinaryUnit):
@@ -57,10 +57,9 @@ class AttentionUnit(_Attended):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
-        parts = self._parts(x)
-        if self._is_one_pass(parts[1]):
-            return one_pass(x, *parts, self._branch_scale("binary"), self._residual())
-        y = binary_branch(x, *parts, train, progress, self._blends(train))
+        if (branch := self.as_branch()) is not None:
+            return self.conv(x.shape[-1], name="conv").branch(x, branch)
+        y = self._branch(x, train, progress)
         return self._scaled("binary", y) + self._scaled("residual", x)
 
     def _scaled(self, branch: str, x: jax.Array) -> jax.Array:
@@ -72,19 +71,16 @@ class AttentionUnit(_Attended):
         start = 1.0 if self._kind(branch) == "none" else 2.0
         return self.param(f"{branch}_scale", nn.initializers.constant(start), ())
 
-    def _is_one_pass(self, conv: nn.Module) -> bool:
-        """Whether the convolution, a packed one, can work the whole unit: see ``one_pass``."""
+    def as_branch(self) -> Branch | None:
         kinds = self._kind("binary"), self._kind("residual")
-        fits = kinds in (("none", "none"), ("none", "spatial"))
-        return fits and works_branches(conv)
-
-    def _residual(self) -> jax.Array:
-        """What ``one_pass`` takes of the residual branch: its scale, and its attention's map."""
-        branch_scale = self._branch_scale("residual")[None]
-        if self._kind("residual") == "none":
-            return branch_scale
-        attention = self.variables["params"]["residual_attention"]["map"]
-        return jnp.concatenate([branch_scale, attention["bias"], attention["kernel"][:, 0]])
+        params = self.variables.get("params", {})
+        if kinds not in (("none", "none"), ("none", "spatial")) or "residual_scale" not in params:
+            return None
+        residual = PlainResidual(params["residual_scale"])
+        if self._kind("residual") == "spatial":
+            attention = params["residual_attention"]["map"]
+            residual = SpatialResidual(*residual, attention["bias"][0], attention["kernel"][:, 0])
+        return self._packed_branch(residual, params["binary_scale"])
 
 
 class Base(_Attended):

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign, binary_branch
+from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign, binary_branch, branch_of, is_packed
 from binsr_jax.ops.binarize import Progress
+from binsr_jax.ops.branch import Branch, Residual
 
 
 class Unit(nn.Module):
@@ -32,6 +33,13 @@ class Unit(nn.Module):
         """
         return 6
 
+    def as_branch(self) -> Branch | None:
+        """The whole unit as one packed branch; None where it is more, or is not packed.
+
+        A run of such units is one native call: see ``binsr_jax.nn.fence.chain``.
+        """
+        return None
+
 
 def unit_progress(
     progress: Progress, progressive: str, until: float, index: int, count: int
@@ -46,9 +54,6 @@ def unit_progress(
         return progress
     done = progress / until
     return jnp.clip(done * count - index if progressive == "in_turn" else done, 0.0, 1.0)
-
-
-PROGRESSIVE = ("none", "together", "in_turn")
 
 
 class BinaryUnit(Unit):
@@ -84,6 +89,12 @@ class BinaryUnit(Unit):
         conv = self.conv(x.shape[-1], **options, name="conv")
         blend = self._blends(train)
         return conv(signs(x, progress, blend), signs=not blend, train=train, progress=progress)
+
+    def _packed_branch(self, residual: Residual, factor: jax.Array | float = 1.0) -> Branch | None:
+        """The branch that ``_branch`` computes and more, where its convolution is packed."""
+        if not is_packed(self.conv) or self.is_initializing():
+            return None
+        return branch_of(self.variables["params"], factor, residual)
 
     def _branch(
         self, x: jax.Array, train: bool, progress: Progress, skip: bool = False

@@ -2,10 +2,12 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from binsr_jax.nn.binary import RPReLU
 from binsr_jax.nn.units.base import BinaryUnit
 from binsr_jax.ops.binarize import Progress
+from binsr_jax.ops.branch import Branch, PlainResidual
 
 
 class BBCUV2(BinaryUnit):
@@ -30,3 +32,6 @@ class BBCU(BinaryUnit):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
         return self._branch(x, train, progress, skip=True)
+
+    def as_branch(self) -> Branch | None:
+        return self._packed_branch(PlainResidual(jnp.ones(())))

@@ -1,0 +1,125 @@
+"""How the fields of a config are declared: each with its default, its meaning and its rule."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from binsr_jax.errors import UserError
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must fulfil.
+
+    Attributes:
+        holds: whether it does.
+        requirement: the rule in words, such as "must be at least 1".
+        choices: the values, where these are a few texts.
+    """
+
+    holds: Callable[[Any], bool]
+    requirement: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Field:
+    """A declared field.
+
+    Attributes:
+        default: its value unless a recipe or the command line sets another.
+        meaning: one phrase, which ``binsr train --help`` prints.
+        rule: what its values must fulfil, or None.
+        elements: of a tuple: the type of its elements, then other types that become it.
+    """
+
+    default: Any
+    meaning: str
+    rule: Rule | None = None
+    elements: tuple[type, ...] = (str,)
+
+
+def field(
+    default: Value, meaning: str, rule: Rule | None = None, elements: tuple[type, ...] = (str,)
+) -> Value:
+    """Declares a field of a ``Section``: see ``Field``. To a type checker it is its default."""
+    return cast(Value, Field(default, meaning, rule, elements))
+
+
+Part = TypeVar("Part", bound="Section")
+
+
+def section(part: type[Part]) -> Part:
+    """Declares a section within a section. To a type checker it is an instance."""
+    return cast(Part, part)
+
+
+class Section:
+    """A part of a config, as its declarations describe it.
+
+    At run time a config is an ``ml_collections.ConfigDict``, so that recipes and the command line
+    can set its fields. The subclasses of ``Section`` say which fields it has, and are the types by
+    which a checker knows them. They have no instances.
+    """
+
+    if TYPE_CHECKING:
+
+        def lock(self) -> Self: ...
+        def to_dict(self) -> dict[str, Any]: ...
+        def update(self, *values: Mapping[str, Any], **others: Any) -> None: ...
+        def items(self) -> Iterable[tuple[str, Any]]: ...
+        def keys(self) -> Iterable[str]: ...
+        def get(self, name: str, default: Any = None) -> Any: ...
+        def __iter__(self) -> Iterator[str]: ...
+        def __contains__(self, name: object) -> bool: ...
+        def __getitem__(self, name: str) -> Any: ...
+        def __setitem__(self, name: str, value: Any) -> None: ...
+
+
+def declared(section: type[Section], prefix: str = "") -> dict[str, Field]:
+    """The fields of a section and of the sections in it, by name: ``{"train.steps": Field}``."""
+    fields: dict[str, Field] = {}
+    for name, value in vars(section).items():
+        if isinstance(value, Field):
+            fields[prefix + name] = value
+        elif isinstance(value, type) and issubclass(value, Section):
+            fields |= declared(value, f"{prefix}{name}.")
+    return fields
+
+
+def check(fields: Mapping[str, Field], config: Any) -> None:
+    """Checks every field of a config by its own rule.
+
+    Args:
+        fields: names, such as ``"train.steps"``, to the fields to check.
+        config: the whole config.
+
+    Raises:
+        UserError: a value breaks its rule; names the field, the value and what is possible.
+    """
+    for name, declaration in fields.items():
+        rule = declaration.rule
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        if rule is not None and not rule.holds(value):
+            shown = repr(value) if isinstance(value, str) else value
+            raise UserError(f"config.{name} is {shown}, but {rule.requirement}.")
+
+
+def one_of(*choices: str) -> Rule:
+    """The rule that a value is one of these texts."""
+    return Rule(lambda value: value in choices, f"must be one of: {', '.join(choices)}", choices)
+
+
+AT_LEAST_0 = Rule(lambda value: value >= 0, "must be at least 0")
+AT_LEAST_1 = Rule(lambda value: value >= 1, "must be at least 1")
+ABOVE_0 = Rule(lambda value: 0 < value < math.inf, "must be above 0")
+FINITE = Rule(math.isfinite, "must be finite")
+MILLION = Rule(lambda value: 1e-6 <= value <= 1e6, "must lie in 1e-6..1e6")
+BELOW_1 = Rule(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+PART = Rule(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+UINT32 = Rule(lambda value: 0 <= value < 2**32, f"must lie in 0..{2**32 - 1}")

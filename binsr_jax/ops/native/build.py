@@ -1,0 +1,157 @@
+"""Compiles the native forms and keeps them in a cache, ``~/.cache/binsr-jax/native``."""
+
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+
+from binsr_jax.files import replace_bytes
+
+_KERNELS = Path(__file__).with_name("kernels")
+_CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native"
+_FLAGS = ("-std=c++17", "-O3", _CPU, "-fPIC", "-shared", "-pthread")
+_SECONDS = 300  # for the compiler
+
+
+class BuildError(Exception):
+    """A form cannot be made; the message says why, in words that follow "because"."""
+
+
+@functools.cache
+def macros() -> frozenset[str]:
+    """What the compiler defines for this CPU: the instruction sets that there are.
+
+    Raises:
+        BuildError: there is no compiler, or it fails.
+    """
+    command = [*_compiler(), *_FLAGS[:3], "-dM", "-E", "-x", "c++", os.devnull]
+    return frozenset(_run(command).split())
+
+
+def library(form: str) -> Path:
+    """The shared library of a form, compiled if there is none or if it is damaged.
+
+    Beside it lies its hash: a file that was cut off, by a full disk or a loss of power, would end
+    the program without a word.
+
+    Args:
+        form: the name of its struct in ``kernels``.
+
+    Raises:
+        BuildError: it cannot be made.
+    """
+    parts = (*_sources(), *sorted(macros()), *_FLAGS, *_compiler(), jax.lib.__version__)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    try:
+        file = cache_folder("native") / f"{form.lower()}-{key}.so"
+        return file if _is_whole(file) else _compile(form, file)
+    except OSError as error:
+        raise BuildError(f"{error.filename}: {error.strerror}") from error
+
+
+def discard(file: Path) -> None:
+    """Removes a library that cannot be used, so that it is made anew."""
+    file.unlink(missing_ok=True)
+    _hash_file(file).unlink(missing_ok=True)
+
+
+@functools.cache
+def cache_folder(name: str) -> Path:
+    """``~/.cache/binsr-jax/NAME``, or a temporary folder of this user's where there is no home.
+
+    Raises:
+        OSError: neither can be made.
+    """
+    try:
+        folder = Path.home() / ".cache" / "binsr-jax" / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+        reason = f"{folder} cannot be written"
+    except (OSError, RuntimeError) as error:  # Path.home: neither HOME nor an entry for the user
+        reason = str(error)
+    root = Path(tempfile.gettempdir()) / f"binsr-jax-{os.getuid()}"
+    logging.getLogger("binsr_jax").warning("%s: what is compiled is kept in %s", reason, root)
+    root.mkdir(exist_ok=True, mode=0o700)
+    found = root.lstat()
+    # Others may write to the folder of temporary files: take none that is not ours alone.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(1, "is not a folder of this user's alone", str(root))
+    folder = root / name
+    folder.mkdir(exist_ok=True, mode=0o700)
+    return folder
+
+
+def _sources() -> list[str]:
+    files = sorted([*_KERNELS.glob("*.h"), *_KERNELS.glob("*.cc")])
+    return [text for file in files for text in (file.name, file.read_text())]
+
+
+def _compiler() -> list[str]:
+    """The C++ compiler with its arguments: CXX, which may have some as in ``ccache g++``."""
+    given = os.environ.get("CXX", "")
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise BuildError(f"CXX is {given!r}: {error}") from error
+    if words:
+        return words
+    for name in ("c++", "g++", "clang++"):
+        if (found := shutil.which(name)) is not None:
+            return [found]
+    raise BuildError("there is no C++ compiler: install g++ or clang, or name one in CXX")
+
+
+def _run(command: list[str]) -> str:
+    """The standard output of the compiler.
+
+    Raises:
+        BuildError: it fails; with its first line that says error.
+    """
+    try:
+        return subprocess.run(
+            command, capture_output=True, check=True, timeout=_SECONDS, text=True, errors="replace"
+        ).stdout
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.splitlines() or [f"exit status {error.returncode}"]
+        first = next((line for line in lines if "error" in line.lower()), lines[0])
+        raise BuildError(f"{shlex.join(command[:1])} fails: {first.strip()}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{command[0]} takes more than {_SECONDS} seconds") from error
+    except OSError as error:
+        raise BuildError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+def _compile(form: str, file: Path) -> Path:
+    if sys.stderr.isatty():  # somebody waits
+        print("Compiling the convolutions for this CPU, once, in some seconds.", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as private:
+        made = Path(private) / "library.so"
+        options = [*_FLAGS, f"-DFORM={form}", "-isystem", jax.ffi.include_dir()]
+        _run([*_compiler(), *options, str(_KERNELS / "handlers.cc"), "-o", str(made)])
+        library = made.read_bytes()
+    replace_bytes(file, library)
+    replace_bytes(_hash_file(file), hashlib.sha256(library).hexdigest().encode())
+    return file
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        expected = _hash_file(file).read_text()
+        return hashlib.sha256(file.read_bytes()).hexdigest() == expected
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
+
+
+def _hash_file(file: Path) -> Path:
+    return file.with_suffix(".sha256")

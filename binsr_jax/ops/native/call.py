@@ -1,0 +1,164 @@
+"""Calls the native kernels: each is a foreign call of XLA on CPU, of arrays of one batch."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
+    """A decorator of a foreign call: each device computes its part of the batch with all the rest.
+
+    Args:
+        rule: the axes of operands and result; "b" is the batch, and first where it is.
+        operands: how many of the function's arguments are arrays; the rest is static.
+    """
+
+    def decorate(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def partition(*arguments: Any):
+            *static, mesh, _, result = arguments
+            batch = NamedSharding(mesh, PartitionSpec(*result.sharding.spec[:1]))
+            whole = NamedSharding(mesh, PartitionSpec())
+            places = tuple(batch if axes.split()[0] == "b" else whole for axes in axes_of_operands)
+            return mesh, lambda *arrays: f(*arrays, *static), batch, places
+
+        axes_of_operands = rule.split("->")[0].split(",")
+        signature = inspect.signature(f)
+        count = len(signature.parameters)
+        call = custom_partitioning(f, static_argnums=tuple(range(operands, count)))
+        axes = dict.fromkeys(rule.replace(",", " ").replace("->", " ").split())
+        call.def_partition(
+            partition=partition,
+            sharding_rule=rule,
+            need_replication_factors=tuple(axis for axis in axes if axis != "b"),
+        )
+
+        @functools.wraps(f)
+        def one_by_one(*args: Any, **kwargs: Any) -> jax.Array:
+            # ``jax.vmap`` repeats the call in a loop.
+            arguments = signature.bind(*args, **kwargs).args
+            arrays, static = arguments[:operands], arguments[operands:]
+            each = jax.custom_batching.custom_vmap(lambda *arrays: call(*arrays, *static))
+
+            @each.def_vmap
+            def _(size: int, mapped: Sequence[bool], *arrays: jax.Array):
+                whole = [
+                    a if m else jnp.broadcast_to(a, (size, *a.shape))
+                    for a, m in zip(arrays, mapped, strict=True)
+                ]
+                return lax.map(lambda one: call(*one, *static), tuple(whole)), True
+
+            return each(*arrays)
+
+        return one_by_one
+
+    return decorate
+
+
+@_by_batch("b h w c, i j c o -> b h w o", operands=2)
+def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> jax.Array:
+    """``ops.packed.packed_conv`` in a native form: int16, of the same values."""
+    y = jax.ShapeDtypeStruct((*x_bits.shape[:3], w_bits.shape[3]), jnp.int16)
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_conv", y)
+    return call(x_bits, w_bits, channels=np.int64(in_channels))
+
+
+@_by_batch("b h w c, c, i j k o, e o, r -> b y x f", operands=5)
+def packed_branch(
+    x: jax.Array,
+    threshold: jax.Array,
+    w_bits: jax.Array,
+    epilogue: jax.Array,
+    residual: jax.Array,
+    kind: str,
+    shuffle: int,
+    form: str,
+) -> jax.Array:
+    """``ops.packed.packed_branch`` in a native form, equal but for rounding.
+
+    Args:
+        x, threshold, w_bits, shuffle: as there.
+        epilogue: f32 ``[5, O]``: the scale, what is added after it, the slope, what is added after
+            that, and the factor.
+        residual: the numbers of a residual of a kind, f32 ``[n]``.
+        kind: "none", "plain" or "spatial".
+        form: of ``choose.forms``.
+    """
+    batch, height, width, _ = x.shape
+    shape = (batch, height * shuffle, width * shuffle, w_bits.shape[3] // shuffle**2)
+    y = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_branch", y)
+    return call(x, threshold, w_bits, epilogue, residual, kind=kind, shuffle=np.int64(shuffle))
+
+
+@_by_batch("b h w c, c, i j k o, e o, r, m n f d -> b y x d", operands=6)
+def packed_upsample(
+    x: jax.Array,
+    threshold: jax.Array,
+    w_bits: jax.Array,
+    epilogue: jax.Array,
+    residual: jax.Array,
+    tail: jax.Array,
+    kind: str,
+    shuffle: int,
+    form: str,
+) -> jax.Array:
+    """`conv` of a `packed_branch` to few outputs, to the last bit: ``[B, r H, r W, outputs]``."""
+    batch, height, width, _ = x.shape
+    shape = (batch, height * shuffle, width * shuffle, tail.shape[3])
+    y = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_upsample", y)
+    arrays = (x, threshold, w_bits, epilogue, residual, tail)
+    return call(*arrays, kind=kind, shuffle=np.int64(shuffle))
+
+
+@_by_batch("b h w c, u c, u i j k c, u e c, u r -> b h w c", operands=5)
+def packed_chain(
+    x: jax.Array,
+    threshold: jax.Array,
+    w_bits: jax.Array,
+    epilogue: jax.Array,
+    residual: jax.Array,
+    kind: str,
+    skip: bool,
+    form: str,
+) -> jax.Array:
+    """``ops.packed.packed_chain`` in a native form: u calls of `packed_branch`, to the last bit."""
+    y = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+    call = jax.ffi.ffi_call(f"binsr_{form}_packed_chain", y)
+    return call(x, threshold, w_bits, epilogue, residual, kind=kind, skip=skip)
+
+
+@_by_batch("b h w c, i j c o -> b h w o", operands=2)
+def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
+    """``ops.conv.conv2d`` of a multiple of 8 channels to at most 3, or to a multiple of 16."""
+    y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
+    return jax.ffi.ffi_call(f"binsr_{form}_float_conv", y)(x, kernel)
+
+
+def conv_gradient(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, form: str
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of ``ops.conv.conv2d`` by x and by kernel.
+
+    The kernel's is summed over each image, and then over the images.
+    """
+    kh, kw, _, _ = kernel.shape
+    dx = conv(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), form)
+    images = _kernel_gradients(x, dy, kh, kw, form).reshape(len(x), -1)
+    # As a product: XLA's sum over the first axis takes 25 times as long.
+    return dx, (jnp.ones(len(x)) @ images).reshape(kernel.shape)
+
+
+@_by_batch("b h w c, b h w o -> b i j c o", operands=2)
+def _kernel_gradients(x: jax.Array, dy: jax.Array, kh: int, kw: int, form: str) -> jax.Array:
+    """For each image: ``[B, H, W, I], [B, H, W, O] -> [B, kh, kw, I, O]``."""
+    y = jax.ShapeDtypeStruct((x.shape[0], kh, kw, x.shape[3], dy.shape[3]), jnp.float32)
+    return jax.ffi.ffi_call(f"binsr_{form}_kernel_gradients", y)(x, dy)

@@ -1,0 +1,134 @@
+"""Which native form convolutions are traced with.
+
+The environment variable BINSR_KERNEL names a form, or ``xla`` for none of them.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from binsr_jax.ops.native import build
+
+
+@dataclass(frozen=True)
+class _Form:
+    struct: str  # in ``kernels``
+    macro: str | None  # that the compiler defines where the CPU can run it
+
+
+# The fastest first. The last is for tests to compare with.
+_FORMS = {
+    "avx512": _Form("Avx512", "__AVX512VPOPCNTDQ__"),
+    "avx2": _Form("Avx2", "__AVX2__"),
+    "neon": _Form("Neon", "__aarch64__"),
+    "portable": _Form("Portable", None),
+}
+_HANDLERS = (
+    "packed_conv",
+    "packed_branch",
+    "packed_upsample",
+    "packed_chain",
+    "float_conv",
+    "kernel_gradients",
+)
+_FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # of float_conv.h
+_LANES = 16  # of a vector of floats, at most
+
+
+def forms() -> tuple[str, ...]:
+    """The native forms that this machine can make and run, the fastest first."""
+    try:
+        defined = build.macros()
+    except build.BuildError:
+        return ()
+    return tuple(name for name, form in _FORMS.items() if form.macro in {None, *defined})
+
+
+@functools.cache
+def chosen_form() -> str:
+    """The form that convolutions are traced with: of `forms`, or ``"xla"``.
+
+    On a CPU where none can be made, it says so once.
+
+    Raises:
+        ValueError: BINSR_KERNEL names none that there is or one that cannot be made.
+    """
+    wanted = os.environ.get("BINSR_KERNEL", "")
+    if wanted:
+        return _explicit(wanted)
+    try:
+        build.macros()
+        form = next((form for form in forms() if form != "portable"), "xla")
+        if form != "xla":
+            load(form)
+        return form
+    except build.BuildError as error:
+        if jax.default_backend() == "cpu":
+            logging.getLogger("binsr_jax").warning(
+                "XLA's convolutions are used, which are slower than native ones, because %s", error
+            )
+        return "xla"
+
+
+def _explicit(wanted: str) -> str:
+    if wanted == "xla":
+        return wanted
+    choice = f"BINSR_KERNEL is {wanted!r}"
+    if wanted not in _FORMS:
+        raise ValueError(f"{choice}: choose from {', '.join((*forms(), 'xla'))}")
+    try:
+        build.macros()
+        if wanted not in forms():
+            can = ", ".join((*forms(), "xla"))
+            raise ValueError(f"{choice}, which this CPU cannot run: choose from {can}")
+        load(wanted)
+    except build.BuildError as error:
+        raise ValueError(f"{choice}, which cannot be made because {error}") from error
+    return wanted
+
+
+@functools.cache
+def load(form: str) -> None:
+    """Makes a form known to XLA, compiled if that was not done before.
+
+    Raises:
+        build.BuildError: it cannot be made.
+    """
+    file = build.library(_FORMS[form].struct)
+    try:
+        library = ctypes.CDLL(str(file))
+        handlers = {name: getattr(library, f"binsr_{name}") for name in _HANDLERS}
+    except (OSError, AttributeError) as error:
+        build.discard(file)
+        raise build.BuildError(f"{file} cannot be loaded: {error}") from error
+    for name, handler in handlers.items():
+        target = f"binsr_{form}_{name}"
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")
+
+
+def form_for_packed(x: jax.Array, w_bits: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` for a convolution whose result 16 bits do not hold."""
+    kh, kw, words, _ = w_bits.shape
+    fits = 0 not in x.shape and 0 not in w_bits.shape and 32 * kh * kw * words < 1 << 15
+    return chosen_form() if fits else "xla"
+
+
+def form_for_conv(x: jax.Array | jax.ShapeDtypeStruct, kernel: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` for a convolution that ``call.conv`` does not take."""
+    inputs, outputs = kernel.shape[2:]
+    few = inputs % _FEW_INPUTS == 0 and outputs <= _FEW_OUTPUTS
+    many = outputs % _LANES == 0
+    fits = 0 not in (*x.shape, *kernel.shape) and (few or many)
+    return chosen_form() if fits and x.dtype == jnp.float32 else "xla"
+
+
+def form_for_gradient(x: jax.Array, kernel: jax.Array) -> str:
+    """`chosen_form`, or ``"xla"`` for a convolution that ``call.conv_gradient`` does not take."""
+    inputs, outputs = kernel.shape[2:]
+    fits = 0 not in (*x.shape, *kernel.shape) and inputs % _LANES == outputs % _LANES == 0
+    return chosen_form() if fits and x.dtype == jnp.float32 else "xla"

@@ -1,0 +1,84 @@
+// The packed convolution with AVX-512 and VPOPCNTDQ. An item is a word, and the bits of 16 words are
+// counted at a time.
+
+#ifndef BINSR_AVX512_H_
+#define BINSR_AVX512_H_
+
+#include "avx2.h"
+
+namespace binsr {
+
+struct SixteenLanes {
+  using Floats = __m512;
+  static constexpr int64_t kCount = 16;
+
+  static Floats Load(const float* from) { return _mm512_loadu_ps(from); }
+  static void Store(Floats v, float* to) { _mm512_storeu_ps(to, v); }
+  static Floats Set(float v) { return _mm512_set1_ps(v); }
+  static Floats FromDots(const int32_t* dots) {
+    return _mm512_cvtepi32_ps(_mm512_loadu_si512(dots));
+  }
+  static Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats Leaky(Floats u, Floats slope) {
+    const __mmask16 negative = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_LT_OQ);
+    return _mm512_mask_mul_ps(u, negative, u, slope);
+  }
+};
+
+struct Avx512 : Portable {
+  using Dot = int32_t;
+  using Lanes = SixteenLanes;
+
+  // The counts of a tile stay in registers for all rows.
+  BINSR_NOINLINE static void Dots(const ImageItem* const* x, int64_t first, int64_t stride,
+                                  const KernelItem* k, int64_t rows, int64_t count, Dot most,
+                                  Tile<Dot>& dots) {
+    constexpr int kVectors = kOutputs / 16;
+    __m512i counts[kPixels][kVectors];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) counts[p][v] = _mm512_setzero_si512();
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < count; ++i, k += kOutputs) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kPixels; ++p) {
+          const __m512i xi = _mm512_set1_epi32(x[r][first + p * stride + i]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            const __m512i ki = _mm512_load_si512(k + v * 16);
+            const __m512i differing = _mm512_popcnt_epi32(_mm512_xor_si512(ki, xi));
+            counts[p][v] = _mm512_add_epi32(counts[p][v], differing);
+          }
+        }
+      }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        _mm512_store_si512(dots[p] + v * 16,
+                           _mm512_sub_epi32(_mm512_set1_epi32(most),
+                                            _mm512_slli_epi32(counts[p][v], 1)));
+  }
+
+  static void Pack(const float* x, const float* threshold, int64_t channels, int64_t words,
+                   uint32_t* to) {
+    if (channels != 64) return Avx2::Pack(x, threshold, channels, words, to);
+    // Eight bytes, of which the first eight lanes have the even bits, and the others the odd ones.
+    const __m512i places = _mm512_mask_set1_epi32(_mm512_set1_epi32(1), 0xff00, 2);
+    __m512i octets = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int pair = 0; pair < 4; ++pair) {
+      const __mmask16 above = _mm512_cmp_ps_mask(
+          _mm512_loadu_ps(x + pair * 16), _mm512_loadu_ps(threshold + pair * 16), _CMP_GT_OQ);
+      octets = _mm512_mask_or_epi32(octets, above, octets, _mm512_slli_epi32(places, 2 * pair));
+    }
+    const __m128i bytes = _mm512_cvtepi32_epi8(octets);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
+                     _mm_or_si128(bytes, _mm_srli_si128(bytes, 8)));
+  }
+};
+
+}  // namespace binsr
+
+#endif  // BINSR_AVX512_H_

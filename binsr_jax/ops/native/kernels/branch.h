@@ -1,0 +1,223 @@
+// A whole binary branch of a unit or an upsampler in one pass, as binsr_jax.ops.packed.packed_branch
+// says it:
+//
+//   y = factor * shuffle(rprelu(scale * dot)) of the signs of x - threshold, and + gain * x, where
+//       the gain may be a map of x: see Residual
+
+#ifndef BINSR_BRANCH_H_
+#define BINSR_BRANCH_H_
+
+#include "packed_conv.h"
+#include "pool.h"
+#include "portable.h"
+#include "shape.h"
+
+namespace binsr {
+
+// What a branch does with its dot products, for each output channel; both shifts are added.
+struct Epilogue {
+  const float *scale, *shift_in, *slope, *shift_out, *factor;
+
+  // Of an array [5, outputs].
+  static Epilogue Of(const float* e, int64_t outputs) {
+    return {e, e + outputs, e + 2 * outputs, e + 3 * outputs, e + 4 * outputs};
+  }
+
+  Epilogue From(int64_t o) const {
+    return {scale + o, shift_in + o, slope + o, shift_out + o, factor + o};
+  }
+};
+
+// What is added to a branch.
+enum class ResidualKind {
+  kNone,
+  kPlain,    // x times a number
+  kSpatial,  // x times a number and sigmoid(b + sum of w x) over the channels of the pixel
+};
+
+class Residual {
+ public:
+  // Numbers in an array of a kind: none; the number; or the number, b and w.
+  static int64_t Size(ResidualKind kind, int64_t channels) {
+    return kind == ResidualKind::kNone ? 0 : kind == ResidualKind::kPlain ? 1 : 2 + channels;
+  }
+
+  Residual(ResidualKind kind, int64_t channels, const float* numbers)
+      : kind(kind), channels(channels), a(numbers) {}
+
+  static constexpr int64_t kGains = 8;  // that are computed at a time
+
+  // Of so many pixels, at most kGains, from x on. Each pixel's is the same wherever it lies.
+  void Gains(const float* x, int64_t pixels, float* gains) const {
+    if (kind == ResidualKind::kPlain) std::fill_n(gains, pixels, *a);
+    if (kind != ResidualKind::kSpatial) return;
+    Eight sums[kGains] = {};
+    if (pixels == kGains) {
+      Sums<4>(x, sums);
+      Sums<4>(x + 4 * channels, sums + 4);
+    } else {
+      for (int64_t p = 0; p < pixels; ++p) Sums<1>(x + p * channels, sums + p);
+    }
+    const Eight all = Sigmoid(SumEach(sums) + a[1]) * *a;
+    std::memcpy(gains, &all, pixels * sizeof(float));
+  }
+
+  const ResidualKind kind;
+
+ private:
+  template <int kCount>
+  void Sums(const float* x, Eight* to) const {
+    const float* w = a + 2;
+    Eight sums[kCount] = {};
+    const auto add = [&](int64_t c, int64_t count) {
+      const Eight weights = LoadEight(w + c, count);
+#pragma GCC unroll 4
+      for (int p = 0; p < kCount; ++p)
+        sums[p] = MultiplyAdd(LoadEight(x + p * channels + c, count), weights, sums[p]);
+    };
+    int64_t c = 0;
+    for (; c + 8 <= channels; c += 8) add(c, 8);
+    if (c < channels) add(c, channels - c);
+    std::copy_n(sums, kCount, to);
+  }
+
+  const int64_t channels;
+  const float* const a;
+};
+
+// The outputs of a tile from some of its dot products. What is added, if there is such, is taken
+// times its gain; y may be the same pixels.
+template <class Lanes, class Dot>
+void FinishLanes(const Dot* dots, int64_t pixels, const Epilogue& e, const float* added,
+                 int64_t added_stride, const float* gains, int64_t outputs, float* y,
+                 int64_t y_stride) {
+  for (int64_t o = 0; o + Lanes::kCount <= outputs; o += Lanes::kCount) {
+    const auto scale = Lanes::Load(e.scale + o), shift_in = Lanes::Load(e.shift_in + o);
+    const auto slope = Lanes::Load(e.slope + o), shift_out = Lanes::Load(e.shift_out + o);
+    const auto factor = Lanes::Load(e.factor + o);
+    for (int64_t p = 0; p < pixels; ++p) {
+      const auto dot = Lanes::FromDots(dots + p * kOutputs + o);
+      const auto u = Lanes::Leaky(Lanes::MultiplyAdd(dot, scale, shift_in), slope);
+      auto v = (u + shift_out) * factor;
+      if (added)
+        v = Lanes::MultiplyAdd(Lanes::Set(gains[p]), Lanes::Load(added + p * added_stride + o), v);
+      Lanes::Store(v, y + p * y_stride + o);
+    }
+  }
+}
+
+template <class Form>
+void Finish(const typename Form::Dot* dots, int64_t pixels, const Epilogue& e, const float* added,
+            int64_t added_stride, const float* gains, int64_t outputs, float* y,
+            int64_t y_stride) {
+  const int64_t o = outputs - outputs % Form::Lanes::kCount;
+  FinishLanes<typename Form::Lanes>(dots, pixels, e, added, added_stride, gains, o, y, y_stride);
+  if (o < outputs)
+    FinishLanes<ScalarLanes>(dots + o, pixels, e.From(o), added ? added + o : nullptr, added_stride,
+                             gains, outputs - o, y + o, y_stride);
+}
+
+// The rows of the output that are worth a task: some hundred thousand products, of so many words or
+// numbers a pixel.
+inline int64_t LeastRows(const Shape& s, int64_t pixel) {
+  const int64_t row = std::max<int64_t>(1, s.width * pixel * s.kh * s.kw * s.outputs);
+  return std::max<int64_t>(1, (1 << 18) / row);
+}
+
+// The dot products [batch, height, width, outputs] of x, words [batch, height, width, words].
+template <class Form, class Pool>
+void PackedConv(Pool& pool, const Shape& s, const uint32_t* x, const uint32_t* k, int16_t* y) {
+  const Kernels<Form> kernels(s, k);
+  InParallel(pool, s.batch * s.height, LeastRows(s, s.words), [&](int64_t start, int64_t end) {
+    RowConvolver<Form> convolver(s);
+    const auto words = [&](int64_t r) { return x + r * s.width * s.words; };
+    for (int64_t n = start; n < end; ++n)
+      convolver.Row(kernels, n, words,
+                    [&](int64_t left, int64_t pixels, int64_t first, int64_t outputs,
+                        const typename Form::Dot* dots) {
+                      int16_t* to = y + (n * s.width + left) * s.outputs + first;
+                      for (int64_t p = 0; p < pixels; ++p)
+                        std::copy_n(dots + p * kOutputs, outputs, to + p * s.outputs);
+                    });
+  });
+}
+
+// A branch for x [batch, height, width, channels], row by row. With pixel shuffle the outputs are those
+// of each of shuffle * shuffle pixels in turn, and what is added to them is one pixel of x.
+template <class Form>
+class BranchRows {
+ public:
+  BranchRows(const Shape& s, const Kernels<Form>& kernels, const float* x, const float* threshold,
+             const Epilogue& epilogue, const Residual& residual, int64_t shuffle)
+      : s(s),
+        kernels(kernels),
+        x(x),
+        threshold(threshold),
+        epilogue(epilogue),
+        residual(residual),
+        shuffle(shuffle),
+        features(s.outputs / (shuffle * shuffle)),
+        convolver(s),
+        signs(s.width * s.words),
+        gains(s.width) {}
+
+  // Computes row n of all images, which is `shuffle` rows of the output: row i of them, of
+  // shuffle * width pixels, is written to to[i]. Rows are asked for in order.
+  BINSR_NOINLINE void Row(int64_t n, float* const* to) {
+    const auto words = [&](int64_t r) {
+      const float* from = x + r * s.width * s.channels;
+      for (int64_t w = 0; w < s.width; ++w)
+        Form::Pack(from + w * s.channels, threshold, s.channels, s.words,
+                   signs.data() + w * s.words);
+      return signs.data();
+    };
+    const auto write = [&](int64_t left, int64_t pixels, int64_t first, int64_t outputs,
+                           const typename Form::Dot* dots) {
+      const float* from = x + (n * s.width + left) * s.channels;
+      if (first == 0 && left % Residual::kGains == 0)
+        residual.Gains(from, std::min(Residual::kGains, s.width - left), gains.data() + left);
+      for (int64_t o = first; o < first + outputs;) {
+        const int64_t place = o / features, feature = o % features;
+        const int64_t run = std::min(features - feature, first + outputs - o);
+        float* at = to[place / shuffle] + (left * shuffle + place % shuffle) * features;
+        Finish<Form>(dots + o - first, pixels, epilogue.From(o),
+                     residual.kind == ResidualKind::kNone ? nullptr : from + feature, s.channels,
+                     gains.data() + left, run, at + feature, shuffle * features);
+        o += run;
+      }
+    };
+    convolver.Row(kernels, n, words, write);
+  }
+
+ private:
+  const Shape s;
+  const Kernels<Form>& kernels;
+  const float *const x, *const threshold;
+  const Epilogue epilogue;
+  const Residual residual;
+  const int64_t shuffle, features;
+  RowConvolver<Form> convolver;
+  std::vector<uint32_t> signs;
+  std::vector<float> gains;
+};
+
+// One branch as BranchRows has it, all rows.
+template <class Form, class Pool>
+void PackedBranch(Pool& pool, const Shape& s, const float* x, const float* threshold,
+                  const uint32_t* k, const Epilogue& epilogue, const Residual& residual,
+                  int64_t shuffle, float* y) {
+  const Kernels<Form> kernels(s, k);
+  InParallel(pool, s.batch * s.height, LeastRows(s, s.words), [&](int64_t start, int64_t end) {
+    BranchRows<Form> rows(s, kernels, x, threshold, epilogue, residual, shuffle);
+    const int64_t row = s.width * s.outputs / shuffle;  // of the output
+    std::vector<float*> to(shuffle);
+    for (int64_t n = start; n < end; ++n) {
+      for (int64_t i = 0; i < shuffle; ++i) to[i] = y + (n * shuffle + i) * row;
+      rows.Row(n, to.data());
+    }
+  });
+}
+
+}  // namespace binsr
+
+#endif  // BINSR_BRANCH_H_

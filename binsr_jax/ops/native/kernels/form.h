@@ -1,0 +1,18 @@
+// The form of the packed convolution that is compiled: FORM is Portable, Avx2, Avx512 or Neon.
+
+#ifndef BINSR_FORM_H_
+#define BINSR_FORM_H_
+
+#include "portable.h"
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include "avx2.h"
+#endif
+#if defined(__AVX512VPOPCNTDQ__)
+#include "avx512.h"
+#endif
+#if defined(__ARM_NEON) && defined(__aarch64__)
+#include "neon.h"
+#endif
+
+#endif  // BINSR_FORM_H_

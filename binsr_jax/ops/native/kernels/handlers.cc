@@ -1,0 +1,324 @@
+// What XLA calls, one handler a kernel; binsr_jax/ops/native/build.py compiles this file, with FORM
+// the form of the packed convolution. Every handler checks ranks, types, sizes and attributes of what
+// it is handed, and returns an error that names what does not fit.
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "branch.h"
+#include "chain.h"
+#include "float_conv.h"
+#include "form.h"
+#include "upsample.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+using binsr::Epilogue;
+using binsr::FORM;
+using binsr::Residual;
+using binsr::ResidualKind;
+using binsr::Shape;
+using ffi::AnyBuffer;
+using Result = ffi::Result<AnyBuffer>;
+
+constexpr auto kFloat = ffi::DataType::F32;
+constexpr auto kWord = ffi::DataType::U32;
+
+// The first thing that is wrong with what a handler was handed.
+class Checks {
+ public:
+  explicit Checks(std::string handler) : handler(std::move(handler)) {}
+
+  // Whether a buffer is of a type and a rank.
+  bool Is(const char* name, const AnyBuffer& buffer, ffi::DataType type, size_t rank) {
+    if (buffer.element_type() != type)
+      return Fails(std::string(name) + " must be " + (type == kFloat ? "float32" :
+                   type == kWord ? "uint32" : "int16"));
+    if (buffer.dimensions().size() != rank)
+      return Fails(std::string(name) + " must have " + std::to_string(rank) + " axes, not " +
+                   std::to_string(buffer.dimensions().size()));
+    return true;
+  }
+
+  // Whether a buffer has these sizes.
+  bool Has(const char* name, const AnyBuffer& buffer, std::initializer_list<int64_t> sizes) {
+    const auto dims = buffer.dimensions();
+    if (std::equal(dims.begin(), dims.end(), sizes.begin(), sizes.end())) return true;
+    return Fails(std::string(name) + " is " + Text(dims) + " and must be " + Text(sizes));
+  }
+
+  bool That(bool holds, const std::string& sentence) { return holds || Fails(sentence); }
+
+  ffi::Error Error() const { return ffi::Error::InvalidArgument(handler + ": " + sentence); }
+
+ private:
+  bool Fails(std::string what) {
+    sentence = std::move(what);
+    return false;
+  }
+
+  template <class Sizes>
+  static std::string Text(const Sizes& sizes) {
+    std::string text;
+    for (const int64_t size : sizes) text += (text.empty() ? "[" : ", ") + std::to_string(size);
+    return text.empty() ? "[]" : text + "]";
+  }
+
+  const std::string handler;
+  std::string sentence;
+};
+
+// The shape of a convolution of x [batch, height, width, words or channels] with kernels
+// [..., kh, kw, words or channels, outputs].
+Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, int64_t channels) {
+  return {xs[0], xs[1], xs[2], channels, ks[2], ks[0], ks[1], ks[3]};
+}
+
+bool IsEmpty(const AnyBuffer& buffer) { return buffer.element_count() == 0; }
+
+// Whether a packed convolution has a shape that can be computed.
+bool Fits(Checks& checks, const Shape& s) {
+  return checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel k must have odd sides") &&
+         checks.That(s.channels >= 1 && s.words == (s.channels + 31) / 32,
+                     "k has " + std::to_string(s.words) + " words for " +
+                         std::to_string(s.channels) + " channels") &&
+         checks.That(s.kh * s.kw <= (1 << 15) && s.words < (1 << 10) &&
+                         32 * s.kh * s.kw * s.words < (1 << 15),
+                     "16 bits do not hold the dot products of so many taps and channels");
+}
+
+std::optional<ResidualKind> KindOf(std::string_view name) {
+  if (name == "none") return ResidualKind::kNone;
+  if (name == "plain") return ResidualKind::kPlain;
+  if (name == "spatial") return ResidualKind::kSpatial;
+  return std::nullopt;
+}
+
+ffi::Error PackedConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, int64_t channels, Result y) {
+  Checks checks("packed_conv");
+  if (!checks.Is("x", x, kWord, 4) || !checks.Is("k", k, kWord, 4) ||
+      !checks.Is("the result", *y, ffi::DataType::S16, 4))
+    return checks.Error();
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), channels);
+  if (!Fits(checks, s) || !checks.Has("x", x, {s.batch, s.height, s.width, s.words}) ||
+      !checks.Has("the result", *y, {s.batch, s.height, s.width, s.outputs}))
+    return checks.Error();
+  if (IsEmpty(*y)) return ffi::Error::Success();
+  binsr::PackedConv<FORM>(pool, s, x.typed_data<uint32_t>(), k.typed_data<uint32_t>(),
+                          y->typed_data<int16_t>());
+  return ffi::Error::Success();
+}
+
+// Whether these are what a branch takes; its shape is written to s.
+bool IsBranch(Checks& checks, const AnyBuffer& x, const AnyBuffer& threshold, const AnyBuffer& k,
+              const AnyBuffer& epilogue, const AnyBuffer& residual, std::string_view kind,
+              int64_t shuffle, Shape& s) {
+  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("threshold", threshold, kFloat, 1) ||
+      !checks.Is("k", k, kWord, 4) || !checks.Is("epilogue", epilogue, kFloat, 2) ||
+      !checks.Is("residual", residual, kFloat, 1))
+    return false;
+  s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  const auto kind_of = KindOf(kind);
+  return Fits(checks, s) &&
+         checks.That(kind_of.has_value(), "there is no residual " + std::string(kind)) &&
+         checks.That(1 <= shuffle && shuffle <= 64 && s.outputs % (shuffle * shuffle) == 0,
+                     "the outputs do not fit the shuffle") &&
+         checks.That(
+             *kind_of == ResidualKind::kNone || s.outputs == s.channels * shuffle * shuffle,
+             "the outputs do not fit the channels that are added") &&
+         checks.Has("threshold", threshold, {s.channels}) &&
+         checks.Has("epilogue", epilogue, {5, s.outputs}) &&
+         checks.Has("residual", residual, {Residual::Size(*kind_of, s.channels)});
+}
+
+ffi::Error PackedBranch(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer threshold, AnyBuffer k,
+                        AnyBuffer epilogue, AnyBuffer residual, std::string_view kind,
+                        int64_t shuffle, Result y) {
+  Checks checks("packed_branch");
+  Shape s;
+  if (!IsBranch(checks, x, threshold, k, epilogue, residual, kind, shuffle, s) ||
+      !checks.Is("the result", *y, kFloat, 4) ||
+      !checks.Has("the result", *y, {s.batch, s.height * shuffle, s.width * shuffle,
+                                     s.outputs / (shuffle * shuffle)}))
+    return checks.Error();
+  if (IsEmpty(*y)) return ffi::Error::Success();
+  binsr::PackedBranch<FORM>(
+      pool, s, x.typed_data<float>(), threshold.typed_data<float>(), k.typed_data<uint32_t>(),
+      Epilogue::Of(epilogue.typed_data<float>(), s.outputs),
+      Residual(*KindOf(kind), s.channels, residual.typed_data<float>()), shuffle,
+      y->typed_data<float>());
+  return ffi::Error::Success();
+}
+
+ffi::Error PackedUpsample(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer threshold, AnyBuffer k,
+                          AnyBuffer epilogue, AnyBuffer residual, AnyBuffer tail,
+                          std::string_view kind, int64_t shuffle, Result y) {
+  Checks checks("packed_upsample");
+  Shape s;
+  if (!IsBranch(checks, x, threshold, k, epilogue, residual, kind, shuffle, s) ||
+      !checks.Is("tail", tail, kFloat, 4) || !checks.Is("the result", *y, kFloat, 4))
+    return checks.Error();
+  const int64_t kh = tail.dimensions()[0], kw = tail.dimensions()[1], outs = tail.dimensions()[3];
+  const int64_t features = s.outputs / (shuffle * shuffle);
+  if (!checks.That(kh % 2 == 1 && kw % 2 == 1, "the kernel tail must have odd sides") ||
+      !checks.That(1 <= outs && outs <= binsr::kFewOutputs && features % binsr::kFewInputs == 0,
+                   "tail has no form for " + std::to_string(features) + " channels and " +
+                       std::to_string(outs) + " outputs") ||
+      !checks.Has("tail", tail, {kh, kw, features, outs}) ||
+      !checks.Has("the result", *y, {s.batch, s.height * shuffle, s.width * shuffle, outs}))
+    return checks.Error();
+  if (IsEmpty(*y)) return ffi::Error::Success();
+  const auto run = [&](auto count) {
+    binsr::PackedUpsample<FORM, count.value>(
+        pool, s, x.typed_data<float>(), threshold.typed_data<float>(), k.typed_data<uint32_t>(),
+        Epilogue::Of(epilogue.typed_data<float>(), s.outputs),
+        Residual(*KindOf(kind), s.channels, residual.typed_data<float>()), shuffle,
+        tail.typed_data<float>(), kh, kw, y->typed_data<float>());
+  };
+  if (outs == 1) run(std::integral_constant<int, 1>());
+  if (outs == 2) run(std::integral_constant<int, 2>());
+  if (outs == 3) run(std::integral_constant<int, 3>());
+  return ffi::Error::Success();
+}
+
+ffi::Error PackedChain(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer threshold, AnyBuffer k,
+                       AnyBuffer epilogue, AnyBuffer residual, std::string_view kind, bool skip,
+                       Result y) {
+  Checks checks("packed_chain");
+  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("threshold", threshold, kFloat, 2) ||
+      !checks.Is("k", k, kWord, 5) || !checks.Is("epilogue", epilogue, kFloat, 3) ||
+      !checks.Is("residual", residual, kFloat, 2) || !checks.Is("the result", *y, kFloat, 4))
+    return checks.Error();
+  const int64_t units = k.dimensions()[0];
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions().last(4), x.dimensions()[3]);
+  const auto kind_of = KindOf(kind);
+  if (!Fits(checks, s) || !checks.That(units >= 1, "a chain must have units") ||
+      !checks.That(kind_of.has_value() && *kind_of != ResidualKind::kNone,
+                   "a chain has no residual " + std::string(kind)) ||
+      !checks.That(s.outputs == s.channels, "a unit must have as many outputs as channels") ||
+      !checks.Has("threshold", threshold, {units, s.channels}) ||
+      !checks.Has("epilogue", epilogue, {units, 5, s.outputs}) ||
+      !checks.Has("residual", residual, {units, Residual::Size(*kind_of, s.channels)}) ||
+      !checks.Has("the result", *y, {s.batch, s.height, s.width, s.channels}))
+    return checks.Error();
+  if (IsEmpty(*y)) return ffi::Error::Success();
+  std::vector<std::optional<binsr::Link<FORM>>> links(units);
+  binsr::InOrder(pool, units, [&] {
+    return [&](int64_t u) {
+      const int64_t numbers = Residual::Size(*kind_of, s.channels);
+      links[u].emplace(s, threshold.typed_data<float>() + u * s.channels,
+                       k.typed_data<uint32_t>() + u * s.kh * s.kw * s.words * s.outputs,
+                       epilogue.typed_data<float>() + u * 5 * s.outputs,
+                       Residual(*kind_of, s.channels, residual.typed_data<float>() + u * numbers));
+    };
+  });
+  binsr::PackedChain<FORM>(pool, s, links, x.typed_data<float>(), skip, y->typed_data<float>());
+  return ffi::Error::Success();
+}
+
+ffi::Error FloatConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, Result y) {
+  Checks checks("float_conv");
+  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("k", k, kFloat, 4) ||
+      !checks.Is("the result", *y, kFloat, 4))
+    return checks.Error();
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  const bool few = s.outputs <= binsr::kFewOutputs && s.channels % binsr::kFewInputs == 0;
+  if (!checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel k must have odd sides") ||
+      !checks.Has("k", k, {s.kh, s.kw, s.channels, s.outputs}) ||
+      !checks.That(few || s.outputs % binsr::kManyOutputs == 0,
+                   "there is no form for " + std::to_string(s.channels) + " channels and " +
+                       std::to_string(s.outputs) + " outputs") ||
+      !checks.Has("the result", *y, {s.batch, s.height, s.width, s.outputs}))
+    return checks.Error();
+  if (IsEmpty(*y)) return ffi::Error::Success();
+  binsr::FloatConv(pool, s, x.typed_data<float>(), k.typed_data<float>(), y->typed_data<float>());
+  return ffi::Error::Success();
+}
+
+ffi::Error KernelGradients(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer dy, Result dk) {
+  Checks checks("kernel_gradients");
+  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("dy", dy, kFloat, 4) ||
+      !checks.Is("the result", *dk, kFloat, 5))
+    return checks.Error();
+  const Shape s = ShapeOf(x.dimensions(), dk->dimensions().last(4), x.dimensions()[3]);
+  if (!checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel must have odd sides") ||
+      !checks.Has("dy", dy, {s.batch, s.height, s.width, s.outputs}) ||
+      !checks.That(s.outputs % binsr::kManyOutputs == 0,
+                   "there is no form for " + std::to_string(s.outputs) + " outputs") ||
+      !checks.Has("the result", *dk, {s.batch, s.kh, s.kw, s.channels, s.outputs}))
+    return checks.Error();
+  if (IsEmpty(*dk)) return ffi::Error::Success();
+  binsr::KernelGradients(pool, s, x.typed_data<float>(), dy.typed_data<float>(),
+                         dk->typed_data<float>());
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_conv, PackedConv,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Attr<int64_t>("channels")
+                                  .Ret<AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_branch, PackedBranch,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Attr<std::string_view>("kind")
+                                  .Attr<int64_t>("shuffle")
+                                  .Ret<AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_upsample, PackedUpsample,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Attr<std::string_view>("kind")
+                                  .Attr<int64_t>("shuffle")
+                                  .Ret<AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_chain, PackedChain,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Attr<std::string_view>("kind")
+                                  .Attr<bool>("skip")
+                                  .Ret<AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_float_conv, FloatConv,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Ret<AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_kernel_gradients, KernelGradients,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<AnyBuffer>()
+                                  .Arg<AnyBuffer>()
+                                  .Ret<AnyBuffer>());

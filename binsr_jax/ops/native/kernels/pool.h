@@ -1,0 +1,105 @@
+// Work that is shared out to the threads of a pool, which has
+//   num_threads()     how many threads it has
+//   Schedule(task)    runs task() on one of them, some time
+
+#ifndef BINSR_POOL_H_
+#define BINSR_POOL_H_
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace binsr {
+
+// Calls make() once on this thread and on those of the pool that are free, at most `tasks` in all,
+// and what it returns with (first, last) for parts of 0..count until all parts are done. next(first)
+// is the end of the part that starts at first. Parts are begun in their order.
+template <class Next, class Make, class Pool>
+void RunParts(Pool& pool, int64_t count, int64_t tasks, const Next& next, const Make& make) {
+  struct Progress {
+    std::atomic<int64_t> next{0}, done{0};
+    std::mutex mutex;
+    std::condition_variable all_done;
+  };
+  auto progress = std::make_shared<Progress>();
+  // A task that starts when nothing is left touches nothing but the progress. So this thread does
+  // not wait for the tasks, which could not start if all threads of the pool waited for theirs.
+  auto task = [progress, count, &next, &make] {
+    int64_t first = progress->next;
+    if (first >= count) return;
+    auto work = make();
+    while (first < count) {
+      const int64_t last = std::min(count, next(first));
+      if (!progress->next.compare_exchange_weak(first, last)) continue;
+      work(first, last);
+      if ((progress->done += last - first) == count) {
+        std::lock_guard<std::mutex> lock(progress->mutex);
+        progress->all_done.notify_one();
+      }
+      first = progress->next;
+    }
+  };
+  for (int64_t i = 1; i < tasks; ++i) pool.Schedule(decltype(task)(task));
+  task();
+  std::unique_lock<std::mutex> lock(progress->mutex);
+  progress->all_done.wait(lock, [&] { return progress->done == count; });
+}
+
+// Calls work(first, last) for parts of 0..count, of at least so many. A part is a share of what is
+// left: the first ones are large, as what is computed twice at their borders is less then; the last
+// ones small, so that no thread waits long for another.
+template <class Pool, class Work>
+void InParallel(Pool& pool, int64_t count, int64_t least, const Work& work) {
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const auto next = [&](int64_t first) {
+    return first + std::max(least, (count - first) / (2 * threads));
+  };
+  RunParts(pool, count, std::min(threads, (count + least - 1) / least), next,
+           [&] { return [&](int64_t first, int64_t last) { work(first, last); }; });
+}
+
+// Calls make() on each thread, and what it returns with 0..count - 1, begun in this order.
+template <class Pool, class Make>
+void InOrder(Pool& pool, int64_t count, const Make& make) {
+  RunParts(
+      pool, count, std::min(std::max<int64_t>(1, pool.num_threads()), count),
+      [](int64_t first) { return first + 1; },
+      [&] { return [work = make()](int64_t first, int64_t) mutable { work(first); }; });
+}
+
+// Flags that one thread raises and others wait for, in short waits.
+class Flags {
+ public:
+  explicit Flags(int64_t count) : raised(count) {}
+
+  void Raise(int64_t i) { raised[i].store(true, std::memory_order_release); }
+  void Wait(int64_t i) const {
+    for (int64_t spins = 0; !raised[i].load(std::memory_order_acquire); ++spins)
+      if (spins < 1000)
+        Pause();
+      else
+        std::this_thread::yield();  // the other thread may wait for this CPU
+  }
+
+ private:
+  static void Pause() {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+  }
+
+  std::vector<std::atomic<bool>> raised;
+};
+
+}  // namespace binsr
+
+#endif  // BINSR_POOL_H_

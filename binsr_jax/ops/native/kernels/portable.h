@@ -1,0 +1,80 @@
+// The packed convolution in plain C++, for any CPU, to compare the other forms with.
+//
+// A form of the packed convolution is a struct with
+//   ImageItem, KernelItem, Dot           the types of what it counts, and of a dot product
+//   kItems                               how many items a word of 32 signs is
+//   Image(pixel, next, words, to)        writes the items of a pixel, from the words of it and of the
+//                                        pixel to its right
+//   Kernel(word, item)                   the item of a word of a kernel
+//   Place(output)                        where the items of an output lie in a line of kOutputs
+//   Dots(x, first, stride, k, rows, count, most, dots)
+//                                        writes to dots[p][o] most, less two for each bit in which
+//                                        x[r][first + p * stride + i] and
+//                                        k[(r * count + i) * kOutputs + Place(o)] differ, of all
+//                                        r < rows and i < count
+//   Pack(x, threshold, channels, words, to)
+//                                        the signs of a pixel's x - threshold
+//   Lanes                                floats that are computed side by side, see ScalarLanes
+
+#ifndef BINSR_PORTABLE_H_
+#define BINSR_PORTABLE_H_
+
+#include <algorithm>
+
+#include "shape.h"
+
+namespace binsr {
+
+// One float at a time.
+struct ScalarLanes {
+  using Floats = float;
+  static constexpr int64_t kCount = 1;
+
+  static Floats Load(const float* from) { return *from; }
+  static void Store(Floats v, float* to) { *to = v; }
+  static Floats Set(float v) { return v; }
+  template <class Dot>
+  static Floats FromDots(const Dot* dots) {
+    return static_cast<float>(*dots);
+  }
+  static Floats MultiplyAdd(Floats a, Floats b, Floats c) { return binsr::MultiplyAdd(a, b, c); }
+  // u where it is positive, and else u times the slope.
+  static Floats Leaky(Floats u, Floats slope) { return u > 0 ? u : u * slope; }
+};
+
+struct Portable {
+  using ImageItem = uint32_t;
+  using KernelItem = uint32_t;
+  using Dot = int16_t;
+  using Lanes = ScalarLanes;
+  static constexpr int64_t kItems = 1;
+
+  static void Image(const uint32_t* pixel, const uint32_t*, int64_t words, ImageItem* to) {
+    std::copy_n(pixel, words, to);
+  }
+  static KernelItem Kernel(uint32_t word, int64_t) { return word; }
+  static int64_t Place(int64_t output) { return output; }
+
+  BINSR_NOINLINE static void Dots(const ImageItem* const* x, int64_t first, int64_t stride,
+                                  const KernelItem* k, int64_t rows, int64_t count, Dot most,
+                                  Tile<Dot>& dots) {
+    std::fill_n(dots[0], kPixels * kOutputs, most);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < count; ++i, k += kOutputs)
+        for (int64_t p = 0; p < kPixels; ++p)
+          for (int64_t o = 0; o < kOutputs; ++o)
+            dots[p][o] -= 2 * __builtin_popcount(x[r][first + p * stride + i] ^ k[o]);
+  }
+
+  static void Pack(const float* x, const float* threshold, int64_t channels, int64_t words,
+                   uint32_t* to) {
+    const int64_t bytes = 4 * words;
+    std::fill_n(to, words, 0);
+    for (int64_t c = 0; c < channels; ++c)
+      if (x[c] > threshold[c]) to[c % bytes / 4] |= 1u << (c % 4 * 8 + c / bytes);
+  }
+};
+
+}  // namespace binsr
+
+#endif  // BINSR_PORTABLE_H_

@@ -1,0 +1,310 @@
+"""Every setting of a run: its type, default, meaning and rule. Recipes start from these."""
+
+from binsr_jax.fields import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    BELOW_1,
+    FINITE,
+    MILLION,
+    PART,
+    UINT32,
+    Section,
+    declared,
+    field,
+    one_of,
+    section,
+)
+
+_UNITS = (
+    *("residual", "float", "bnn", "bireal", "reactnet", "bbcu_v2", "bbcu", "irnet", "btm", "bam"),
+    *("attention", "base", "rescale_pre", "rescale_post", "single", "dual", "both"),
+)
+_BACKBONE = one_of("edsr", "srresnet", "dncnn", "rrdbnet", "srvgg")
+_TASK = one_of("sr", "denoise", "denoise_grey", "jpeg", "jpeg_colour", "jpeg_444", "photo", "real")
+_ATTENTION = one_of("none", "se", "spatial", "pixel", "global")
+_PRECISION = one_of("float", "binary")
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    name: str = field(
+        "edsr", "the backbone", one_of("edsr", "srresnet", "dncnn", "rrdbnet", "srvgg")
+    )
+    unit: str = field("attention", "the unit of the body", one_of(*_UNITS))
+    features: int = field(64, "channels of the body", ABOVE_0)
+    blocks: int = field(16, "of two convolutions each; of dncnn: convolutions of the body", ABOVE_0)
+    residual_attention: str = field(
+        "none", "attention on the residual branch of a unit", _ATTENTION
+    )
+    binary_attention: str = field("none", "attention on the binary branch of a unit", _ATTENTION)
+    attention_hidden: int = field(4, "hidden features of squeeze-and-excitation", ABOVE_0)
+    surrogate: str = field(
+        "parabola", "gradient of the activations' sign", one_of("parabola", "clip", "tanh")
+    )
+    weight_scale: str = field(
+        "mean", "how binary weights are scaled", one_of("mean", "learnable", "libra")
+    )
+    progressive: str = field(
+        "none",
+        "in training the signs of the body come together or in turn",
+        one_of("none", "together", "in_turn"),
+    )
+    progressive_until: float = field(
+        0.5, "the part of the training after which all are signs", PART
+    )
+    head: str = field("float", "the first convolution", _PRECISION)
+    head_activation: str = field(
+        "leaky_relu",
+        "what follows it (the slope of leaky_relu is 0.1)",
+        one_of("none", "relu", "leaky_relu"),
+    )
+    body_end: str = field(
+        "unit",
+        "what closes the body of edsr: one more unit, or a float convolution",
+        one_of("unit", "conv"),
+    )
+    upsampler: str = field("binary", "the upsampler", _PRECISION)
+    hr_conv: str = field(
+        "none", "of srresnet: a convolution after the upsampler", one_of("none", "float", "binary")
+    )
+    tail: str = field("float", "the last convolution", _PRECISION)
+    bias: str = field("float", "which convolutions have biases", one_of("none", "float", "all"))
+    amplification: float = field(
+        130.0, "k: the image times k goes in, and k is undone at the end", MILLION
+    )
+    residual_scale: float = field(1.0, "of the float unit's branch (0.1 in the large EDSR)", FINITE)
+    growth: int = field(32, "of rrdbnet: channels that each convolution of a block adds", ABOVE_0)
+    unshuffle: bool = field(True, "of rrdbnet: below x4 pixels of the input become channels first")
+    activation: str = field(
+        "prelu",
+        "of srvgg (the slope of leaky_relu is 0.1)",
+        one_of("prelu", "relu", "leaky_relu"),
+    )
+    image_skip: str = field(
+        "none", "bilinear adds the enlarged input to the output", one_of("none", "bilinear")
+    )
+
+
+class DataConfig(Section):
+    """The training images."""
+
+    source: str = field(
+        "samples",
+        "where training images come from: tfds is DIV2K, samples come with the package",
+        one_of("tfds", "folder", "samples"),
+    )
+    dir: str = field("", "of folder: where HR (and LR) images are; of tfds: its data_dir")
+    sources: tuple[str, ...] = field(
+        (), "several instead: ('folder:DIR=3', 'samples=1'), mixed by weight"
+    )
+    skip_broken: bool = field(False, "leave out images that cannot be read, instead of refusing")
+    patch: int = field(64, "side of an HR training patch, a multiple of the scale")
+    sigma: tuple[float, ...] = field(
+        (0.0, 75.0),
+        "denoise, photo: range of the noise's deviation, in units of 0..255",
+        elements=(float, int),
+    )
+    quality: tuple[int, ...] = field(
+        (0, 50), "jpeg, jpeg_colour, photo: range of quality, ends included", elements=(int,)
+    )
+    subsampling: tuple[str, ...] = field(
+        ("4:2:0", "4:4:4"), "jpeg_colour, photo: of chroma, drawn evenly"
+    )
+    grey: float = field(0.1, "jpeg_colour: share of patches that are grey")
+    blur: tuple[float, ...] = field(
+        (0.0, 0.5),
+        "photo: range of the blur's deviation, in LR pixels",
+        elements=(float, int),
+    )
+    twice: float = field(0.3, "photo: share of degraded patches reduced and compressed twice")
+    clean: float = field(0.2, "photo: share of patches that are only reduced, by the bicubic")
+    flip: bool = field(True, "random horizontal flips")
+    rotate: bool = field(True, "random rotations by 90 degrees")
+    workers: int = field(
+        0, "processes that prepare batches; 0 prepares them in a thread", AT_LEAST_0
+    )
+    cache_dir: str = field("", "where decoded images are kept; empty: ~/.cache/binsr-jax")
+
+
+class RealConfig(Section):
+    """The task real: Real-ESRGAN's degradation, in two rounds. Pairs are ranges, drawn evenly."""
+
+    margin: int = field(144, "pixels of a patch around what is trained on, at random places")
+    sharpen: float = field(0.5, "the unsharp mask of targets and of what is degraded; 0: none")
+    sizes: tuple[int, ...] = field((7, 21), "sides of kernels, odd", elements=(int,))
+    blur_1: float = field(1.0, "round 1: share of patches that are blurred")
+    blur_2: float = field(0.8, "round 2: share of patches that are blurred")
+    kernels_1: tuple[float, ...] = field(
+        (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
+        "round 1: shares of (an)isotropic Gaussian, generalised and plateau kernels",
+        elements=(float, int),
+    )
+    kernels_2: tuple[float, ...] = field(
+        (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
+        "round 2: shares of (an)isotropic Gaussian, generalised and plateau kernels",
+        elements=(float, int),
+    )
+    sigma_1: tuple[float, ...] = field(
+        (0.2, 3.0), "round 1: deviation of kernels, in pixels", elements=(float, int)
+    )
+    sigma_2: tuple[float, ...] = field(
+        (0.2, 1.5), "round 2: deviation of kernels, in pixels", elements=(float, int)
+    )
+    generalised_1: tuple[float, ...] = field(
+        (0.5, 4.0), "round 1: exponent of generalised Gaussian kernels", elements=(float, int)
+    )
+    generalised_2: tuple[float, ...] = field(
+        (0.5, 4.0), "round 2: exponent of generalised Gaussian kernels", elements=(float, int)
+    )
+    plateau_1: tuple[float, ...] = field(
+        (1.0, 2.0), "round 1: exponent of plateau-shaped kernels", elements=(float, int)
+    )
+    plateau_2: tuple[float, ...] = field(
+        (1.0, 2.0), "round 2: exponent of plateau-shaped kernels", elements=(float, int)
+    )
+    sinc_1: float = field(0.1, "round 1: share of kernels that are sinc filters")
+    sinc_2: float = field(0.1, "round 2: share of kernels that are sinc filters")
+    cutoff_small: tuple[float, ...] = field(
+        (1 / 3, 1.0), "of sinc filters below 13 pixels, in units of pi", elements=(float, int)
+    )
+    cutoff_large: tuple[float, ...] = field(
+        (1 / 5, 1.0), "of sinc filters from 13 pixels on", elements=(float, int)
+    )
+    resize_1: tuple[float, ...] = field(
+        (0.2, 0.7, 0.1),
+        "round 1: shares of patches enlarged, reduced and left",
+        elements=(float, int),
+    )
+    resize_2: tuple[float, ...] = field(
+        (0.3, 0.4, 0.3),
+        "round 2: shares of patches enlarged, reduced and left",
+        elements=(float, int),
+    )
+    factor_1: tuple[float, ...] = field(
+        (0.15, 1.5), "round 1: ends of the factor of size", elements=(float, int)
+    )
+    factor_2: tuple[float, ...] = field(
+        (0.3, 1.2), "round 2: ends of the factor of size", elements=(float, int)
+    )
+    gaussian_1: float = field(0.5, "round 1: share with Gaussian noise; the rest has Poisson's")
+    gaussian_2: float = field(0.5, "round 2: share with Gaussian noise; the rest has Poisson's")
+    noise_1: tuple[float, ...] = field(
+        (1.0, 30.0),
+        "round 1: deviation of Gaussian noise, in units of 0..255",
+        elements=(float, int),
+    )
+    noise_2: tuple[float, ...] = field(
+        (1.0, 25.0),
+        "round 2: deviation of Gaussian noise, in units of 0..255",
+        elements=(float, int),
+    )
+    poisson_1: tuple[float, ...] = field(
+        (0.05, 3.0), "round 1: factor of Poisson's noise", elements=(float, int)
+    )
+    poisson_2: tuple[float, ...] = field(
+        (0.05, 2.5), "round 2: factor of Poisson's noise", elements=(float, int)
+    )
+    grey_1: float = field(0.4, "round 1: share of noise that is grey")
+    grey_2: float = field(0.4, "round 2: share of noise that is grey")
+    quality_1: tuple[float, ...] = field(
+        (30.0, 95.0), "round 1: quality of JPEG", elements=(float, int)
+    )
+    quality_2: tuple[float, ...] = field(
+        (30.0, 95.0), "round 2: quality of JPEG", elements=(float, int)
+    )
+    final_sinc: float = field(0.8, "share of patches with ringing at the end")
+    final_cutoff: tuple[float, ...] = field(
+        (1 / 3, 1.0), "of the last sinc filter, in units of pi", elements=(float, int)
+    )
+
+
+class TrainConfig(Section):
+    """The training."""
+
+    steps: int = field(1000, "updates of the parameters", AT_LEAST_1)
+    batch: int = field(16, "of all devices and processes together", AT_LEAST_1)
+    accumulate: int = field(
+        1, "a batch is processed in so many parts, one after the other", AT_LEAST_1
+    )
+    compute: str = field(
+        "float32", "the type of products in convolutions", one_of("float32", "bfloat16")
+    )
+    remat: bool = field(False, "on accelerators: keep only the input of a unit for its gradient")
+    scan: bool = field(False, "on accelerators: run equal units in a loop, compiled once")
+    loss: str = field("l1", "the loss", one_of("l1", "l2", "charbonnier", "psnr"))
+    loss_epsilon: float = field(
+        1e-3, "of charbonnier and psnr: its square is added to the squared error", ABOVE_0
+    )
+    luma_weight: float = field(
+        0.0, "weight of the same loss on luma alone, which is added", AT_LEAST_0
+    )
+    ssim_weight: float = field(0.0, "weight of 1 - SSIM, which is added to the loss", AT_LEAST_0)
+    init_from: str = field(
+        "",
+        "a work dir, a trainable file (.safetensors) or a model file: a new run starts from its "
+        "parameters, where they fit",
+    )
+    teacher: str = field("", "the same: its network's output is a second target of the loss")
+    teacher_weight: float = field(1.0, "weight of the teacher's target in the loss", AT_LEAST_0)
+    learning_rate: float = field(1e-4, "the highest rate", ABOVE_0)
+    schedule: str = field(
+        "multistep", "of the learning rate", one_of("constant", "multistep", "cosine")
+    )
+    warmup: int = field(0, "steps of linear warm-up, at most half of all steps", AT_LEAST_0)
+    milestones: tuple[int, ...] = field(
+        (200_000,),
+        "of multistep: the steps at which the rate is multiplied by decay",
+        elements=(int,),
+    )
+    decay: float = field(0.5, "of multistep: the factor at each milestone", ABOVE_0)
+    final_rate: float = field(0.0, "cosine: the rate at the last step", AT_LEAST_0)
+    beta1: float = field(0.9, "of Adam", BELOW_1)
+    beta2: float = field(0.99, "of Adam", BELOW_1)
+    epsilon: float = field(1e-8, "of Adam", ABOVE_0)
+    clip_norm: float = field(
+        0.0, "the highest global norm of the gradients; 0: not clipped", AT_LEAST_0
+    )
+    clip_weights: bool = field(False, "clip latent binary weights to -1..1 after each update")
+    ema: float = field(
+        0.0, "decay of the moving average of the parameters that is scored; 0: none", BELOW_1
+    )
+    log_every: int = field(50, "steps between log lines", AT_LEAST_1)
+    checkpoint_every: int = field(500, "steps between checkpoints", AT_LEAST_1)
+    keep: int = field(2, "latest checkpoints kept, beside the best", AT_LEAST_1)
+
+
+class EvalConfig(Section):
+    """The validation, and what ``binsr evaluate`` scores by default."""
+
+    every: int = field(
+        1000, "steps between validations; the last step is always validated", AT_LEAST_1
+    )
+    sets: tuple[str, ...] = field(
+        ("samples",), "benchmark sets to score; samples come with the package"
+    )
+    levels: tuple[int, ...] = field(
+        (), "sigmas or qualities to score at; empty: those of the task's papers", elements=(int,)
+    )
+    data_dir: str = field("", "folder of the other sets; empty: $BINSR_DATA")
+
+
+class Config(Section):
+    """All settings of a run; see ``Section`` for what a config is at run time."""
+
+    seed: int = field(0, "of the parameters and of the input sequence", UINT32)
+    task: str = field("sr", "what the network restores", _TASK)
+    scale: int = field(2, "upscaling factor; 1 where the task does not enlarge")
+    devices: int = field(0, "how many devices share a batch; 0: all there are", AT_LEAST_0)
+    parallel: str = field(
+        "mesh", "mesh (jax.jit over a mesh of devices) or pmap", one_of("mesh", "pmap")
+    )
+    model: ModelConfig = section(ModelConfig)
+    data: DataConfig = section(DataConfig)
+    real: RealConfig = section(RealConfig)
+    train: TrainConfig = section(TrainConfig)
+    eval: EvalConfig = section(EvalConfig)
+
+
+FIELDS = declared(Config)

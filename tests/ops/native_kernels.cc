@@ -1,0 +1,313 @@
+// Checks the kernels of binsr_jax/ops/native/kernels without Python: every form that the CPU compiled
+// for has, beside sums that are written out. Made to run under sanitizers and under emulators of other
+// CPUs. Prints what is wrong and ends with status 1, or prints what was checked.
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "branch.h"
+#include "chain.h"
+#include "float_conv.h"
+#include "form.h"
+#include "upsample.h"
+
+namespace {
+
+using namespace binsr;
+
+// A pool whose threads are made when they are needed.
+class Threads {
+ public:
+  explicit Threads(int64_t count) : count(count) {}
+  ~Threads() {
+    for (auto& thread : threads) thread.join();
+  }
+
+  int64_t num_threads() const { return count; }
+  template <class Task>
+  void Schedule(Task task) {
+    threads.emplace_back(task);
+  }
+
+ private:
+  const int64_t count;
+  std::vector<std::thread> threads;
+};
+
+std::mt19937 generator(1);
+int checks = 0, failures = 0;
+
+void Check(bool holds, const char* what, const Shape& s) {
+  ++checks;
+  if (holds) return;
+  ++failures;
+  std::printf("%s is wrong: batch %d, %d x %d, channels %d, kernel %d x %d, outputs %d\n", what,
+              int(s.batch), int(s.height), int(s.width), int(s.channels), int(s.kh), int(s.kw),
+              int(s.outputs));
+}
+
+// A buffer of its own length, so that a sanitizer sees what is read past its end.
+std::vector<float> Numbers(int64_t count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> numbers(count);
+  for (float& number : numbers) number = normal(generator);
+  return numbers;
+}
+
+int64_t Any(int64_t least, int64_t most) {
+  return std::uniform_int_distribution<int64_t>(least, most)(generator);
+}
+
+// The bit of a channel, as binsr_jax/ops/packed.py says it.
+bool Bit(const uint32_t* words, int64_t count, int64_t stride, int64_t channel) {
+  const int64_t bytes = 4 * count, byte = channel % bytes, bit = channel / bytes;
+  return words[byte / 4 * stride] >> (byte % 4 * 8 + bit) & 1;
+}
+
+// Signs of random numbers, packed along the channels: [rows, words, columns].
+std::vector<uint32_t> RandomSigns(int64_t rows, int64_t channels, int64_t columns) {
+  const int64_t words = (channels + 31) / 32, bytes = 4 * words;
+  std::vector<uint32_t> packed(rows * words * columns);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t o = 0; o < columns; ++o)
+        if (Any(0, 1))
+          packed[(r * words + c % bytes / 4) * columns + o] |=
+              1u << (c % bytes % 4 * 8 + c / bytes);
+  return packed;
+}
+
+// Calls f(tap, pixel of the input) for the taps of an output pixel that lie in the image.
+template <class F>
+void Taps(const Shape& s, int64_t b, int64_t h, int64_t w, const F& f) {
+  for (int64_t i = 0; i < s.kh; ++i)
+    for (int64_t j = 0; j < s.kw; ++j) {
+      const int64_t row = h + i - s.kh / 2, column = w + j - s.kw / 2;
+      if (row < 0 || row >= s.height || column < 0 || column >= s.width) continue;
+      f(i * s.kw + j, (b * s.height + row) * s.width + column);
+    }
+}
+
+// Calls f(image, row, column, pixel) for all pixels.
+template <class F>
+void Pixels(const Shape& s, const F& f) {
+  for (int64_t b = 0, pixel = 0; b < s.batch; ++b)
+    for (int64_t h = 0; h < s.height; ++h)
+      for (int64_t w = 0; w < s.width; ++w, ++pixel) f(b, h, w, pixel);
+}
+
+int Dot(const Shape& s, const uint32_t* x, const uint32_t* k, int64_t b, int64_t h, int64_t w,
+        int64_t o) {
+  int dot = 0;
+  Taps(s, b, h, w, [&](int64_t tap, int64_t from) {
+    for (int64_t c = 0; c < s.channels; ++c) {
+      const bool agree = Bit(x + from * s.words, s.words, 1, c) ==
+                         Bit(k + tap * s.words * s.outputs + o, s.words, s.outputs, c);
+      dot += agree ? 1 : -1;
+    }
+  });
+  return dot;
+}
+
+Shape AnyShape(int64_t channels, int64_t outputs) {
+  const int64_t sides[][2] = {{1, 1}, {3, 3}, {5, 5}, {1, 3}, {3, 1}};
+  const auto* side = sides[Any(0, 4)];
+  return {Any(1, 2), Any(1, 7), Any(1, 11), channels, (channels + 31) / 32, side[0], side[1],
+          outputs};
+}
+
+template <class Form>
+void CheckDots(const Shape& s) {
+  Threads pool(3);
+  const auto x = RandomSigns(s.batch * s.height * s.width, s.channels, 1);
+  const auto k = RandomSigns(s.kh * s.kw, s.channels, s.outputs);
+  std::vector<int16_t> y(s.batch * s.height * s.width * s.outputs);
+  PackedConv<Form>(pool, s, x.data(), k.data(), y.data());
+  bool equal = true;
+  Pixels(s, [&](int64_t b, int64_t h, int64_t w, int64_t pixel) {
+    for (int64_t o = 0; o < s.outputs; ++o)
+      equal &= y[pixel * s.outputs + o] == Dot(s, x.data(), k.data(), b, h, w, o);
+  });
+  Check(equal, "a dot product", s);
+}
+
+// A unit's parameters.
+struct Unit {
+  explicit Unit(const Shape& s)
+      : threshold(Numbers(s.channels)),
+        k(RandomSigns(s.kh * s.kw, s.channels, s.outputs)),
+        epilogue(Numbers(5 * s.outputs)),
+        residual(Numbers(2 + s.channels)) {}
+
+  const std::vector<float> threshold;
+  const std::vector<uint32_t> k;
+  const std::vector<float> epilogue, residual;
+};
+
+template <class Form>
+void CheckBranch(const Shape& s, ResidualKind kind, int64_t shuffle) {
+  Threads pool(3);
+  const Unit unit(s);
+  const auto x = Numbers(s.batch * s.height * s.width * s.channels);
+  std::vector<float> y(s.batch * s.height * s.width * s.outputs);
+  PackedBranch<Form>(pool, s, x.data(), unit.threshold.data(), unit.k.data(),
+                     Epilogue::Of(unit.epilogue.data(), s.outputs),
+                     Residual(kind, s.channels, unit.residual.data()), shuffle, y.data());
+  std::vector<uint32_t> signs(s.batch * s.height * s.width * s.words);
+  const int64_t bytes = 4 * s.words, features = s.outputs / (shuffle * shuffle);
+  Pixels(s, [&](int64_t, int64_t, int64_t, int64_t pixel) {
+    for (int64_t c = 0; c < s.channels; ++c)
+      if (x[pixel * s.channels + c] > unit.threshold[c])
+        signs[pixel * s.words + c % bytes / 4] |= 1u << (c % 4 * 8 + c / bytes);
+  });
+  bool close = true;
+  Pixels(s, [&](int64_t b, int64_t h, int64_t w, int64_t pixel) {
+    double gain = kind == ResidualKind::kNone ? 0 : unit.residual[0];
+    if (kind == ResidualKind::kSpatial) {
+      double sum = unit.residual[1];
+      for (int64_t c = 0; c < s.channels; ++c)
+        sum += double(unit.residual[2 + c]) * x[pixel * s.channels + c];
+      gain /= 1 + std::exp(-sum);
+    }
+    for (int64_t o = 0; o < s.outputs; ++o) {
+      const float* e = unit.epilogue.data() + o;
+      double v = double(Dot(s, signs.data(), unit.k.data(), b, h, w, o)) * e[0] + e[s.outputs];
+      const double size = std::abs(v) + std::abs(e[s.outputs]);
+      v = ((v > 0 ? v : v * e[2 * s.outputs]) + e[3 * s.outputs]) * e[4 * s.outputs];
+      if (kind != ResidualKind::kNone) v += gain * x[pixel * s.channels + o % features];
+      const int64_t place = o / features;
+      const int64_t row = (b * s.height + h) * shuffle + place / shuffle;
+      const int64_t to = (row * s.width + w) * shuffle + place % shuffle;
+      close &= std::abs(y[to * features + o % features] - v) <= 1e-4 * (1 + size);
+    }
+  });
+  Check(close, "a branch", s);
+}
+
+// The end of a network in one pass, beside its two parts.
+template <class Form>
+void CheckUpsample(Shape s, int64_t features, int64_t shuffle) {
+  Threads pool(3);
+  s.height *= 4;
+  s.outputs = features * shuffle * shuffle;
+  const Unit unit(s);
+  const Residual residual(ResidualKind::kNone, s.channels, unit.residual.data());
+  const Epilogue epilogue = Epilogue::Of(unit.epilogue.data(), s.outputs);
+  const auto x = Numbers(s.batch * s.height * s.width * s.channels);
+  std::vector<float> large(s.batch * s.height * s.width * s.outputs);
+  PackedBranch<Form>(pool, s, x.data(), unit.threshold.data(), unit.k.data(), epilogue, residual,
+                     shuffle, large.data());
+  const int64_t side = 2 * Any(0, 2) + 1;
+  const Shape tail = {s.batch,  s.height * shuffle, s.width * shuffle, features, 0, side,
+                      side, 3};
+  const auto k = Numbers(side * side * features * 3);
+  std::vector<float> parts(tail.batch * tail.height * tail.width * 3), y(parts.size());
+  FloatConv(pool, tail, large.data(), k.data(), parts.data());
+  PackedUpsample<Form, 3>(pool, s, x.data(), unit.threshold.data(), unit.k.data(), epilogue,
+                          residual, shuffle, k.data(), side, side, y.data());
+  Check(y == parts, "an upsampler and what follows it", s);
+}
+
+template <class Form>
+void CheckChain(const Shape& s, ResidualKind kind, int64_t units, int64_t threads) {
+  Threads pool(threads);
+  std::vector<std::unique_ptr<Unit>> parameters;
+  std::vector<std::optional<Link<Form>>> links(units);
+  const auto x = Numbers(s.batch * s.height * s.width * s.channels);
+  std::vector<float> one_by_one = x, y(x.size()), added(x.size());
+  for (auto& link : links) {
+    parameters.push_back(std::make_unique<Unit>(s));
+    const Unit& unit = *parameters.back();
+    const Residual residual(kind, s.channels, unit.residual.data());
+    link.emplace(s, unit.threshold.data(), unit.k.data(), unit.epilogue.data(), residual);
+    PackedBranch<Form>(pool, s, one_by_one.data(), unit.threshold.data(), unit.k.data(),
+                       Epilogue::Of(unit.epilogue.data(), s.outputs), residual, 1, y.data());
+    one_by_one = y;
+  }
+  PackedChain<Form>(pool, s, links, x.data(), false, y.data());
+  Check(y == one_by_one, "a chain", s);
+  PackedChain<Form>(pool, s, links, x.data(), true, added.data());
+  for (size_t i = 0; i < x.size(); ++i) one_by_one[i] += x[i];
+  Check(added == one_by_one, "a chain with what is added", s);
+}
+
+void CheckFloats(const Shape& s) {
+  Threads pool(3);
+  const int64_t pixels = s.batch * s.height * s.width, taps = s.kh * s.kw;
+  const auto x = Numbers(pixels * s.channels), k = Numbers(taps * s.channels * s.outputs);
+  std::vector<float> y(pixels * s.outputs), dk(s.batch * taps * s.channels * s.outputs);
+  FloatConv(pool, s, x.data(), k.data(), y.data());
+  std::vector<double> gradient(dk.size());
+  bool close = true;
+  Pixels(s, [&](int64_t b, int64_t h, int64_t w, int64_t pixel) {
+    for (int64_t o = 0; o < s.outputs; ++o) {
+      double sum = 0, size = 0;
+      Taps(s, b, h, w, [&](int64_t tap, int64_t from) {
+        for (int64_t c = 0; c < s.channels; ++c) {
+          const double one = x[from * s.channels + c];
+          sum += one * k[(tap * s.channels + c) * s.outputs + o];
+          size += std::abs(one * k[(tap * s.channels + c) * s.outputs + o]);
+          gradient[((b * taps + tap) * s.channels + c) * s.outputs + o] +=
+              one * y[pixel * s.outputs + o];
+        }
+      });
+      close &= std::abs(y[pixel * s.outputs + o] - sum) <= 1e-5 * size;
+    }
+  });
+  Check(close, "a convolution of floats", s);
+  if (s.outputs % kManyOutputs) return;
+  KernelGradients(pool, s, x.data(), y.data(), dk.data());
+  close = true;
+  for (size_t i = 0; i < dk.size(); ++i)
+    close &= std::abs(dk[i] - gradient[i]) <= 1e-3 * (1 + std::abs(gradient[i]));
+  Check(close, "a gradient of a kernel", s);
+}
+
+template <class Form>
+void CheckForm(const char* name) {
+  const int before = checks;
+  for (const int64_t channels : {1, 3, 31, 32, 33, 64, 96, 128})
+    for (const int64_t outputs : {1, 63, 64, 65}) CheckDots<Form>(AnyShape(channels, outputs));
+  for (const ResidualKind kind :
+       {ResidualKind::kNone, ResidualKind::kPlain, ResidualKind::kSpatial}) {
+    for (const int64_t channels : {5, 33, 64, 128}) {
+      CheckBranch<Form>(AnyShape(channels, channels), kind, 1);
+      CheckBranch<Form>(AnyShape(channels, 4 * channels), kind, 2);
+    }
+    for (const int64_t shuffle : {1, 2, 3}) CheckUpsample<Form>(AnyShape(33, 0), 16, shuffle);
+    if (kind != ResidualKind::kNone)
+      for (const int64_t channels : {5, 33, 64, 128})
+        for (const int64_t threads : {1, 2, 5}) {
+          Shape s = AnyShape(channels, channels);
+          s.height *= threads;
+          CheckChain<Form>(s, kind, Any(1, 11), threads);
+        }
+  }
+  std::printf("%s: %d checks\n", name, checks - before);
+}
+
+}  // namespace
+
+int main() {
+  CheckForm<Portable>("portable");
+#if defined(BINSR_AVX2_H_)
+  CheckForm<Avx2>("avx2");
+#endif
+#if defined(BINSR_AVX512_H_)
+  CheckForm<Avx512>("avx512");
+#endif
+#if defined(BINSR_NEON_H_)
+  CheckForm<Neon>("neon");
+#endif
+  for (const int64_t channels : {8, 40, 64})
+    for (const int64_t outputs : {1, 2, 3}) CheckFloats(AnyShape(channels, outputs));
+  for (const int64_t channels : {1, 3, 16, 37})
+    for (const int64_t outputs : {16, 48, 80}) CheckFloats(AnyShape(channels, outputs));
+  std::printf("floats\n%d failures\n", failures);
+  return failures > 0;
+}

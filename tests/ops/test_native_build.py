@@ -1,0 +1,156 @@
+"""How native code is compiled, kept and chosen, each in a process of its own."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+from test_native import FORMS
+
+from binsr_jax.ops.native import build
+
+needs_compiler = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
+SCRIPT = """
+from binsr_jax.ops.native import choose
+print(choose.chosen_form(), *choose.forms())
+"""
+
+
+def choice(script=SCRIPT, **environment):
+    """What a new process says of its choice, and the lines of its errors."""
+    changed = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={name: value for name, value in changed.items() if value is not None},
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip(), done.stderr.strip().splitlines()
+
+
+@pytest.fixture
+def fake_compiler(tmp_path):
+    """A compiler that knows of no more than AVX2 and makes of the sources what a script does."""
+
+    def make(script):
+        compiler = tmp_path / "fake c++"
+        compiler.write_text(
+            f'#!/bin/sh\ncase "$*" in *-dM*) echo "#define __AVX2__ 1"; exit;; esac\n{script}\n'
+        )
+        compiler.chmod(0o755)
+        return f"'{compiler}'"
+
+    return make
+
+
+@needs_compiler
+def test_the_fastest_form_is_chosen_and_another_can_be():
+    assert choice()[0].split()[0] == FORMS[0]
+    assert choice(BINSR_KERNEL="xla")[0].startswith("xla")
+    assert choice(BINSR_KERNEL="portable")[0].startswith("portable")
+    assert "BINSR_KERNEL is 'fast': choose from" in choice(BINSR_KERNEL="fast")[1][-1]
+
+
+@needs_compiler
+def test_a_form_that_this_cpu_does_not_have_is_refused():
+    missing = next(form for form in ("neon", "avx512", "avx2") if form not in FORMS)
+    error = choice(BINSR_KERNEL=missing)[1][-1]
+    assert f"BINSR_KERNEL is {missing!r}, which this CPU cannot run: choose from" in error
+
+
+def test_without_a_compiler_it_is_xla_and_said_once(tmp_path):
+    gone = str(tmp_path / "gone")
+    out, errors = choice(SCRIPT + "choose.chosen_form()", CXX=gone)
+    assert out == "xla"
+    (line,) = errors
+    assert "XLA's convolutions are used" in line
+    assert f"{gone} cannot be run: No such file" in line
+    assert choice(CXX=gone, BINSR_KERNEL="xla") == ("xla", [])
+    assert "cannot be made because" in choice(CXX=gone, BINSR_KERNEL="avx2")[1][-1]
+
+
+@needs_compiler
+def test_the_compiler_may_have_arguments(tmp_path):
+    compiler = " ".join(build._compiler())
+    assert choice(CXX=f"env BINSR=1 {compiler}")[0].split() == [FORMS[0], *FORMS]
+    assert "No closing quotation" in choice(CXX=f"{compiler} '")[1][0]
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing_behind(tmp_path, fake_compiler):
+    compiler = fake_compiler("echo one >&2; echo 'a.h:3: error: no such thing' >&2; exit 1")
+    out, (line,) = choice(CXX=compiler, HOME=str(tmp_path))
+    assert out == "xla avx2 portable"
+    assert line.endswith("fails: a.h:3: error: no such thing")
+    assert list((tmp_path / ".cache/binsr-jax/native").iterdir()) == []
+    error = choice(CXX=compiler, HOME=str(tmp_path), BINSR_KERNEL="avx2")[1][-1]
+    assert "BINSR_KERNEL is 'avx2', which cannot be made because" in error
+    assert error.endswith("error: no such thing")
+
+
+def test_what_the_compiler_makes_of_other_sources_is_refused(tmp_path, fake_compiler):
+    """A library without the handlers; it does not stay in the cache."""
+    compiler = fake_compiler('for o; do :; done; echo "int x;" | c++ -x c++ -shared - -o "$o"')
+    out, (line,) = choice(CXX=compiler, HOME=str(tmp_path))
+    assert out == "xla avx2 portable"
+    assert "cannot be loaded" in line
+    assert list((tmp_path / ".cache/binsr-jax/native").iterdir()) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [0, 64, 100_000])
+def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
+    build.cache_folder.cache_clear()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = []
+    monkeypatch.setattr(build, "_compile", lambda form, file: made.append(file) or file)
+    (file,) = [build.library("Portable") for _ in range(1)]
+    file.write_bytes(os.urandom(200_000))
+    build._hash_file(file).write_text(build.hashlib.sha256(file.read_bytes()).hexdigest())
+    build.library("Portable")
+    assert len(made) == 1
+    os.truncate(file, size)
+    build.library("Portable")
+    assert len(made) == 2
+    build._hash_file(file).unlink()
+    build.library("Portable")
+    assert len(made) == 3
+    build.cache_folder.cache_clear()
+
+
+@pytest.mark.parametrize("home", ["none", "a file"])
+def test_without_a_home_a_temporary_folder_is_taken(monkeypatch, tmp_path, caplog, home):
+    build.cache_folder.cache_clear()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if home == "none":
+
+        def no_home():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr("pathlib.Path.home", no_home)
+    else:
+        (tmp_path / ".cache").write_text("a file where a folder should be")
+        monkeypatch.setenv("HOME", str(tmp_path))
+    folder = build.cache_folder("native")
+    assert folder.parent.parent == tmp_path
+    assert stat.S_IMODE(folder.lstat().st_mode) == 0o700
+    assert build.cache_folder("native") == folder
+    assert len(caplog.records) == 1
+    build.cache_folder.cache_clear()
+
+
+def test_a_temporary_folder_of_others_is_not_taken(monkeypatch, tmp_path):
+    build.cache_folder.cache_clear()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("")
+    place = tmp_path / f"binsr-jax-{os.getuid()}"
+    place.symlink_to(tmp_path)
+    with pytest.raises(OSError, match="alone"):
+        build.cache_folder("native")
+    place.unlink()
+    place.mkdir()
+    place.chmod(0o777)
+    with pytest.raises(OSError, match="alone"):
+        build.cache_folder("native")
+    build.cache_folder.cache_clear()

@@ -1,0 +1,141 @@
+"""What the native handlers say to arrays that do not fit: an error that names them, no more."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_native import FORMS
+
+from binsr_jax.ops.native import choose
+
+pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
+
+F, U, S = jnp.float32, jnp.uint32, jnp.int16
+# Of each handler its arguments, its attributes and its result, as they fit.
+X = ((1, 4, 5, 16), F)
+FITTING = {
+    "packed_conv": (
+        {"x": ((1, 4, 5, 1), U), "k": ((3, 3, 1, 7), U)},
+        {"channels": np.int64(16)},
+        ((1, 4, 5, 7), S),
+    ),
+    "packed_branch": (
+        {
+            "x": X,
+            "threshold": ((16,), F),
+            "k": ((3, 3, 1, 64), U),
+            "epilogue": ((5, 64), F),
+            "residual": ((18,), F),
+        },
+        {"kind": "spatial", "shuffle": np.int64(2)},
+        ((1, 8, 10, 16), F),
+    ),
+    "packed_upsample": (
+        {
+            "x": X,
+            "threshold": ((16,), F),
+            "k": ((3, 3, 1, 64), U),
+            "epilogue": ((5, 64), F),
+            "residual": ((1,), F),
+            "tail": ((3, 3, 16, 3), F),
+        },
+        {"kind": "plain", "shuffle": np.int64(2)},
+        ((1, 8, 10, 3), F),
+    ),
+    "packed_chain": (
+        {
+            "x": X,
+            "threshold": ((2, 16), F),
+            "k": ((2, 3, 3, 1, 16), U),
+            "epilogue": ((2, 5, 16), F),
+            "residual": ((2, 1), F),
+        },
+        {"kind": "plain", "skip": True},
+        X,
+    ),
+    "float_conv": ({"x": X, "k": ((3, 3, 16, 3), F)}, {}, ((1, 4, 5, 3), F)),
+    "kernel_gradients": ({"x": X, "dy": ((1, 4, 5, 32), F)}, {}, ((1, 3, 3, 16, 32), F)),
+}
+
+
+def run(handler, arguments, attributes, result):
+    choose.load(FORMS[0])
+    call = jax.ffi.ffi_call(f"binsr_{FORMS[0]}_{handler}", jax.ShapeDtypeStruct(*result))
+    return call(*(jnp.ones(*argument) for argument in arguments.values()), **attributes)
+
+
+@pytest.mark.parametrize("handler", FITTING)
+def test_what_fits_is_computed(handler):
+    arguments, attributes, result = FITTING[handler]
+    assert run(handler, arguments, attributes, result).shape == result[0]
+
+
+def wrong_arrays():
+    """Each array of each handler, of another type, with an axis more, or with another size."""
+    for handler, (arguments, _, result) in FITTING.items():
+        for name, (shape, dtype) in [*arguments.items(), ("the result", result)]:
+            other = U if dtype == F else F
+            changes = [((*shape, 1), dtype), (shape, other)]
+            changes += [
+                ((*shape[:i], shape[i] + 1, *shape[i + 1 :]), dtype) for i in range(len(shape))
+            ]
+            for change in changes:
+                yield handler, name, change
+
+
+@pytest.mark.parametrize("handler", FITTING)
+def test_what_does_not_fit_is_refused(handler):
+    arguments, attributes, result = FITTING[handler]
+    refused = 0
+    for of, name, change in wrong_arrays():
+        if of != handler:
+            continue
+        changed = {**arguments, "the result": result, name: change}
+        with pytest.raises(jax.errors.JaxRuntimeError, match=f"{handler}: "):
+            run(handler, {k: changed[k] for k in arguments}, attributes, changed["the result"])
+        refused += 1
+    assert refused >= 18
+
+
+@pytest.mark.parametrize(
+    ("handler", "change", "words"),
+    [
+        ("packed_conv", {"channels": np.int64(33)}, "1 words for 33 channels"),
+        ("packed_conv", {"channels": np.int64(0)}, "1 words for 0 channels"),
+        ("packed_conv", {"channels": np.int64(-5)}, "for -5 channels"),
+        ("packed_branch", {"shuffle": np.int64(0)}, "shuffle"),
+        ("packed_branch", {"shuffle": np.int64(3)}, "shuffle"),
+        ("packed_branch", {"shuffle": np.int64(1 << 40)}, "shuffle"),
+        ("packed_branch", {"kind": "none"}, "residual is [18]"),
+        ("packed_branch", {"kind": "other"}, "no residual other"),
+        ("packed_chain", {"kind": "none"}, "no residual none"),
+        ("packed_chain", {"kind": "spatial"}, "residual is [2, 1] and must be [2, 18]"),
+    ],
+)
+def test_attributes_that_do_not_fit_are_refused(handler, change, words):
+    arguments, attributes, result = FITTING[handler]
+    with pytest.raises(jax.errors.JaxRuntimeError) as refusal:
+        run(handler, arguments, attributes | change, result)
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("handler", "kernel"),
+    [("packed_conv", (2, 3, 1, 7)), ("float_conv", (3, 4, 16, 3)), ("float_conv", (3, 3, 16, 5))],
+)
+def test_kernels_without_a_form_are_refused(handler, kernel):
+    arguments, attributes, ((*image, _), dtype) = FITTING[handler]
+    arguments = {**arguments, "k": (kernel, arguments["k"][1])}
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"odd sides|no form"):
+        run(handler, arguments, attributes, ((*image, kernel[-1]), dtype))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_empty_batch_has_an_empty_result(axis):
+    for handler in ("packed_conv", "float_conv"):
+        arguments, attributes, (shape, dtype) = FITTING[handler]
+        image = list(arguments["x"][0])
+        image[axis], shape = 0, list(shape)
+        shape[axis] = 0
+        changed = {**arguments, "x": (tuple(image), arguments["x"][1])}
+        assert run(handler, changed, attributes, (tuple(shape), dtype)).size == 0
