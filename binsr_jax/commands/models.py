@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> None:
 
 def table(found: list[Card]) -> str:
     """A Markdown table of the networks."""
-    rows = [("name", "task", "for", "size", "s/MP", "PSNR", "terms of the weights")]
+    rows: list[tuple[str, ...]] = [
+        ("name", "task", "for", "size", "s/MP", "PSNR", "terms of the weights")
+    ]
     rows += [
         (
             card.name,
