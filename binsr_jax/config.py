@@ -5,9 +5,11 @@ import json
 import reprlib
 from typing import Any, cast
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from binsr_jax.errors import UserError
+from binsr_jax.fields import Section
 from binsr_jax.settings import FIELDS, Config, ModelConfig
 
 __all__ = [
@@ -41,7 +43,7 @@ def default() -> Config:
     config = ConfigDict()
     for name, declaration in FIELDS.items():
         *sections, key = name.split(".")
-        place = config
+        place: Any = config
         for part in sections:
             if part not in place:
                 place[part] = ConfigDict()
@@ -78,15 +80,10 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
     return fields
 
 
-def flat_fields(config: Config, prefix: str = "") -> dict[str, Any]:
+def flat_fields(config: Section | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """The fields of a config, or of a part of it, by name: ``{"train.steps": 1000}``."""
-    fields: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            fields |= flat_fields(value, f"{prefix}{key}.")
-        else:
-            fields[f"{prefix}{key}"] = value
-    return fields
+    fields: dict[str, Any] = flatten_dict(config.to_dict(), sep=".")
+    return {prefix + name: value for name, value in fields.items()}
 
 
 def config_to_json(config: Config) -> dict[str, Any]:

@@ -1,13 +1,21 @@
-"""Strict settings for all tests, and the two folders of outside data they may find."""
+"""Settings of all tests, bounded memory, and the two folders of outside data they may find."""
 
+import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Compiled programs are shared between the workers, the programs that tests start, and later runs.
+_CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # Eight CPU devices, so that data parallelism is tested on any machine; strict promotion, so that
 # no float64 or weak type creeps in unseen.
@@ -17,7 +25,48 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # A shell starts what runs in its background deaf to Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).parent.parent
+# Modules that train, kill, compile many networks, or start many programs. CI runs them; a first run
+# may leave them out with -m "not slow".
+SLOW = (
+    "deploy/test_esrgan_tiles.py",
+    "deploy/test_model_fuzz.py",
+    "deploy/test_tiled_networks.py",
+    "evaluation/test_subject.py",
+    "faces/",
+    "models/test_every_unit.py",
+    "models/test_official_steps.py",
+    "test_evaluate.py",
+    "test_published_costs.py",
+    "test_studies.py",
+    "test_train.py",
+    "test_wheel.py",
+    "training/test_killing.py",
+    "training/test_loop.py",
+    "training/test_normalised.py",
+    "training/test_processes.py",
+    "training/test_step.py",
+    "training/test_transfer.py",
+)
+_MOST_MEMORY = 2 << 30  # bytes that a worker keeps from one module to the next
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of the modules in ``SLOW``."""
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bounded_memory() -> Iterator[None]:
+    """Forgets compiled programs after a module that left a worker large."""
+    yield
+    statistics = Path("/proc/self/statm")
+    if statistics.exists():
+        resident = int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if resident > _MOST_MEMORY:
+            jax.clear_caches()
+            gc.collect()
 
 
 def _outside_folder(variable: str, default: str) -> Path:

@@ -4,6 +4,7 @@ Each test takes exactly those steps, and builds or reads what was added.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -81,11 +82,11 @@ def test_an_attention(monkeypatch, allow):
     allow("model.residual_attention", "constant")
     monkeypatch.setitem(ATTENTION, "constant", Constant)
     config = small(residual_attention="constant")
-    network = models.build(config)
+    network: Any = models.build(config)
     image = jnp.ones((1, 3, 3, 3))
     variables = network.init(jax.random.key(0), image)
     # A branch scale starts at 2 where there is an attention: with 1/2 it has no effect.
-    plain = models.build(small())
+    plain: Any = models.build(small())
     expected = plain.apply(plain.init(jax.random.key(0), image), image)
     np.testing.assert_allclose(network.apply(variables, image), np.asarray(expected), rtol=1e-6)
 

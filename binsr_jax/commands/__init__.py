@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _launch(name: str, argv: list[str]) -> int:
     from binsr_jax import launcher  # here, since it imports JAX
 
-    return launcher.launch(importlib.import_module(f"{__name__}.{name}"), name, argv)
+    program: Any = importlib.import_module(f"{__name__}.{name}")
+    return launcher.launch(program, name, argv)
 
 
 def _run_quietly(module: Any, args: argparse.Namespace) -> int:

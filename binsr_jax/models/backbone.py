@@ -1,4 +1,4 @@
-"""What all networks share: a head, a body of units, a tail, and the two halves they run in."""
+"""The common part of all networks: head, body of units, tail, and the two halves of inference."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from binsr_jax.ops.binarize import Progress
 
 Factory = Callable[..., nn.Module]
 
-# How each factor is built up from steps of pixel shuffle.
+# The factors of the pixel shuffles that make up each upscaling factor.
 UPSAMPLING_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}
 
 LEAKY_SLOPE = 0.1
@@ -26,21 +26,23 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Backbone(nn.Module, kw_only=True):
-    """A network: called with images ``[B, h, w, C]`` in 0..1, it gives ``[B, s h, s w, C]``.
+    """A network for images: ``[B, h, w, C]`` in 0..1 to ``[B, s h, s w, C]``, not clipped.
 
-    The output is not clipped. The two halves, ``extract`` and ``reconstruct``, are what inference
-    runs: the second, whose intermediates may be far larger than its input, in strips of rows.
+    Inference runs the two halves ``extract`` and ``reconstruct`` one after the other. The
+    intermediates of ``reconstruct`` may be far larger than its input, so it runs in strips of rows.
 
     Attributes:
         head: makes the first convolution, to the body's number of features: ``head(x, progress)``.
         unit: makes one unit of the body (see ``binsr_jax.nn.units.base``).
-        units: how many there are.
+        units: the number of units.
         tail: makes the last convolution, back to an image: ``tail(x, progress)``.
-        scale: s.
-        amplification: k of BBCU's equation 10: one factor at the input, undone at the output.
-        head_activation: a key of ``ACTIVATIONS``.
-        progressive, progressive_until: how units become binary; see ``unit_progress``.
-        scan: works equal units in a loop; see ``binsr_jax.nn.fence.chain``.
+        scale: the upscaling factor s.
+        amplification: k, by which the image is multiplied at the input and divided at the output:
+            equation 10 of the attention paper (see ``binsr_jax.ops.binarize``). BBCU has it too.
+        head_activation: the activation after the head, a key of ``ACTIVATIONS``.
+        progressive: how the units become binary; see ``unit_progress``.
+        progressive_until: the fraction of training after which they are; see ``unit_progress``.
+        scan: whether equal units run as a loop; see ``binsr_jax.nn.fence.chain``.
     """
 
     head: Factory
@@ -61,25 +63,26 @@ class Backbone(nn.Module, kw_only=True):
 
     @property
     def stride(self) -> int:
-        """Pixels of the input's sides for one of the features': the halves take multiples of it."""
+        """The number of input pixels per feature pixel along a side; both halves need multiples."""
         return 1
 
     @property
     def overlap(self) -> int | None:
-        """Pixels around a tile that make it nearly exact, if fewer than its reach can.
+        """A halo in pixels, smaller than the reach, with which a tile is nearly exact; or None.
 
-        None where the network has signs: one that flips makes a large difference of a small one.
+        None means that there is no such halo: in a network with signs, a small difference can flip
+        a sign and so become a large one.
         """
         return None
 
     def reach(self, params: Any, tail: Any) -> tuple[int, int]:
-        """How far the network looks at most, in pixels of its input, and ``reconstruct``, in rows.
+        """The receptive field's radius: the network's in input pixels, ``reconstruct``'s in rows.
 
-        No path passes a convolution twice, and none has coarser pixels than the input: so it is no
-        further than half the heights of all kernels (``[kh, kw, ...]``) together.
+        Both are upper bounds: the sum of ``kh // 2`` over all kernels ``[kh, kw, ...]``. No path
+        passes a convolution twice, and none has coarser pixels than the input.
 
         Args:
-            params: of the network.
+            params: the network's parameters.
             tail: those of them that ``reconstruct`` uses.
         """
         whole, part = (
@@ -98,15 +101,15 @@ class Backbone(nn.Module, kw_only=True):
         raise NotImplementedError
 
     def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
-        """The output for an image and its features; looks at a few pixels around each alone.
+        """The output of an image x and its features, with a receptive field of a few pixels.
 
-        Its binary parts have signs from the start, also where the body's come progressively; what
-        ``progress`` changes is the gradient of balanced weights.
+        The binary parts of this half compute with signs throughout training, even if the body is
+        binarised progressively. Only the gradient of balanced weights depends on ``progress``.
         """
         raise NotImplementedError
 
     def reconstructs_by_rows(self, features: jax.Array) -> bool:
-        """Whether ``reconstruct`` itself has few rows of its intermediates at a time."""
+        """Whether ``reconstruct`` itself holds only a few rows of its intermediates in memory."""
         return False
 
     def _embed(self, x: jax.Array, progress: Progress) -> jax.Array:
@@ -121,7 +124,7 @@ class Backbone(nn.Module, kw_only=True):
         progress: Progress,
         skip: bool = False,
     ) -> jax.Array:
-        """One unit after the other, each with its own progress; ``+ x`` with ``skip``."""
+        """The output of the units in a row, each with its own progress; ``+ x`` with ``skip``."""
         own = [
             unit_progress(progress, self.progressive, self.progressive_until, i, len(units))
             for i in range(len(units))
@@ -130,7 +133,10 @@ class Backbone(nn.Module, kw_only=True):
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-    """Images ``[B, h, w, C]``, mirrored at the bottom and at the right until they are multiples."""
+    """Images ``[B, h, w, C]``, extended by mirroring until both sides are multiples.
+
+    The new rows are at the bottom and the new columns at the right.
+    """
     bottom, right = (-side % multiple for side in x.shape[1:3])
     if not (bottom or right):
         return x

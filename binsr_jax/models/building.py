@@ -42,7 +42,7 @@ def build(config: Config, conv: Factory = BinaryConv) -> nn.Module:
         ``[B, h, w, channels]`` in 0..1 to ``[B, scale h, scale w, channels]``, not clipped.
 
     Raises:
-        UserError: a field has a value that it cannot have; the sentence names those it can.
+        UserError: a field has a wrong value; the sentence names the possible ones.
     """
     task = task_of(config)
     return network(config.model, task.scale, task.channels, conv)
@@ -52,16 +52,16 @@ def shapes(config: Config, conv: Factory = BinaryConv) -> dict[str, Any]:
     """The variables of ``build(config, conv)`` as ``jax.ShapeDtypeStruct``: ``{"params": ...}``.
 
     Raises:
-        UserError: as of ``build``.
+        UserError: as ``build``.
     """
     image = jax.ShapeDtypeStruct((1, 1, 1, task_of(config).channels), jnp.float32)
     return jax.eval_shape(build(config, conv).init, jax.random.key(0), image)
 
 
 def binary_kernels(config: Config) -> frozenset[tuple[str, ...]]:
-    """The names of the parameters of ``build(config)`` that hold latent weights.
+    """The paths of the latent weights among the parameters of ``build(config)``.
 
-    These are the float kernels whose signs a binary convolution uses.
+    Latent weights are the float kernels of binary convolutions, which use only their signs.
 
     Returns:
         Paths in the tree of parameters, such as ``("body_0", "conv", "kernel")``.
@@ -73,16 +73,16 @@ def binary_kernels(config: Config) -> frozenset[tuple[str, ...]]:
 def network(
     config: ModelConfig, scale: int, channels: int = 3, conv: Factory = BinaryConv
 ) -> nn.Module:
-    """``build`` for any number of channels and scale, whatever the task.
+    """The network that ``build`` returns, for a scale and channels that need not be a task's.
 
     Args:
         config: the ``model`` part of a config.
-        scale: the upscaling factor: 1 (all that DnCNN has), 2, 3 or 4.
-        channels: of the image.
-        conv: as of ``build``.
+        scale: the upscaling factor: 1, 2, 3 or 4, and 1 for DnCNN.
+        channels: the number of image channels.
+        conv: as for ``build``.
 
     Raises:
-        UserError: as of ``build``.
+        UserError: as ``build``.
     """
     check(_FIELDS, {"model": config})
     if config.name == "dncnn" and scale != 1:
@@ -94,11 +94,11 @@ def network(
 
 
 def _edsr(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.Module:
-    # Beside a skip of the image the tail starts at zero: training starts at the enlarged image.
+    # With an image skip the tail starts at zero, so training starts at the enlarged image.
     start = "uniform" if config.image_skip == "none" else "zero"
     return EDSR(
         **_frame(config, scale, conv, convolutions=2 * config.blocks),
-        # The mean of an RGB image is taken off before the head.
+        # EDSR subtracts the mean of an RGB image before the head.
         head=_head(config, conv, centre=0.0 if channels == 3 else config.amplification / 2),
         body_end=_with_options(_BODY_ENDS[config.body_end] or UNITS[config.unit], config, conv),
         upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv),
@@ -108,8 +108,8 @@ def _edsr(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.M
 
 
 def _srresnet(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.Module:
-    # The float convolutions outside of the body start small, as in BBCU's code: also beside a skip
-    # of the image training starts near the enlarged image.
+    # Float convolutions outside the body start small, as in BBCU's code. With an image skip,
+    # training so starts near the enlarged image.
     start = "kaiming"
     hr_conv = _HR_CONVS[config.hr_conv]
     return SRResNet(
@@ -132,7 +132,7 @@ def _dncnn(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.
 
 
 def _frame(config: ModelConfig, scale: int, conv: Factory, convolutions: int) -> dict[str, Any]:
-    """The attributes of a ``Backbone`` but for head and tail; ``convolutions``: of its body."""
+    """The attributes of a ``Backbone`` with ``convolutions`` in its body, except head and tail."""
     unit = _with_options(UNITS[config.unit], config, conv)
     per_unit = UNITS[config.unit].convolutions
     if not per_unit:
@@ -154,10 +154,10 @@ def _frame(config: ModelConfig, scale: int, conv: Factory, convolutions: int) ->
 
 
 def _head(config: ModelConfig, conv: Factory, centre: float, start: str = "uniform") -> Factory:
-    """Makes the first convolution; ``centre``: middle grey, in what it is given."""
+    """Makes the first convolution; ``centre`` is the value of middle grey in its input."""
     if config.head == "float":
         return partial(_float_conv(config, start), config.features)
-    # The sign replaces numbers whose deviation in an image of 0..1 is about k / 4.
+    # The sign drops the magnitude of its input, whose deviation is about k / 4 for images in 0..1.
     return partial(
         _with_options(BinaryProjection, config, conv),
         features=config.features,
@@ -180,7 +180,7 @@ def _tail(config: ModelConfig, conv: Factory, channels: int, start: str) -> Fact
 def _with_options(
     module: type[nn.Module], config: ModelConfig, conv: Factory, start: str = "uniform"
 ) -> Factory:
-    """The module with the attributes set that are fields of the config, and the convolutions."""
+    """The module with its convolutions, and with the attributes that are fields of the config."""
     options = {
         **config,
         "conv": partial(conv, weight_scale=config.weight_scale, use_bias=config.bias == "all"),
@@ -198,7 +198,7 @@ MODELS: dict[str, Callable[[ModelConfig, int, int, Factory], nn.Module]] = {
     "edsr": _edsr,
     "srresnet": _srresnet,
     "dncnn": _dncnn,
-    # Float networks, without units to choose from.
+    # Float networks without a choice of units.
     "rrdbnet": lambda config, scale, channels, conv: build_rrdbnet(config, scale, channels),
     "srvgg": lambda config, scale, channels, conv: build_srvgg(config, scale, channels),
 }

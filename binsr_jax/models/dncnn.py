@@ -1,4 +1,4 @@
-"""DnCNN without batch normalisation, float and binary: what is wrong with an image, taken off."""
+"""DnCNN without batch normalisation, float and binary: it subtracts the noise it predicts."""
 
 import jax
 
@@ -7,16 +7,16 @@ from binsr_jax.ops.binarize import Progress
 
 
 class DnCNN(Backbone):
-    """Head, ``units`` units and a tail that gives the noise of an image.
+    """Head, ``units`` units, and a tail that returns the noise of the image.
 
         f   = unit(...unit(act(head(k x))))                                       (``extract``)
         out = (k x - tail(f)) / k                                             (``reconstruct``)
 
-    Zhang et al., "Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising",
-    with k = 1 and float units conv + ReLU; Xia et al., "Basic Binary Convolution Unit for Binarized
-    Image Restoration Network", with theirs: bias-free for colour denoising, with biases in all
-    convolutions (and one channel, DnCNN-3) for JPEG artifacts. The papers' 20 convolutions are 18
-    in the body.
+    With k = 1 and float units conv + ReLU it is the network of Zhang et al., "Beyond a Gaussian
+    Denoiser: Residual Learning of Deep CNN for Image Denoising". With their own units it is that of
+    Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network": without
+    biases for colour denoising, and with biases in all convolutions and one channel (DnCNN-3) for
+    JPEG artifacts. Of the papers' 20 convolutions 18 are in the body.
     """
 
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The weights of float DnCNNs as others train them: with batch normalisation, under other names."""
+"""Weights of other projects' float DnCNNs, with batch normalisation and under other names."""
 
 import re
 from collections.abc import Mapping
@@ -13,22 +13,25 @@ State = Mapping[str, np.ndarray]  # a PyTorch state_dict
 def plain_dncnn(state: State, epsilon: float | None = None) -> dict[str, np.ndarray]:
     """The weights of the same DnCNN without batch normalisation, under KAIR's names.
 
-    A normalisation that follows a convolution is an affine function of it in inference, so it is
-    folded into the kernel and the bias:
+    At inference, a normalisation after a convolution is an affine function of its output, and is
+    folded into the kernel w and the bias b:
 
         gamma (w x + b - mean) / sqrt(var + epsilon) + beta
 
-    Layers are numbered in one list, called ``model`` in KAIR, ``dncnn`` in other code, or not at
-    all. If some convolutions have biases, the others get a bias of zero.
+    The layers are numbered in one list, which is called ``model`` in KAIR, ``dncnn`` in other code,
+    or has no name. If some convolutions have biases, the others get a bias of zero.
 
     Args:
         state: PyTorch names to arrays.
-        epsilon: of the normalisation, which no file says; None takes 1e-4 with KAIR's names, whose
-            code has that, and else PyTorch's default, 1e-5.
+        epsilon: the normalisation's epsilon, which files do not contain. None stands for 1e-4 with
+            KAIR's names, as in KAIR's code, and for PyTorch's default 1e-5 otherwise.
+
+    Raises:
+        UserError: a normalisation does not follow a convolution with as many channels.
     """
     lists = {match[1] for name in state if (match := re.match(r"(.*?)\.?(\d+)\.[a-z_]+$", name))}
     if len(lists) != 1:
-        return dict(state)  # what does not fit is named later
+        return dict(state)  # the caller reports names that do not fit
     (name,) = lists
     if epsilon is None:
         epsilon = 1e-4 if name == "model" else 1e-5
@@ -48,7 +51,7 @@ def plain_dncnn(state: State, epsilon: float | None = None) -> dict[str, np.ndar
 
 
 def _fold(state: dict[str, np.ndarray], conv: str, norm: str, epsilon: float) -> None:
-    """Folds a normalisation into the convolution before it."""
+    """Folds a normalisation into the convolution before it, in place."""
     mean, variance = state.pop(f"{norm}.running_mean"), state.pop(f"{norm}.running_var", None)
     kernel = state.get(f"{conv}.weight")
     if kernel is None or kernel.ndim != 4 or variance is None or len(mean) != len(kernel):

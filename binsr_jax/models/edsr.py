@@ -1,4 +1,4 @@
-"""EDSR, float and binary: one backbone, whose parts are given to it."""
+"""EDSR, float and binary: one backbone, which takes its parts as attributes."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,7 @@ from binsr_jax.nn.upsamplers import native_upsampling
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import product, upsample_bilinear
 
-# Of the DIV2K training images, for RGB in 0..1; a network of another number of channels uses no
-# mean.
+# The mean of DIV2K's training images, RGB in 0..1. Networks for other channels subtract no mean.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
@@ -21,14 +20,14 @@ class EDSR(Backbone, kw_only=True):
         y   = tail(upsampler(f))      (+ k (x - mean) enlarged, where image_skip is "bilinear")
         out = y / k + mean                                                    (``reconstruct``)
 
-    Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution"; with binary
-    units, the network of "Efficient Image Super Resolution Using Attention In Binary Neural
+    Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution". With binary
+    units it is the network of "Efficient Image Super Resolution Using Attention In Binary Neural
     Networks".
 
     Attributes:
-        body_end: makes what follows the units: a float convolution, or one more unit.
-        upsampler: makes one upsampling step, of the ``scale`` it is given.
-        image_skip: ``"none"``, or ``"bilinear"``.
+        body_end: makes the layer after the units: a float convolution, or one more unit.
+        upsampler: makes one upsampling step: ``upsampler(factor)``.
+        image_skip: ``"none"`` or ``"bilinear"``.
     """
 
     body_end: Factory

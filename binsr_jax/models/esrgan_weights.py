@@ -1,4 +1,4 @@
-"""Weights of RRDBNet and SRVGGNetCompact: their sizes and our names for them."""
+"""Weights of RRDBNet and SRVGGNetCompact: our names for them, and the config they imply."""
 
 import math
 import re
@@ -11,10 +11,10 @@ from binsr_jax.config import Config, default
 from binsr_jax.errors import UserError
 
 State = Mapping[str, np.ndarray]  # a PyTorch state_dict
-Names = dict[str, str]  # of PyTorch to ours, both with the name of the array at the end
+Names = dict[str, str]  # PyTorch's names to ours, both with the array's name at the end
 
 _ARRAYS = {"weight": "kernel", "bias": "bias"}
-# A part of RRDBNet in BasicSR and Real-ESRGAN, and in the later code of the ESRGAN repository.
+# The layers of RRDBNet in BasicSR and Real-ESRGAN, and in the later code of the ESRGAN repository.
 _PARTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"conv_first", lambda m: "head"),
     (
@@ -29,10 +29,11 @@ _PARTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
 
 
 def rrdbnet_names(state: State) -> Names:
-    """Our names of RRDBNet's weights under any of their three forms; what fits none is left out.
+    """Our names for RRDBNet's weights under any of three naming schemes. Others are left out.
 
-    The ESRGAN repository's first form has one list of layers, ``model.N``, with the body in
-    ``model.1.sub``; what follows are the convolutions of the doublings, and the last two.
+    The schemes are that of BasicSR and the earlier and later ones of the ESRGAN repository. The
+    earliest has one list of layers: ``model.0``, the body in ``model.1.sub``, the convolutions of
+    the doublings, and the last two convolutions.
     """
     names = {}
     modern = _modern(state)
@@ -46,7 +47,7 @@ def rrdbnet_names(state: State) -> Names:
 
 
 def _modern(names: Iterable[str]) -> dict[str, str]:
-    """The ESRGAN repository's first names as BasicSR's."""
+    """The earliest names of the ESRGAN repository to BasicSR's."""
     listed = [m for name in names if (m := re.fullmatch(r"model\.(\d+)\.(weight|bias)", name))]
     ends = sorted({int(match[1]) for match in listed} - {0})
     layers = {f"model.{n}": f"conv_up{i + 1}" for i, n in enumerate(ends)}
@@ -66,7 +67,7 @@ def _modern(names: Iterable[str]) -> dict[str, str]:
 
 
 def srvgg_names(state: State) -> Names:
-    """Our names of SRVGGNetCompact's weights: of ``body.N``, in order, convolutions and PReLUs."""
+    """Our names for SRVGGNetCompact's weights: convolutions and PReLUs, ``body.N`` in order."""
     layers = {int(m[1]) for n in state if (m := re.fullmatch(r"body\.(\d+)\.weight", n))}
     convs = sorted(n for n in layers if state[f"body.{n}.weight"].ndim == 4)
     parts = ["head", *(f"body_{i}" for i in range(len(convs) - 2))]
@@ -84,10 +85,10 @@ def srvgg_names(state: State) -> Names:
 
 
 def rrdbnet_config(state: State) -> Config:
-    """The config of the RRDBNet of these weights, whose sizes say what it is.
+    """The config of the RRDBNet with these weights, from their shapes.
 
     Raises:
-        UserError: there are no such weights, or none of a network that can be built.
+        UserError: these are not the weights of an RRDBNet that can be built.
     """
     shapes = {ours: state[name].shape for name, ours in rrdbnet_names(state).items()}
     blocks = {ours.split("/")[0] for ours in shapes if ours.startswith("body_")} - {"body_end"}
@@ -120,14 +121,15 @@ def rrdbnet_config(state: State) -> Config:
 
 
 def srvgg_config(state: State, activation: str | None = None) -> Config:
-    """The config of the SRVGGNetCompact of these weights, whose sizes say what it is.
+    """The config of the SRVGGNetCompact with these weights, from their shapes.
 
     Args:
         state: the weights.
-        activation: of those without parameters, ``"relu"`` or ``"leaky_relu"``, which one it is.
+        activation: ``"relu"`` or ``"leaky_relu"``. None stands for PReLU, whose weights are in the
+            file.
 
     Raises:
-        UserError: there are no such weights, or it is not said which activation they go with.
+        UserError: these are not the weights of an SRVGGNetCompact, or the activation is missing.
     """
     shapes = {ours: state[name].shape for name, ours in srvgg_names(state).items()}
     blocks = sum(bool(re.fullmatch(r"body_\d+/conv/kernel", ours)) for ours in shapes)

@@ -1,4 +1,4 @@
-"""The networks of the papers' public code: our config for the weights of each."""
+"""The networks of the papers' public code, and the config for the weights of each."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ class Architecture:
     """A network of the papers' code.
 
     Attributes:
-        fields: of ``config.model``, but for its size.
-        amplification: k, by the number of features.
-        tasks: keys of ``binsr_jax.tasks.TASKS``, by the channels of an image.
+        fields: the fields of ``config.model``, without the network's size.
+        amplification: k as a function of the number of features.
+        tasks: the number of image channels to a key of ``binsr_jax.tasks.TASKS``.
     """
 
     fields: dict[str, Any]
@@ -29,7 +29,7 @@ class Architecture:
 
 
 def best_amplification(features: int) -> float:
-    """k by the rule of BBCU's README, for images in 0..1: 130 for 64 features, in proportion."""
+    """k for images in 0..1, by the rule of BBCU's README: ``130 features / 64``."""
     return 130.0 * features / 64
 
 
@@ -69,16 +69,17 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def official_config(name: str, scale: int, state: State) -> Config:
-    """The config of a network of the papers' code, of the size that its weights have.
+    """The config of a network of the papers' code, with the size of its weights.
 
-    k is BBCU's ``130 n / 64`` for its networks of n features, 130 for the attention paper's binary
-    EDSR, 255 for the float EDSR, which works in 0..255, and 1 for the other float networks. The
-    residual scale of the float EDSR is 0.1 from 256 features on, and else 1. No file says either.
+    Files contain neither k nor the residual scale. k is ``130 n / 64`` for BBCU's networks of n
+    features, 130 for the attention paper's binary EDSR, 255 for the float EDSR, which computes in
+    0..255, and 1 for the other float networks. The residual scale of the float EDSR is 0.1 from 256
+    features on, and 1 below.
 
     Args:
         name: a key of ``ARCHITECTURES``.
-        scale: of super-resolution.
-        state: its weights under their PyTorch names.
+        scale: the upscaling factor, for networks of super-resolution.
+        state: the weights under their PyTorch names.
 
     Raises:
         UserError: the weights have no first convolution, no body, or another number of channels.
@@ -119,7 +120,7 @@ def official_config(name: str, scale: int, state: State) -> Config:
 
 
 def _attentions(state: State) -> dict[str, Any]:
-    """The attentions of a binary EDSR, which are parts of its first unit."""
+    """The fields for the attentions of a binary EDSR, from the names in its first unit."""
     fields: dict[str, Any] = {}
     for branch, torch_name in (("residual", "resid_attn"), ("binary", "bin_attn")):
         place = f"body.0.body.0.{torch_name}"

@@ -1,4 +1,4 @@
-"""SRResNet without batch normalisation: the super-resolution network of BBCU, binary and float."""
+"""SRResNet without batch normalisation, float and binary: BBCU's network for super-resolution."""
 
 import jax
 
@@ -15,17 +15,19 @@ class SRResNet(Backbone, kw_only=True):
         y   = tail(lrelu(hr_conv(upsampler(f))))     (+ k x enlarged, with image_skip "bilinear")
         out = y / k                                                           (``reconstruct``)
 
-    Nothing follows the units, and there is no skip over all of them. Each step of a float upsampler
-    is followed by a LeakyReLU of slope 0.1, as ``hr_conv`` is; a binary one's is not. Ledig et al.,
-    "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", in the
-    shape that Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network",
-    binarise: their BBCU-L has binary units alone, their BBCU-M a binary upsampler and hr_conv too.
+    There is no convolution after the units and no skip over all of them. A LeakyReLU of slope 0.1
+    follows ``hr_conv`` and each step of a float upsampler, but not the steps of a binary one.
+
+    The network is from Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a
+    Generative Adversarial Network", in the form that Xia et al., "Basic Binary Convolution Unit for
+    Binarized Image Restoration Network", binarise. Their BBCU-L has binary units; their BBCU-M also
+    has a binary upsampler and a binary ``hr_conv``.
 
     Attributes:
-        upsampler: makes one upsampling step, of the ``scale`` it is given.
-        upsampler_activation: what follows each of them: a key of ``ACTIVATIONS``.
-        hr_conv: makes the convolution at high resolution, in the form of a unit; or None.
-        image_skip: ``"none"``, or ``"bilinear"``.
+        upsampler: makes one upsampling step: ``upsampler(factor)``.
+        upsampler_activation: the activation after each step, a key of ``ACTIVATIONS``.
+        hr_conv: makes the convolution at high resolution, which is called like a unit; or None.
+        image_skip: ``"none"`` or ``"bilinear"``.
     """
 
     upsampler: Factory

@@ -1,4 +1,4 @@
-"""Reads files of PyTorch weights into numpy arrays, without running code from them."""
+"""Reads PyTorch's weight files into numpy arrays, without running code from them."""
 
 import importlib
 import re
@@ -12,26 +12,26 @@ import safetensors.numpy
 
 from binsr_jax.errors import UserError
 
-# What training code wraps the weights in, the ones to be preferred first: an average of the weights
-# is what its authors score.
+# The names under which training code stores the weights, in order of preference. Averaged weights
+# come first, because authors score those.
 _WRAPPERS = (
     *("params_ema", "model_ema", "ema", "params", "state_dict", "model_state_dict", "model"),
     *("generator", "net_g", "netG", "G", "net", "network", "weights", "module"),
 )
-# Parts of names that wrappers of modules add, wherever they stand.
+# Parts that module wrappers add to names, at any place.
 _MODULE = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_forward_module)\.")
-# What other tools count beside the weights.
+# Counters that other tools store beside the weights.
 _COUNTERS = re.compile(r"(?:.*\.)?(?:num_batches_tracked|n_averaged|total_ops|total_params)")
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
     """The weights in a file by their PyTorch names, as float32.
 
-    They are taken out of what training code wraps them in: dictionaries such as ``params_ema`` and
-    ``model_state_dict``, and prefixes of names such as ``module.`` and ``_orig_mod.``.
+    Training code wraps the weights in dictionaries such as ``params_ema`` and ``model_state_dict``,
+    and adds prefixes such as ``module.`` and ``_orig_mod.`` to their names. Both are removed.
 
     Args:
-        path: ``.safetensors``, ``.npz``, or else a file of ``torch.save``.
+        path: a file ``.safetensors`` or ``.npz``; any other is read as a file of ``torch.save``.
 
     Raises:
         UserError: there is no such file, it cannot be read without running code, it needs PyTorch
@@ -100,7 +100,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> Any:
-    """What a file of torch.save holds; its pickle may only make tensors and plain containers."""
+    """The content of a file of ``torch.save``, limited to tensors and plain containers."""
     try:
         torch: Any = importlib.import_module("torch")
     except ModuleNotFoundError as error:
@@ -112,7 +112,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _unwrapped(content: Any, path: Path) -> Mapping[Any, Any]:
-    """The dictionary of weights inside of others."""
+    """The dictionary of weights, without the dictionaries around it."""
     while isinstance(content, Mapping) and content:
         inner = [name for name, value in content.items() if isinstance(value, Mapping) and value]
         known = [name for name in _WRAPPERS if name in inner]
@@ -128,19 +128,19 @@ def _unwrapped(content: Any, path: Path) -> Mapping[Any, Any]:
 
 
 def _finite(array: Any) -> np.ndarray | None:
-    """An array as float32, or None if it is none of finite numbers."""
+    """The array as float32, or None if it is not an array of finite numbers."""
     dtype = getattr(array, "dtype", None)
     if dtype is None or (dtype.kind not in "fiu" and dtype != jnp.bfloat16):
         return None
-    with np.errstate(over="ignore"):  # what is too large for float32 is refused
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
         values = np.asarray(array).astype(np.float32)
     return values if np.isfinite(values).all() else None
 
 
 def _bare(names: Iterable[str]) -> list[str]:
-    """The names without the prefixes that wrappers add, in their order."""
+    """The names in order, without the prefixes that wrappers add."""
     bare = [_MODULE.sub("", name) for name in names]
-    # The attribute that a wrapper has the network in. Before a number it is a list of layers.
+    # The attribute of a wrapper that is the network. Before a number it is a list of layers.
     for wrapper in _WRAPPERS:
         if bare and all(re.match(rf"{wrapper}\.(?!\d)", name) for name in bare):
             return _bare(name.removeprefix(f"{wrapper}.") for name in bare)

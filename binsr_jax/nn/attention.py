@@ -1,9 +1,9 @@
 """Attention: ``map(x) * x`` with a map in 0..1 per channel, per pixel, or per element.
 
-The last layer of every map starts at zero, so that the map starts at sigmoid(0) = 1/2 everywhere
-and a unit can undo it exactly with a branch scale of 2. With ``bare`` each gives the map alone, of
-a shape that broadcasts to that of x. It is called as a unit is (see ``binsr_jax.nn.units.base``)
-and ignores ``train`` and ``progress``.
+All modules take and return ``[B, H, W, C]``. With ``bare`` they return the map alone, in a shape
+that broadcasts to that of x. The last layer of every map starts at zero. So the map starts at
+sigmoid(0) = 1/2 everywhere, and a branch scale of 2 cancels it exactly. The modules are called like
+units (see ``binsr_jax.nn.units.base``) and ignore ``train`` and ``progress``.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,19 @@ import jax
 
 from binsr_jax.ops.binarize import Progress
 
-POOLED = "pooled"  # the collection of the means that are taken over a whole image
+POOLED = "pooled"  # the collection of means over a whole image
 
 
 class SqueezeExcitation(nn.Module):
-    """``sigmoid(W2 relu(W1 mean_hw(x) + b1) + b2) * x``: a factor a channel, of the whole image.
+    """SE attention, with one factor per channel and image.
 
-    ``[B, H, W, C] -> [B, H, W, C]``; Hu et al., "Squeeze-and-Excitation Networks". The papers'
-    networks of 64 channels use 4 hidden features.
+        sigmoid(W2 relu(W1 mean_hw(x) + b1) + b2) * x
 
+    Hu et al., "Squeeze-and-Excitation Networks".
+
+    Attributes:
+        hidden: the number of hidden features; the attention paper's networks of 64 channels have 4.
+        bare: whether to return the map alone, ``[B, 1, 1, C]``.
     """
 
     hidden: int = 4
@@ -35,10 +39,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class GlobalAttention(nn.Module):
-    """``sigmoid(conv1x1(mean_hw(x))) * x``: a factor a channel, ``[B, H, W, C] -> [B, H, W, C]``.
+    """``sigmoid(conv1x1(mean_hw(x))) * x``, with one factor per channel and image.
 
-    Of the later forms of the attention paper: average pooling, then a convolution from all channels
-    to all.
+    It belongs to the later forms of the attention paper. The convolution is from C channels to C.
+    With ``bare`` the result is ``[B, 1, 1, C]``.
     """
 
     bare: bool = False
@@ -50,7 +54,7 @@ class GlobalAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """``sigmoid(conv1x1(x)) * x``, one map for all channels: ``[B, H, W, C] -> [B, H, W, C]``."""
+    """``sigmoid(conv1x1(x)) * x`` with one map for all channels: ``[B, H, W, 1]`` if ``bare``."""
 
     bare: bool = False
 
@@ -61,7 +65,7 @@ class SpatialAttention(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """``sigmoid(conv1x1(x)) * x``, a map a channel (PAN): ``[B, H, W, C] -> [B, H, W, C]``."""
+    """``sigmoid(conv1x1(x)) * x`` with one map per channel (PAN): ``[B, H, W, C]`` if ``bare``."""
 
     bare: bool = False
 
@@ -72,10 +76,10 @@ class PixelAttention(nn.Module):
 
 
 def _mean(module: nn.Module, x: jax.Array) -> jax.Array:
-    """The mean over an image, ``[B, 1, 1, C]``: variable "mean" of the collection ``POOLED``.
+    """The mean over an image, ``[B, 1, 1, C]``, which is variable "mean" of collection ``POOLED``.
 
-    It is written where that collection is mutable, and read instead of computed where it is given.
-    So the pieces of an image are worked with the means of the whole of it.
+    If the caller gives the variable, it is read instead of computed. If the collection is mutable,
+    the mean is written to it. So tiles can be processed with the means of the whole image.
     """
     if module.has_variable(POOLED, "mean"):
         return module.get_variable(POOLED, "mean")

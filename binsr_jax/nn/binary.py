@@ -25,15 +25,17 @@ from binsr_jax.ops.image import depth_to_space, upsample_nearest
 from binsr_jax.ops.packed import pack_weights
 
 WEIGHT_SCALES = ("mean", "learnable", "libra")
-FOLDED = "folded"  # the collection of the packed form's parameters: see ``BinaryConv``
+FOLDED = "folded"  # the collection of the packed layer's parameters: see ``BinaryConv``
 
 
 class RSign(nn.Module):
-    """Sign with a threshold per channel (BBCU, equation 5): ``[..., C] -> [..., C]`` of +-1.
+    """Sign with a threshold per channel, ``ops.binarize.rsign``: ``[..., C] -> [..., C]`` of +-1.
 
-    Called with ``blend`` it is p = ``progress`` in 0..1 on its way from the hard tanh of ``u = x -
-    threshold`` to the sign, ``(1 - p) clip(u, -1, 1) + p sign(u)``, which p = 1 makes exactly +-1.
-    The threshold starts at 0; without ``learnable`` it stays there.
+    With ``blend`` it returns a mixture of the hard tanh and the sign of ``u = x - threshold``:
+
+        (1 - p) clip(u, -1, 1) + p sign(u),    p = ``progress`` in 0..1
+
+    which is exactly +-1 at p = 1. The threshold starts at 0, and stays there without ``learnable``.
     """
 
     surrogate: str = "parabola"
@@ -60,7 +62,7 @@ class PReLU(nn.Module):
 
 
 class RPReLU(nn.Module):
-    """PReLU with learnable shifts (BBCU, equation 9): ``[..., C] -> [..., C]``."""
+    """PReLU with learnable shifts, ``ops.activation.rprelu``: ``[..., C] -> [..., C]``."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,23 +76,24 @@ class RPReLU(nn.Module):
 
 
 class BinaryConv(nn.Module):
-    """Convolution of signs with binary weights (BBCU, equation 7).
+    """Convolution of signs with binary weights.
 
         y = norm(conv2d(x, binary weights) + bias),    [B, H, W, I] -> [B, H, W, features]
 
-    Zero padding comes after the sign. An input that is not all signs is convolved in floats, with
-    ``signs=False``. Where the collection ``FOLDED`` is mutable, the parameters of the same layer of
-    a packed network (``binsr_jax.nn.packed``) are written to it, bias and normalisation folded.
+    Zero padding comes after the sign. With ``signs=False`` the input may have any values, and is
+    convolved in floats. If the collection ``FOLDED`` is mutable, the parameters of the same layer
+    in a packed network (``binsr_jax.nn.packed``) are written to it, with bias and normalisation
+    folded.
 
     Attributes:
-        features: of the output.
+        features: the number of output channels.
         kernel_size: odd.
         use_bias: whether a bias is added.
-        weight_scale: ``"mean"``: alpha is mean |w| per output channel, without a gradient;
-            ``"learnable"``: alpha is a parameter that starts there; ``"libra"``: IR-Net's balanced
-            weights (``binarize_libra``).
-        norm: whether batch normalisation follows. Its statistics are of a device's part of the
-            batch under ``jax.pmap``, and of the whole batch under ``jax.jit``.
+        weight_scale: ``"mean"``: alpha is mean |w| per output channel, detached. ``"learnable"``:
+            alpha is a parameter that starts at mean |w|. ``"libra"``: IR-Net's balanced weights
+            (``binarize_libra``).
+        norm: whether batch normalisation follows. Its statistics cover the whole batch under
+            ``jax.jit``, and the device's part of it under ``jax.pmap``.
         start: the latent weights start uniform in ``+-start / sqrt(fan in)``.
     """
 
@@ -152,15 +155,18 @@ def binary_branch(
 ) -> jax.Array:
     """``depth_to_space(rprelu(conv(rsign(x))), shuffle)``: ``[B, H, W, I] -> [B, rH, rW, O/r^2]``.
 
-    A packed convolution computes all of it as one function of the parameters of the three.
+    A packed convolution computes all of it as one function of the three modules' parameters.
 
     Args:
-        x: as above.
-        rsign, conv, rprelu: bound to the module that calls this.
-        train, progress: as of a unit.
-        blend: as ``RSign`` takes it.
-        skip: whether x is added, enlarged by nearest neighbours where there is a shuffle.
-        shuffle: r of the pixel shuffle; 1 for none.
+        x: ``[B, H, W, I]``.
+        rsign: a submodule of the calling module, as are ``conv`` and ``rprelu``.
+        conv: a ``BinaryConv`` or its packed form.
+        rprelu: the activation.
+        train: as for a unit.
+        progress: as for a unit.
+        blend: as for ``RSign``.
+        skip: whether x is added, upsampled by nearest neighbours.
+        shuffle: r of the pixel shuffle; 1 stands for none.
     """
     if is_packed(conv) and not conv.is_initializing():
         params = {
@@ -176,7 +182,7 @@ def binary_branch(
 
 
 def is_packed(conv: Any) -> bool:
-    """Whether a convolution, or what makes one, computes whole branches: a packed one does."""
+    """Whether a convolution, or its factory, is the packed form, which computes whole branches."""
     return hasattr(getattr(conv, "func", conv), "branch")
 
 
@@ -185,9 +191,9 @@ def branch_of(
     factor: jax.Array | float = 1.0,
     residual: Residual | None = None,
 ) -> Branch:
-    """A packed branch of the parameters of its "rsign", "conv" and "rprelu".
+    """The packed branch with the parameters of the submodules "rsign", "conv" and "rprelu".
 
-    What ``factor`` and ``residual`` are, ``ops.branch.Branch`` says.
+    ``ops.branch.Branch`` describes ``factor`` and ``residual``.
     """
     conv, rprelu = params["conv"], params["rprelu"]
     bias = conv.get("bias", jnp.zeros_like(conv["scale"]))
@@ -202,8 +208,8 @@ def _folded(
 ) -> dict[str, jax.Array]:
     """``w_bits``, ``scale`` and ``bias`` of the packed layer.
 
-    Normalisation is ``g (y - mean) / sqrt(variance + epsilon) + b``, which a factor and a summand
-    of each channel say as well.
+    Normalisation is ``g (y - mean) / sqrt(variance + epsilon) + b``: per channel a factor and a
+    summand, which are merged into ``scale`` and ``bias``.
     """
     weight_scale = jnp.abs(weights[0, 0, 0])
     if norm is not None:

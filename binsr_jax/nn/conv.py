@@ -1,4 +1,4 @@
-"""The float convolution and how it starts."""
+"""The float convolution and its initialisation."""
 
 import math
 
@@ -11,7 +11,7 @@ from binsr_jax.ops.conv import conv2d
 
 
 def uniform_fan_in(fan_in: float) -> nn.initializers.Initializer:
-    """Uniform in ``+-1/sqrt(fan_in)``, where the papers' code starts kernels and biases."""
+    """Uniform in ``+-1/sqrt(fan_in)``, as the papers' code initialises kernels and biases."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape, dtype=jnp.float32) -> jax.Array:
@@ -23,10 +23,16 @@ def uniform_fan_in(fan_in: float) -> nn.initializers.Initializer:
 class Conv(nn.Module):
     """A float convolution of stride 1, zero padding: ``[B, H, W, I] -> [B, H, W, features]``.
 
-    ``start``: ``"uniform"``, kernel and bias in ``+-1/sqrt(fan_in)``;
-    ``"kaiming"``, the kernel normal with a tenth of He's deviation, ``0.1 sqrt(2 / fan_in)``, and
-    the bias zero, as outside of the body of BBCU's networks; ``"zero"``, both zero. ``progress`` is
-    given to the first and last convolution of a network, and is for their binary forms.
+    It ignores ``progress``, which a binary convolution in its place needs.
+
+    Attributes:
+        features: the number of output channels.
+        kernel_size: odd.
+        use_bias: whether a bias is added.
+        start: the initialisation. ``"uniform"``: kernel and bias in ``+-1/sqrt(fan_in)``.
+            ``"kaiming"``: the kernel normal with a tenth of He's deviation,
+            ``0.1 sqrt(2 / fan_in)``, and the bias zero, as BBCU's networks outside their body.
+            ``"zero"``: both zero.
     """
 
     features: int

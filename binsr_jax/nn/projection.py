@@ -1,4 +1,4 @@
-"""The binary convolution between other numbers of channels: a network's first and last layer."""
+"""A binary convolution that changes the number of channels: a network's first or last layer."""
 
 from collections.abc import Callable
 
@@ -14,15 +14,14 @@ class BinaryProjection(nn.Module):
 
         y = s bconv(RSign(x - centre))
 
-    The number of channels changes, so there is no residual to carry what the sign drops. What is
-    lost at the start is the size of the numbers, which the learnable ``s`` of each output channel
-    gives back.
+    The number of channels changes, so no residual can carry the magnitudes that the sign drops. The
+    learnable ``s`` of each output channel restores their size.
 
     Attributes:
-        features: of the output.
-        centre: where the thresholds start.
-        output_scale_start: where ``s`` starts.
-        surrogate: of the sign's gradient.
+        features: the number of output channels.
+        centre: the input value at which the sign starts to change.
+        output_scale_start: the initial value of ``s``.
+        surrogate: the surrogate of the sign's gradient, a key of ``SURROGATES``.
         conv: makes the binary convolution.
     """
 

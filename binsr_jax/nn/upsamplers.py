@@ -25,9 +25,9 @@ from binsr_jax.ops.image import pixel_shuffle, upsample_nearest
 
 
 class Upsampler(nn.Module):
-    """The float upsampler: a convolution to ``C r^2`` channels, then pixel shuffle.
+    """The float upsampler: ``y = shuffle(conv(x))``, ``[B, H, W, C] -> [B, rH, rW, C]``.
 
-    ``[B, H, W, C] -> [B, rH, rW, C]``.
+    The convolution has ``C r^2`` output channels; r is ``scale``.
     """
 
     scale: int
@@ -42,7 +42,8 @@ class Upsampler(nn.Module):
 class BinaryUpsampler(nn.Module):
     """The binary upsampler of BBCU: ``y = shuffle(RPReLU(bconv(RSign(x)))) + nearest(x)``.
 
-    ``[B, H, W, C] -> [B, rH, rW, C]``; RPReLU acts on the ``C r^2`` channels, before the shuffle.
+    ``[B, H, W, C] -> [B, rH, rW, C]``, r is ``scale``. RPReLU acts on the ``C r^2`` channels before
+    the shuffle.
     """
 
     scale: int
@@ -52,11 +53,11 @@ class BinaryUpsampler(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         if self.is_mutable_collection(FOLDED) and not self.is_initializing():
-            # What is folded keeps the order of the parameters.
+            # Folded parameters keep the order of channels of the parameters.
             y = pixel_shuffle(self._branch(x, progress, 1, False), self.scale)
             return y + upsample_nearest(x, self.scale)
-        # The parameters are in the order of channels of ``pixel_shuffle``, but are used in that of
-        # ``depth_to_space``, which moves whole runs of channels: on CPU several times faster.
+        # The parameters are stored in the channel order of ``pixel_shuffle`` and used in that of
+        # ``depth_to_space``, which moves whole runs of channels and is faster on CPU.
         branch = nn.map_variables(
             BinaryUpsampler._branch,
             "params",
@@ -67,7 +68,7 @@ class BinaryUpsampler(nn.Module):
         return branch(self, x, progress, self.scale, True)
 
     def as_branch(self) -> Branch | None:
-        """The upsampler as one packed branch, pixels shuffled; None where it is not packed."""
+        """The upsampler as one packed branch, before its shuffle; None if it is not packed."""
         if not is_packed(self.conv) or self.is_initializing():
             return None
         variables = self._reordered(self.variables, split=(-1, self.scale**2))
@@ -80,10 +81,10 @@ class BinaryUpsampler(nn.Module):
         return binary_branch(x, rsign, conv, rprelu, progress=progress, skip=skip, shuffle=shuffle)
 
     def _reordered(self, variables: Mapping[str, Any], split: tuple[int, int]) -> dict[str, Any]:
-        """The variables with their ``C r^2`` output channels, as a matrix, transposed."""
+        """The variables with the ``C r^2`` output channels transposed, as a matrix of ``split``."""
         params = variables.get("params", {})
         outputs = {name: params[name] for name in ("conv", "rprelu") if name in params}
-        # Apart, since XLA would look each one up where it is used, in the innermost loop.
+        # In a function of its own: otherwise XLA fuses the lookups into the innermost loop.
         outputs = call_apart(partial(_transpose_channels, split=split), outputs)
         return {**variables, "params": {**params, **outputs}}
 
@@ -91,9 +92,9 @@ class BinaryUpsampler(nn.Module):
 def native_upsampling(
     upsamplers: Sequence[nn.Module], tail: nn.Module, x: jax.Array
 ) -> Callable[[jax.Array], jax.Array] | None:
-    """``tail(upsampler(x))`` of packed parts as one native call, where there is such; or None.
+    """``tail(upsampler(x))`` as a function with one native call; None if there is no such call.
 
-    It never has the enlarged features in memory, whose size is several times that of x.
+    The upsampled features, several times as large as x, are never in memory as a whole.
     """
     if len(upsamplers) != 1 or not isinstance(upsampler := upsamplers[0], BinaryUpsampler):
         return None

@@ -2,7 +2,7 @@
 
 The sign is ``+1`` where ``x > threshold`` and ``-1`` elsewhere. It is never 0, because one bit
 cannot hold three values. The derivative of the sign is 0 almost everywhere, so training replaces it
-with the derivative of a smooth surrogate.
+with the derivative of a surrogate function.
 
 Equation numbers refer to the attention paper, "Efficient Image Super Resolution Using Attention In
 Binary Neural Networks". BBCU is Xia et al., "Basic Binary Convolution Unit for Binarized Image
@@ -28,7 +28,7 @@ def _parabola(u: jax.Array, progress: jax.Array) -> jax.Array:
 
 
 def _clip(u: jax.Array, progress: jax.Array | None = None) -> jax.Array:
-    """1 where ``|u| <= 1``, else 0: the slope of ``clip(u, -1, 1)``, or straight-through."""
+    """1 where ``|u| <= 1``, else 0: the slope of ``clip(u, -1, 1)``."""
     return (jnp.abs(u) <= 1.0).astype(u.dtype)
 
 
@@ -74,10 +74,10 @@ def rsign(
     The surrogate gives the slope s:
 
         "parabola"   s(u) = max(0, 2 - 2|u|)                                    (equation 6)
-        "clip"       s(u) = 1 where |u| <= 1, else 0
+        "clip"       s(u) = 1 where |u| <= 1, else 0                            (straight-through)
         "tanh"       s(u) = k t (1 - tanh^2(t u)),  see ``tanh_schedule``       (IR-Net)
 
-    ReActNet and BBCU have the same function.
+    ReActNet and BBCU have the same function, in their code with sign(0) = 0.
 
     Args:
         x: ``[..., C]``, floating point.

@@ -1,7 +1,7 @@
-"""A whole binary branch on packed weights as one function, and a chain of units made of such.
+"""A whole binary branch on packed weights as one function, and a chain of units of one branch each.
 
-Native code works a branch in one pass over the features, and a chain of units in one call, where
-there is such code (``ops.native``); it equals XLA's form but for the rounding of
+Native code (``ops.native``), where it is available, computes a branch in one pass over the features
+and a chain in one call. Its results equal those of XLA's form, apart from the rounding of
 ``bias - shift_in``.
 """
 
@@ -20,7 +20,7 @@ from binsr_jax.ops.packed import pack_signs, packed_conv, word_count
 
 
 class PlainResidual(NamedTuple):
-    """Adds ``scale x`` to a branch.
+    """The term ``scale x``, which is added to a branch.
 
     Attributes:
         scale: f32 scalar.
@@ -30,10 +30,11 @@ class PlainResidual(NamedTuple):
 
 
 class SpatialResidual(NamedTuple):
-    """Adds ``scale sigmoid(weights . x + bias) x`` to a branch: spatial attention.
+    """The term ``scale sigmoid(weights . x + bias) x`` of spatial attention, added to a branch.
 
     Attributes:
-        scale, bias: f32 scalars.
+        scale: f32 scalar.
+        bias: f32 scalar.
         weights: f32 ``[C]``.
     """
 
@@ -47,19 +48,22 @@ _KINDS = {type(None): "none", PlainResidual: "plain", SpatialResidual: "spatial"
 
 
 class Branch(NamedTuple):
-    """A binary branch on packed weights, of a unit or an upsampler (BBCU, figure 1).
+    """The parameters of a binary branch on packed weights, in a unit or an upsampler.
 
-        y = factor rprelu(weight_scale packed_conv(signs of x - threshold, w) + bias)
+        y = factor rprelu(weight_scale packed_conv(signs of x - threshold, w) + bias) + residual
 
-    and what the residual adds to it.
+    BBCU, figure 1.
 
     Attributes:
         threshold: f32 ``[C]``.
-        w_bits: uint32 ``[kh, kw, words, O]`` of ``ops.packed.pack_weights``, odd sides.
-        weight_scale, bias: f32 ``[O]``.
-        shift_in, slope, shift_out: f32 ``[O]``, of ``ops.activation.rprelu``.
+        w_bits: uint32 ``[kh, kw, words, O]`` from ``ops.packed.pack_weights``, odd sides.
+        weight_scale: f32 ``[O]``.
+        bias: f32 ``[O]``.
+        shift_in: f32 ``[O]``, as are ``slope`` and ``shift_out``; see ``ops.activation.rprelu``.
+        slope: f32 ``[O]``.
+        shift_out: f32 ``[O]``.
         factor: a scalar.
-        residual: what is added.
+        residual: the residual term, or None.
     """
 
     threshold: jax.Array
@@ -74,18 +78,21 @@ class Branch(NamedTuple):
 
 
 def packed_branch(x: jax.Array, branch: Branch, shuffle: int = 1) -> jax.Array:
-    """A branch, after which pixels are shuffled; the residual adds the nearest pixel of x.
+    """The output of a branch, followed by a pixel shuffle in the order of ``depth_to_space``.
+
+    The residual is upsampled by nearest neighbours and added after the shuffle.
 
     Args:
         x: f32 ``[B, H, W, C]``.
-        branch: O is a multiple of shuffle^2, and with a residual ``C shuffle^2``.
+        branch: O is a multiple of r^2, and ``C r^2`` with a residual.
         shuffle: r of the pixel shuffle.
 
     Returns:
         f32 ``[B, r H, r W, O / r^2]``.
 
     Raises:
-        ValueError, TypeError: the arrays do not fit each other or ``shuffle``.
+        ValueError: the arrays do not fit each other or ``shuffle``.
+        TypeError: ``w_bits`` is not uint32, in the form of XLA.
     """
     _check(x, branch, shuffle)
     form = choose.form_for_packed(x, branch.w_bits)
@@ -102,7 +109,7 @@ def packed_branch(x: jax.Array, branch: Branch, shuffle: int = 1) -> jax.Array:
 
 
 def can_chain(x: jax.Array, branches: Sequence[Branch]) -> bool:
-    """Whether `packed_chain` takes these branches here: native code for CPU, equal shapes."""
+    """Whether ``packed_chain`` takes these branches: it needs native code and equal shapes."""
     first = branches[0]
     return (
         jax.default_backend() == "cpu"
@@ -116,20 +123,20 @@ def can_chain(x: jax.Array, branches: Sequence[Branch]) -> bool:
 
 
 def packed_chain(x: jax.Array, branches: Sequence[Branch], skip: bool = False) -> jax.Array:
-    """Units of one branch each, one after the other, in one native call.
+    """The output of a chain of units, each of one branch, by one native call.
 
-    Equal to `packed_branch` for one after the other, to the last bit.
+    It equals ``packed_branch`` applied branch by branch, to the last bit.
 
     Args:
         x: f32 ``[B, H, W, C]``.
-        branches: for which `can_chain` holds.
+        branches: the units' branches, for which ``can_chain`` holds.
         skip: whether x is added at the end.
 
     Returns:
         f32 ``[B, H, W, C]``.
 
     Raises:
-        ValueError, TypeError: as `packed_branch`.
+        ValueError: as ``packed_branch``.
     """
     for branch in branches:
         _check(x, branch, 1)
@@ -145,7 +152,7 @@ def packed_chain(x: jax.Array, branches: Sequence[Branch], skip: bool = False) -
 
 
 def can_upsample(x: jax.Array, branch: Branch, tail: jax.Array, shuffle: int) -> bool:
-    """Whether `packed_upsample` takes these here: native code for CPU, few outputs."""
+    """Whether ``packed_upsample`` takes these: it needs native code and at most 3 outputs."""
     features = branch.w_bits.shape[-1] // shuffle**2
     large = jax.ShapeDtypeStruct((*x.shape[:3], features), x.dtype)
     form = choose.form_for_packed(x, branch.w_bits)
@@ -159,20 +166,21 @@ def can_upsample(x: jax.Array, branch: Branch, tail: jax.Array, shuffle: int) ->
 
 
 def packed_upsample(x: jax.Array, branch: Branch, tail: jax.Array, shuffle: int) -> jax.Array:
-    """``conv2d(packed_branch(x, branch, shuffle), tail)`` without the enlarged features in memory.
+    """``conv2d(packed_branch(x, branch, shuffle), tail)``, fused, to the last bit.
 
-    Equal to it to the last bit.
+    The upsampled features are never in memory as a whole.
 
     Args:
         x: f32 ``[B, H, W, C]``.
-        branch, shuffle: as of `packed_branch`.
-        tail: f32 ``[kh, kw, O / r^2, outputs]``, for which `can_upsample` holds.
+        branch: as for ``packed_branch``.
+        tail: f32 ``[kh, kw, O / r^2, outputs]``, for which ``can_upsample`` holds.
+        shuffle: r of the pixel shuffle.
 
     Returns:
         f32 ``[B, r H, r W, outputs]``.
 
     Raises:
-        ValueError, TypeError: as `packed_branch`.
+        ValueError: as ``packed_branch``.
     """
     _check(x, branch, shuffle)
     kind = _KINDS[type(branch.residual)]
@@ -182,7 +190,7 @@ def packed_upsample(x: jax.Array, branch: Branch, tail: jax.Array, shuffle: int)
 
 
 def add_residual(y: jax.Array, x: jax.Array, residual: Residual | None, shuffle: int) -> jax.Array:
-    """``y`` and what a residual adds: ``[B, r H, r W, C], [B, H, W, C] -> y's shape``."""
+    """``y`` plus the upsampled residual: ``[B, r H, r W, C], [B, H, W, C] -> [B, r H, r W, C]``."""
     if residual is None:
         return y
     gain = residual.scale
@@ -199,14 +207,14 @@ def _by_xla(x: jax.Array, branch: Branch, shuffle: int) -> jax.Array:
 
 
 def _epilogue(branch: Branch) -> jax.Array:
-    """What native code does with dot products: f32 ``[5, O]``, see ``native.call``."""
+    """The epilogue's numbers, f32 ``[5, O]``: see ``native.call``."""
     factors = jnp.broadcast_to(branch.factor, branch.weight_scale.shape)
     shift_in = branch.bias - branch.shift_in
     return jnp.stack([branch.weight_scale, shift_in, branch.slope, branch.shift_out, factors])
 
 
 def _numbers(residual: Residual | None) -> jax.Array:
-    """The numbers of a residual in one array, f32 ``[n]``."""
+    """All numbers of a residual in one array, f32 ``[n]``."""
     if residual is None:
         return jnp.zeros((0,), jnp.float32)
     return jnp.concatenate([jnp.atleast_1d(numbers) for numbers in residual])

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 Edge = Literal["mirror", "clamp"]
 
@@ -136,9 +137,8 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
-    B, H, W, C = _check_shuffle(x, factor)
-    x = x.reshape(B, H, W, C, factor, factor)
-    return x.transpose(0, 1, 4, 2, 5, 3).reshape(B, H * factor, W * factor, C)
+    _check_shuffle(x, factor)
+    return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=factor, j=factor)
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
@@ -156,11 +156,10 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its sides are not multiples of r.
     """
-    B, H, W, C = _check_batch(x, factor)
+    _, H, W, _ = _check_batch(x, factor)
     if H % factor or W % factor:
         raise ValueError(f"the sides of {x.shape} are no multiples of {factor}")
-    x = x.reshape(B, H // factor, factor, W // factor, factor, C)
-    return x.transpose(0, 1, 3, 5, 2, 4).reshape(B, H // factor, W // factor, C * factor**2)
+    return rearrange(x, "b (h i) (w j) c -> b h w (c i j)", i=factor, j=factor)
 
 
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
@@ -178,9 +177,8 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
-    B, H, W, C = _check_shuffle(x, factor)
-    x = x.reshape(B, H, W, factor, factor, C)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, H * factor, W * factor, C)
+    _check_shuffle(x, factor)
+    return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=factor, j=factor)
 
 
 def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
@@ -261,12 +259,11 @@ def _check_resize(image: np.ndarray, scale: float, edge: str) -> None:
         raise ValueError(f"resizing knows the edges 'mirror' and 'clamp', not {edge!r}")
 
 
-def _check_shuffle(x: jax.Array, factor: int) -> tuple[int, int, int, int]:
-    """B, H, W and C of a batch ``[B, H, W, C factor^2]``."""
-    B, H, W, channels = _check_batch(x, factor)
+def _check_shuffle(x: jax.Array, factor: int) -> None:
+    """Checks that x is a batch ``[B, H, W, C factor^2]``, whose channels can move into space."""
+    channels = _check_batch(x, factor)[-1]
     if channels % factor**2:
         raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
-    return B, H, W, channels // factor**2
 
 
 def _check_batch(x: jax.Array, factor: int) -> tuple[int, int, int, int]:

@@ -88,7 +88,8 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
 
     The formula and window of ``binsr_jax.evaluation.metrics.ssim``, in the arrays' own precision
     and for unrounded values. A filter along a side is a product with a banded matrix, which is fast
-    on every backend.
+    on every backend. (``dm_pix.ssim`` is not used: its window does not shrink with images of fewer
+    pixels than it has, as that of the metric does.)
 
     Args:
         a: ``[B, H, W, C]``.

@@ -132,7 +132,8 @@ def _without_waste(f: Callable[[jax.Array], Any], key: jax.Array) -> Any:
 
     Equal operations are compiled once. In one program XLA compiles each draw of random numbers
     anew, which for 16 blocks of 64 channels takes seconds and more than 200 MB; and without a
-    program the network would be run, although nobody asks for its output.
+    program the network would be run, although nobody asks for its output. JAX's own dead-code
+    elimination, ``dce_jaxpr``, is not public.
     """
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(key)
     needed = {variable for variable in closed.jaxpr.outvars if not isinstance(variable, Literal)}

@@ -31,16 +31,17 @@ def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
     """
     t = step.astype(jnp.float32)
     d = jnp.minimum(jnp.float32(decay), (1.0 + t) / (10.0 + t))
-    return jax.tree.map(lambda a, b: d * a + (1.0 - d) * b, old, new)
+    return optax.incremental_update(new, old, 1.0 - d)
 
 
 def _clip(params: Any, names: frozenset[tuple[str, ...]]) -> Any:
-    """The parameters with those of these names cut off at -1 and 1.
+    """The parameters with those of these names clipped to -1..1.
 
     Beyond, the gradient of a binary weight is 0: it would never come back.
     """
     flat: dict[tuple[str, ...], Any] = flatten_dict(params)
-    clipped = {name: jnp.clip(flat[name], -1.0, 1.0) for name in names & flat.keys()}
+    project = optax.projections.projection_box
+    clipped = {name: project(flat[name], -1.0, 1.0) for name in names & flat.keys()}
     return unflatten_dict({**flat, **clipped})
 
 

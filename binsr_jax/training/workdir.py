@@ -51,6 +51,7 @@ def claim(path: Path) -> Iterator[None]:
         lock = open_lock(path / ".lock")
     try:
         try:
+            # Not filelock: it empties the file, which names the holder, before it has the lock.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"

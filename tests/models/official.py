@@ -1,4 +1,4 @@
-"""Networks of the reference arrays, and how ours are compared with them."""
+"""The networks of the reference arrays, and the comparison of ours with them."""
 
 import re
 from collections.abc import Mapping
@@ -37,13 +37,13 @@ BINARY_DENOISER = {
 BINARY_DEBLOCKER = {**BINARY_DENOISER, "bias": "all"}
 
 
-def model_config(**fields) -> config_lib.Config:
+def model_config(**fields) -> config_lib.ModelConfig:
     model = config_lib.default().model
     model.update(fields)
     return model
 
 
-def shapes(config: config_lib.Config, scale: int, channels: int = 3) -> Any:
+def shapes(config: config_lib.ModelConfig, scale: int, channels: int = 3) -> Any:
     image = jnp.zeros((1, 4, 4, channels))
     return jax.eval_shape(network(config, scale, channels).init, jax.random.key(0), image)["params"]
 
@@ -57,9 +57,9 @@ def nhwc(array: np.ndarray) -> np.ndarray:
 
 
 class Reference:
-    """One network of the reference arrays, in our layout; ``fields`` of config.model are its kind.
+    """One network of the reference arrays, in our layout.
 
-    Features, blocks and k are found in the arrays.
+    ``fields`` of ``config.model`` give its kind. Features, blocks and k are found from the arrays.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Reference:
             self.config.amplification = self._amplification()
 
     def _amplification(self) -> float:
-        """k, from a gradient that has the factor 1 / k and is known but for it.
+        """k, from a gradient that is known apart from its factor 1 / k.
 
-        At the tail's output n it is ``g = +-sign(y - target) / (k size)``. The tail's bias has the
-        sum of g over the image; where there is none, the last shift of the last unit, before the
-        tail, has the sum of g convolved with the transposed kernel.
+        The gradient at the tail's output is ``g = +-sign(y - target) / (k size)``. The gradient of
+        the tail's bias is the sum of g over the image. Without a bias, the gradient of the last
+        unit's last shift is the sum of g convolved with the transposed kernel.
         """
         g = np.sign(self.y - self.target) / self.y.size
         layers = [
@@ -97,7 +97,7 @@ class Reference:
             gradient = self.grads[max(shifts, key=_number)].ravel()
             height, width = g.shape[1:3]
             known = np.zeros(len(gradient))
-            for i in range(3):  # a tap of the kernel misses a row or column of features
+            for i in range(3):  # a tap off the centre misses a row or column of the features
                 for j in range(3):
                     seen = g[
                         :,
@@ -107,7 +107,7 @@ class Reference:
                     known += seen.sum((0, 1, 2)) @ kernel[:, :, i, j]
         largest = np.abs(gradient).argmax()
         k = abs(float(known[largest] / gradient[largest]))
-        rule = round(k * 32) / 32  # k = 130 n / 64 of the papers is a multiple of 1/32
+        rule = round(k * 32) / 32  # the papers' k = 130 n / 64 is a multiple of 1/32
         return rule if abs(rule - k) < 2e-5 * k else k
 
     def params(self) -> Any:
@@ -122,7 +122,7 @@ def size_of(state: Mapping[str, np.ndarray]) -> dict[str, int]:
     head = next(array for name, array in state.items() if name in heads)
     part = re.compile(r"(body\.\d+\.(?:body|conv1)|model\.\d+)")
     parts = {match[1] for name in state if (match := part.match(name))}
-    ends = 2 if "model.0.weight" in state else 0  # of DnCNN: the first layer and the last
+    ends = 2 if "model.0.weight" in state else 0  # DnCNN's first and last layer
     return {"features": len(head), "blocks": len(parts) - ends}
 
 
@@ -137,7 +137,7 @@ def _is_layer(name: str) -> bool:
 def check_network(
     net: Reference, name: str, gradients: Mapping[str, np.ndarray] | None = None
 ) -> None:
-    """Compares output, loss and all gradients: the network's own, or these."""
+    """Compares output, loss and all gradients, by default with the network's own."""
     model = network(net.config, net.scale, net.channels)
     params = net.params()
 
@@ -157,7 +157,7 @@ def check_network(
     for path, gradient in expected.items():
         ours_of_path = ours[path]
         if is_shared(path):
-            # The reference has one attention module for all units of the body.
+            # In the reference all units of the body share one attention module.
             ours_of_path = sum(g for p, g in ours.items() if is_shared(p) and p[1:] == path[1:])
         assert_close(ours_of_path, gradient, f"{name} {path}")
 
@@ -167,6 +167,6 @@ def is_shared(path: tuple[str, ...]) -> bool:
 
 
 def assert_close(ours, reference, name=""):
-    """Equal but for the order of float32 sums: 2e-5 of the largest element."""
+    """Asserts equality to 2e-5 of the largest element, since float32 sums differ in their order."""
     scale = float(np.abs(reference).max())
     np.testing.assert_allclose(ours, reference, rtol=1e-3, atol=2e-5 * scale + 1e-9, err_msg=name)

@@ -11,14 +11,14 @@ from binsr_jax.training.checkpoint import load_model
 
 
 def conv(x, kernel, bias=0.0):
-    """A convolution of ``[C, H, W]`` by the definition: zero padding, stride 1."""
+    """A convolution of ``[C, H, W]`` by its definition: zero padding, stride 1."""
     x = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
     return np.einsum("ihwyx,oiyx->ohw", windows, kernel) + np.reshape(bias, (-1, 1, 1))
 
 
 def layers(rng, norm_bias=True, channels=1, name="model."):
-    """The state of DnCNN with 5 features and 2 normalised convolutions in its body."""
+    """The state of a DnCNN with 5 features and 2 normalised convolutions in its body."""
 
     def draw(*shape):
         return rng.normal(size=shape).astype(np.float32)
@@ -41,7 +41,7 @@ def layers(rng, norm_bias=True, channels=1, name="model."):
 
 
 def denoised(state, x, epsilon, name="model."):
-    """``x - noise`` by the layers as PyTorch has them, in float64."""
+    """``x - noise``, computed by PyTorch's layers in float64."""
 
     def get(layer, part):
         return state.get(f"{name}{layer}.{part}", np.zeros(1)).astype(np.float64)

@@ -28,7 +28,7 @@ OFFICIAL_KINDS = {"None": "none", "SE": "se", "Spat": "spatial"}
 
 
 def official_attention(name: str) -> dict[str, str]:
-    """BinEDSRSpatSE is spatial attention on the residual branch and SE on the binary one."""
+    """The fields of a name: BinEDSRSpatSE has residual attention Spat and binary attention SE."""
     match = re.fullmatch(r"BinEDSR(?:(None|SE|Spat)(None|SE|Spat))?", name)
     assert match, name
     return {
@@ -38,8 +38,8 @@ def official_attention(name: str) -> dict[str, str]:
 
 
 def edsr_reference(name: str, arrays: Mapping[str, np.ndarray]) -> Reference:
-    """A network of the reference arrays that has this name."""
-    # EDSR-PyTorch works in 0..255 and has no amplification of its own: k = 255 between 0..1.
+    """The network of the reference arrays with this name."""
+    # EDSR-PyTorch computes in 0..255 without an amplification, which is k = 255 for 0..1.
     if name.startswith("5_edsr"):
         residual_scale = re.search(r"res([\d.]+)$", name)
         fields = {**FLOAT_EDSR, "amplification": 255.0}
@@ -66,7 +66,7 @@ def test_networks_equal_the_reference(reference_dir, reference):
 
 
 def complete(net: Reference) -> dict[str, np.ndarray]:
-    """The gradients under all names: a shared module's are listed under its first name only."""
+    """The gradients under all names; the file lists those of a shared module under its first."""
     first = {}
     for name in net.state:
         if name in net.grads:
@@ -89,7 +89,7 @@ def test_parameter_counts_equal_the_official(reference_dir):
             float_net = match[1] == "EDSR"
             fields = FLOAT_EDSR if float_net else official_attention(match[1])
             params = shapes(model_config(**fields), int(match[2]))
-            # The reference counts the one attention module that its 32 body units share once.
+            # The reference counts the attention module once that its 32 body units share.
             shared = {p: s for p, s in flatten_dict(params).items() if is_shared(p)}
             repeated = parameters([s for p, s in shared.items() if p[0] != "body_0"])
             assert parameters(params) - repeated == count["all"], name

@@ -1,6 +1,7 @@
-"""RRDBNet and SRVGGNetCompact against PyTorch's outputs; their weights under all names."""
+"""RRDBNet and SRVGGNetCompact against PyTorch's outputs, and their weights under all names."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ ACTIVATIONS = {"prelu": None, "relu": "relu", "leakyrelu": "leaky_relu"}
 
 
 def loaded(state, config, names):
-    """The network of a state, and its variables."""
+    """The network of a PyTorch state, and its variables."""
     network = network_of(config.model, config.scale)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
@@ -33,7 +34,7 @@ def loaded(state, config, names):
 
 
 def drawn(config, scale, seed=0):
-    """A network whose weights are drawn, and they."""
+    """A network and random parameters of it."""
     network, rng = network_of(config, scale), np.random.default_rng(seed)
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
@@ -62,11 +63,11 @@ def torch_state(params, doublings=2):
 
 
 def first_names(state, doublings=2):
-    """BasicSR's names as the ESRGAN repository's first ones."""
+    """The state under the ESRGAN repository's earliest names instead of BasicSR's."""
     blocks = 1 + max(int(m[1]) for n in state if (m := re.match(r"body\.(\d+)", n)))
     ends = [f"conv_up{i + 1}" for i in range(doublings)]
     parts = {"conv_first": "model.0", "conv_body": f"model.1.sub.{blocks}"}
-    # A doubling is three layers: the enlarging, the convolution, the activation.
+    # A doubling is three layers: upsampling, convolution, activation.
     parts |= {end: f"model.{3 * i + 3}" for i, end in enumerate(ends)}
     parts |= {"conv_hr": f"model.{3 * doublings + 2}", "conv_last": f"model.{3 * doublings + 4}"}
 
@@ -81,7 +82,7 @@ def first_names(state, doublings=2):
 
 
 def second_names(state):
-    """BasicSR's names as the ESRGAN repository's later ones."""
+    """The state under the ESRGAN repository's later names instead of BasicSR's."""
     words = {"conv_body": "trunk_conv", "body.": "RRDB_trunk.", ".rdb": ".RDB"}
     words |= {"conv_up": "upconv", "conv_hr": "HRconv"}
 
@@ -175,7 +176,7 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_mirrored():
         x = np.random.default_rng(0).random((2, 9, 11, 3), np.float32)
         bottom, right = -9 % network.stride, -11 % network.stride
         padded = np.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
-        y = network.apply({"params": params}, x)
+        y: Any = network.apply({"params": params}, x)
         assert y.shape == (2, 9 * scale, 11 * scale, 3)
         whole = np.asarray(network.apply({"params": params}, padded))
         np.testing.assert_array_equal(y, whole[:, : 9 * scale, : 11 * scale])
@@ -190,7 +191,7 @@ def test_a_size_that_is_no_multiple_of_the_stride_is_mirrored():
     ],
 )
 def test_the_reach_is_what_a_pixel_can_change(name, scale, unshuffle):
-    """With positive weights nothing cancels: what one pixel changes is as far as it reaches."""
+    """With positive weights nothing cancels, so one pixel changes all that it can reach."""
     model = config_lib.default().model
     model.update(name=name, features=2, blocks=1, growth=1, unshuffle=unshuffle)
     network, params = drawn(model, scale)

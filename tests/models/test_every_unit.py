@@ -1,4 +1,4 @@
-"""Every unit in every network: built, trained and packed alike."""
+"""Every unit in every network, for training and packed."""
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ def test_a_unit_fits_a_network(name, unit):
         variables = jax.eval_shape(model.init, jax.random.key(0), x)
         y = jax.eval_shape(model.apply, variables, x)
         assert (y.shape, y.dtype) == ((2, 4 * scale, 5 * scale, 3), jnp.float32)
-    # What is packed has no variables but parameters.
+    # A packed network has no variables besides its parameters.
     assert variables.keys() == {"params"}
 
 
@@ -61,17 +61,17 @@ def test_each_part_is_binary_on_its_own(name, part):
         ("dncnn", {"head", "tail"}),
     ],
 )
-def test_all_binary_parts_are_told_the_progress(name, parts):
-    # Or the gradient of balanced weights would stay what it is at the start of training.
+def test_all_binary_parts_receive_the_progress(name, parts):
+    # Without it the gradient of balanced weights would stay as at the start of training.
     fields = {"unit": "residual", "body_end": "conv", "weight_scale": "libra"}
     config = model_config(
         **fields, name=name, features=4, blocks=2, **dict.fromkeys(parts, "binary")
     )
-    told = {}
+    received = {}
 
     def record(call, args, kwargs, context):
         if isinstance(context.module, BinaryConv) and context.method_name == "__call__":
-            told[context.module.path[0].split("_0")[0]] = kwargs["progress"]
+            received[context.module.path[0].split("_0")[0]] = kwargs["progress"]
         return call(*args, **kwargs)
 
     def initial(x):
@@ -79,4 +79,4 @@ def test_all_binary_parts_are_told_the_progress(name, parts):
 
     with nn.intercept_methods(record):
         jax.eval_shape(initial, jax.ShapeDtypeStruct((1, 3, 3, 3), jnp.float32))
-    assert told == dict.fromkeys(parts, 0.25)
+    assert received == dict.fromkeys(parts, 0.25)

@@ -1,4 +1,4 @@
-"""``binsr import-torch``: the official weights in a work dir, or one sentence that says why not."""
+"""``binsr import-torch``: official weights in a work dir, or one sentence with the reason."""
 
 import importlib.util
 import re
@@ -27,7 +27,7 @@ from binsr_jax.models import torch_files
 from binsr_jax.models.torch_files import read_state
 from binsr_jax.training.checkpoint import load_model
 
-# Files of reference arrays, the networks that they are of, and what those are in our words.
+# Files of reference arrays, the networks in them, and our config fields for these networks.
 ARCHS = {
     r"4_bbcul_\w+": ("bbcu_l", BBCU_L),
     r"4_bbcum_\w+": ("bbcu_m", BBCU_M),
@@ -50,7 +50,7 @@ def run_import(path: Path, arch: str, *flags: str) -> int:
 
 @pytest.mark.parametrize("pattern", ARCHS)
 def test_official_weights(reference_dir, reference, tmp_path, pattern):
-    """Config and parameters are those that tests of the networks compare outputs of."""
+    """Config and parameters equal those whose outputs the tests of the networks compare."""
     names = sorted(p.stem for p in reference_dir.glob("*.npz") if re.fullmatch(pattern, p.stem))
     assert names
     arch, fields = ARCHS[pattern]
@@ -85,7 +85,7 @@ def state() -> dict[str, np.ndarray]:
 
 
 def test_it_is_packed_and_run_like_a_trained_network(state, tmp_path, capsys):
-    # As saved from several GPUs.
+    # The names of a network that was saved from training on several GPUs.
     np.savez(tmp_path / "net.npz", **{f"module.{name}": a for name, a in state.items()})
     assert run_import(tmp_path / "net.npz", "dncnn_bin") == 0
     assert "dncnn of 2 blocks of 6 channels, k 12.1875" in capsys.readouterr().out

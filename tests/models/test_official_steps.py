@@ -1,4 +1,4 @@
-"""Five steps of the papers' recipe against the reference's: losses and parameters."""
+"""Losses and parameters of five training steps by the papers' recipe, against the reference's."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from official import BBCU_L, BBCU_M, model_config, nhwc, shapes, size_of
+from official import BBCU_L, BBCU_M, nhwc, shapes, size_of
 
 from binsr_jax import config as config_lib
 from binsr_jax.models import build, network
@@ -26,7 +26,7 @@ def named(arrays, prefix):
 
 
 def amplification(model, scale, params, batch, loss) -> float:
-    """Of the usual k, the one with which the first loss is that of the reference."""
+    """The one of the usual k with which the first loss is closest to the reference's."""
 
     def off(k):
         model.amplification = k
@@ -49,7 +49,7 @@ def test_steps_equal_the_reference(reference_dir, reference, kind):
         scale = batch["hq"].shape[1] // batch["lq"].shape[1]
         initial = named(arrays, "init/")
         config = config_lib.default()
-        config.model = model_config(**{**size_of(initial), **OFFICIAL[kind]})
+        config.model.update({**size_of(initial), **OFFICIAL[kind]})
         config.scale, config.devices = scale, 1
         config.train.learning_rate, config.train.schedule = 1e-4, "constant"
         template = shapes(config.model, scale)
@@ -79,7 +79,7 @@ def test_steps_equal_the_reference(reference_dir, reference, kind):
 
 
 def steps(config, params, batch):
-    """The losses before each of five steps and after the last, and the parameters then."""
+    """The losses before each of five steps and after them, and the parameters after them."""
     model, optimizer, mesh = (
         build(config),
         make_optimizer(config.train),

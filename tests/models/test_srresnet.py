@@ -44,7 +44,7 @@ def test_every_scale(scale, fields):
 
 
 def test_training_starts_near_the_enlarged_image():
-    """He's deviation outside of the body, times 0.1, and no biases; the body as PyTorch has it."""
+    """0.1 of He's deviation and zero biases outside the body; PyTorch's default in the body."""
     model = network(model_config(**BBCU_L, features=32, blocks=1, amplification=65.0), 2)
     x = jax.random.uniform(jax.random.key(0), (1, 5, 7, 3))
     y, variables = jax.jit(model.init_with_output)(jax.random.key(1), x)

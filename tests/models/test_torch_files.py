@@ -1,4 +1,4 @@
-"""Files of PyTorch weights: what they are wrapped in, and which numbers they hold."""
+"""PyTorch's weight files: the wrappers around the weights, and their dtypes."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Weights that do not fit are refused with their names."""
+"""Conversion of PyTorch weights; weights that do not fit are refused by name."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def params():
 
 @pytest.fixture
 def state():
-    """A PyTorch state of that network, made by hand."""
+    """A PyTorch state of the network of ``params``, written by hand."""
 
     def unit(prefix):
         return {
@@ -48,7 +48,7 @@ def state():
 def test_layouts_and_signs(state, params):
     ours = from_torch(state, params)
     assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, params)
-    # PyTorch's [o, i, y, x] at o=2, i=1, y=0, x=2.
+    # Element o=2, i=1, y=0, x=2 of PyTorch's [o, i, y, x].
     assert ours["head"]["kernel"][0, 2, 1, 2] == state["conv_first.weight"][2, 1, 0, 2]
     np.testing.assert_array_equal(ours["body_1"]["rsign"]["threshold"], -0.5)
     np.testing.assert_array_equal(ours["body_end"]["rprelu"]["shift_in"], -1)

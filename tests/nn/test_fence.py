@@ -1,4 +1,4 @@
-"""A fenced unit is the unit: same parameters, values, gradients and updates."""
+"""A fenced unit equals the unit: in parameters, values, gradients and updates."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +28,7 @@ class Scaled(nn.Module):
 
 
 class Chain(nn.Module):
-    """Units of one kind in a row, the last of them another if asked; each at its own progress."""
+    """Units in a row, each with its own progress; the last one may be of another kind."""
 
     unit: Callable[..., nn.Module]
     fenced: bool
@@ -60,13 +60,13 @@ ALL_UNITS = {
 
 
 def _image(seed=0, batch=2):
-    # Multiples of 1/64 that are never 0: no sign hangs on the order of a sum.
+    # Odd multiples of 1/64, so that no sign depends on the order of a sum.
     steps = np.random.default_rng(seed).integers(-64, 64, (batch, 5, 6, 8))
     return jnp.asarray((2 * steps + 1) / 64, jnp.float32)
 
 
 def _variables(chain, x):
-    """Initial variables, moved off their start so that every parameter has a say."""
+    """Variables near their start, at which every parameter has an effect."""
     variables = chain.init(jax.random.key(0), x, train=False, progress=0.0)
     params = jax.tree.map(
         lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape),
@@ -137,7 +137,7 @@ def test_equal_units_share_one_function():
 
 
 class Keeping(nn.Module):
-    """A unit that says so when it computes what it keeps."""
+    """A unit that calls ``run`` whenever it computes the value that it keeps."""
 
     run: Callable[[], None]
 
@@ -162,7 +162,7 @@ def test_what_a_unit_keeps_is_not_computed_again_for_its_gradient():
     step = jax.jit(partial(_loss_and_gradients, chain))
     _assert_close(step(variables, x, 0.0), plain)
     jax.effects_barrier()
-    assert len(runs) == 3  # once a unit
+    assert len(runs) == 3  # once per unit
 
 
 def test_fence_over_a_mesh():

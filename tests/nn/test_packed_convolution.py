@@ -1,8 +1,8 @@
 """Packed units against float ones.
 
-The integer convolutions are equal. What is around them is the same arithmetic, but XLA is free to
-contract a multiplication and an addition into one rounding in one of the two programs and not in
-the other: a unit's output may differ by a few units in the last place of its largest term.
+The integer convolutions are equal, and the arithmetic around them is the same. But XLA may contract
+a product and a sum to one rounding in one of the two programs and not in the other. So a unit's
+output may differ by a few units in the last place of its largest term.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 
 def with_conv(module, conv, **options):
-    """A module with a binary convolution if it takes one, and the options that it has."""
+    """The module with the binary convolution and the options that are attributes of it."""
     of: Any = module.func if isinstance(module, partial) else module
     names = {field.name for field in dataclasses.fields(of)}
     return module(**{k: v for k, v in {"conv": conv, **options}.items() if k in names})
 
 
 def random_variables(module: nn.Module, x: jax.Array, seed: int = 0):
-    """Variables around their start, so that no term is zero."""
+    """Random variables near their start, so that no term is zero."""
     rng = np.random.default_rng(seed)
     leaves: dict[Any, Any] = flatten_dict(module.init(jax.random.key(seed), x))
     drawn = {k: v + 0.1 * rng.normal(size=v.shape).astype(np.float32) for k, v in leaves.items()}
@@ -42,7 +42,7 @@ def random_variables(module: nn.Module, x: jax.Array, seed: int = 0):
 
 
 def packed_by_hand(params):
-    """Kernels of convolutions whose place is called conv become packed bits and scales."""
+    """The parameters with the kernel of every submodule "conv" as packed bits and scales."""
     flat: dict[Any, Any] = flatten_dict(params)
     packed = {}
     for name, value in flat.items():
@@ -87,14 +87,14 @@ def test_the_integers_inside_are_exact(channels):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     np.testing.assert_array_equal(y, expected)
-    x_bits = np.asarray(pack_weights(jnp.moveaxis(x, 3, 2)))  # the channels are the second last
+    x_bits = np.asarray(pack_weights(jnp.moveaxis(x, 3, 2)))  # channels on the second last axis
     x_bits = np.moveaxis(x_bits, 2, 3)
     np.testing.assert_array_equal(y, packed_conv_reference(x_bits, np.asarray(w_bits), channels))
 
 
 @pytest.mark.parametrize("form", ["_by_int8", "_by_bits"])
 def test_both_forms_are_the_same_integers(form):
-    """That of GPU and TPU runs on CPU too."""
+    """The form for GPU and TPU runs on CPU, too."""
     from binsr_jax.nn import packed
 
     rng = np.random.default_rng(3)
@@ -113,7 +113,7 @@ CASES = [
 
 
 def both_forms(module, options, x, **fields):
-    """A module and its packed form, each with its variables, moved off their start."""
+    """A module and its packed form, each with its variables, which are random near their start."""
     floats, packed = (
         with_conv(module, partial(conv, **options), **fields) for conv in (BinaryConv, PackedConv)
     )
@@ -135,7 +135,7 @@ def both_forms(module, options, x, **fields):
 def test_every_unit_is_equal_when_packed(name, attention, weight_scale, use_bias):
     attentions = {"residual_attention": attention, "binary_attention": attention}
     options = {"use_bias": use_bias, "weight_scale": weight_scale}
-    # Odd numbers of channels: the last word is not full.
+    # The last word is only partly used.
     x = 30 * jax.random.normal(jax.random.key(2), (2, 9, 7, 5 if use_bias else 33))
     expected, y = (
         jax.jit(unit.apply)(variables, x)

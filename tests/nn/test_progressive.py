@@ -1,4 +1,4 @@
-"""Progressive binarisation: from the hard tanh to the sign, in training alone."""
+"""Progressive binarisation: from the hard tanh to the sign, only in training."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Units against the reference arrays, and the contract that every unit keeps."""
+"""Units against the reference arrays and their formulas, and the contract of all units."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,7 +27,7 @@ KINDS = {"se": "se", "spat": "spatial", "pix": "pixel", "pixel": "pixel", "spati
 
 
 def by_case(arrays):
-    """The arrays of a file as {case: {name: array}}."""
+    """The arrays of a file as ``{case: {name: array}}``."""
     cases = {}
     for key, array in arrays.items():
         if "/" in key:
@@ -45,7 +45,10 @@ def nhwc(array):
 
 
 def check_against_reference(module, arrays, prefix, part):
-    """Output and all gradients; ``prefix`` and ``part`` are PyTorch's and our place of the unit."""
+    """Compares the output and all gradients.
+
+    ``prefix`` is the unit's place in PyTorch's names, and ``part`` its place in ours.
+    """
     x = nhwc(arrays["x"])
     template = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
 
@@ -74,13 +77,13 @@ def check_against_reference(module, arrays, prefix, part):
 
 
 def assert_close(ours, reference, name=""):
-    """Equal but for the order of float32 sums: 1e-5 of the largest element."""
+    """Asserts equality to 1e-5 of the largest element, since float32 sums differ in their order."""
     scale = float(np.abs(reference).max())
     np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5 * scale + 1e-9, err_msg=name)
 
 
 class RepeatingUnit(nn.Module):
-    """The reference's BinaryConv2dV2: its skip repeats the channels, then the first one again."""
+    """The reference's BinaryConv2dV2, whose skip repeats all channels and appends the first one."""
 
     features: int
 
@@ -92,7 +95,7 @@ class RepeatingUnit(nn.Module):
 
 
 class Block(nn.Module):
-    """The reference's BinaryBlock: two units in a row, the first two of a network's body."""
+    """The reference's BinaryBlock: two units in a row, named like the first two of a body."""
 
     conv: Callable[..., nn.Module]
 
@@ -171,10 +174,10 @@ ALL_UNITS = [
 
 @pytest.mark.parametrize("unit", ALL_UNITS)
 def test_every_unit_keeps_the_contract(unit):
-    """Same shape and type; gradients are finite and reach everything; statistics move."""
+    """Shape and dtype stay, gradients are finite and reach every parameter, statistics change."""
     x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
     variables = dict(jax.jit(unit().init)(jax.random.key(1), x))
-    # Moved off their start, where some gradients are zero by design.
+    # Parameters away from their start, where some gradients are zero by design.
     params = jax.tree.map(
         lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
         variables.pop("params"),
@@ -190,7 +193,6 @@ def test_every_unit_keeps_the_contract(unit):
     (dparams, dx), updated = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves((dparams, dx, updated)))
     gradients: dict[str, Any] = flatten_dict(dparams, sep="/")
-    # Batch normalisation takes off what a bias or a mean of its input's adds.
     assert not [name for name, gradient in gradients.items() if not np.any(gradient)]
     for old, new in zip(jax.tree.leaves(variables), jax.tree.leaves(updated), strict=True):
         assert not np.array_equal(old, new)
@@ -217,7 +219,7 @@ X = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
 @pytest.mark.parametrize("binary", ["none", *ATTENTION])
 @pytest.mark.parametrize("residual", ["none", *ATTENTION])
 def test_attention_starts_without_effect(residual, binary):
-    """At the start every branch has gain 1: the unit with attention is the unit without."""
+    """Every branch starts with gain 1, so a unit with attention starts equal to one without."""
     variables, y = init_and_apply(attention_unit(residual, binary), X)
     plain = {"params": {k: variables["params"][k] for k in ("rsign", "conv", "rprelu")}}
     np.testing.assert_allclose(y, jax.jit(BBCU().apply)(plain, X), rtol=1e-5, atol=1e-6)
@@ -235,7 +237,10 @@ def test_the_later_forms_start_as_their_base(form):
 
 
 def by_hand(name, z, x, m, n):
-    """The later forms: z of the convolution, scaled and shifted; m and n maps of x and branch."""
+    """The later forms in numpy.
+
+    z is the scaled and shifted convolution; m is the map of the residual branch, n of the binary.
+    """
 
     def activate(z):
         return np.where(z > 0.1, z - 0.1, 0.3 * (z - 0.1)) + 0.2
@@ -285,7 +290,7 @@ def test_the_later_forms_by_hand(name):
 
 
 def normalised(y):
-    """Batch normalisation at its start."""
+    """Batch normalisation with its initial parameters."""
     return (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5)
 
 

@@ -1,7 +1,7 @@
 """The units that a backbone is built from.
 
-A new unit is a class with the contract of ``binsr_jax.nn.units.base.Unit``, and a line in
-``UNITS``.
+To add a unit, write a class that keeps the contract of ``binsr_jax.nn.units.base.Unit``, and add it
+to ``UNITS``.
 """
 
 from binsr_jax.nn.units.attention import (

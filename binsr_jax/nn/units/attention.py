@@ -1,13 +1,15 @@
 """The binary units with attention, of "Efficient Image Super Resolution Using Attention In Binary
 Neural Networks".
 
-``AttentionUnit`` is that of the paper's public code. Of the author's later forms the paper's source
-names the blocks and their costs, and gives ``RPReLU(a conv(sign x) + b) + x`` as the base; the code
-is not public. What each name stands for is inferred: "Single" is attention on the binary branch
-alone, "Both" on both branches (their cost is that of one and two attentions), "Rescale" a map of
-the unit's own input that scales the binary branch before or after its activation (as in Martinez et
-al., "Training Binary Neural Networks with Real-to-Binary Convolutions"), and "Dual" both such a map
-and one of the branch.
+``AttentionUnit`` is the unit of the paper's public code. The author's later forms have no public
+code. The paper's source gives their names, their costs, and the base,
+``RPReLU(a conv(sign x) + b) + x``. The formulas of the others are inferred from these:
+
+- "Single" has attention on the binary branch, and "Both" on both branches. Their costs are those of
+  one and of two attentions.
+- "Rescale" scales the binary branch by a map of the unit's input, before or after the activation.
+  Martinez et al., "Training Binary Neural Networks with Real-to-Binary Convolutions", do the same.
+- "Dual" scales the binary branch by such a map and by a map of the branch itself.
 """
 
 import flax.linen as nn
@@ -22,14 +24,14 @@ from binsr_jax.ops.branch import Branch, PlainResidual, SpatialResidual
 
 
 class _Attended(BinaryUnit):
-    """A binary unit with an attention, "none" or a key of ``ATTENTION``, for either branch."""
+    """A binary unit with an attention for each branch: "none" or a key of ``ATTENTION``."""
 
     residual_attention: str = "none"
     binary_attention: str = "none"
     attention_hidden: int = 4
 
     def _attend(self, branch: str, x: jax.Array, bare: bool = False) -> jax.Array | None:
-        """``map(x) * x``, or the map alone if ``bare``, of a branch; None if it has none."""
+        """``map(x) * x`` of a branch, or the map if ``bare``; None if there is no attention."""
         kind = self._kind(branch)
         if kind == "none":
             return None
@@ -37,8 +39,8 @@ class _Attended(BinaryUnit):
             raise ValueError(f"no attention {kind!r}: choose none, {', '.join(ATTENTION)}")
         options = {"hidden": self.attention_hidden} if ATTENTION[kind] is SqueezeExcitation else {}
         attention = ATTENTION[kind](**options, bare=bare, name=f"{branch}_attention")
-        # Without a fence XLA convolves twice on CPU, for the map and for the product, and rounds
-        # the sum of the branches differently from one size of image to another.
+        # Without a fence XLA on CPU recomputes the convolution for the map and for the product, and
+        # the rounding of the branches' sum depends on the size of the image.
         return fence(attention)(x)
 
     def _kind(self, branch: str) -> str:
@@ -46,13 +48,13 @@ class _Attended(BinaryUnit):
 
 
 class AttentionUnit(_Attended):
-    """The binary unit with attention on either branch and learnable branch scales.
+    """The binary unit with an attention and a learnable scale on each branch.
 
         y = a_b A_b(RPReLU(bconv(RSign(x)))) + a_r A_r(x)
 
     A is the identity ("none") or ``map(x) * x`` with a map of ``ATTENTION``. A branch scale starts
-    at 1, or at 2 where there is an attention, whose map starts at 1/2: either way the branch starts
-    with gain exactly 1, or a chain of such units would fade the image away.
+    at 1, or at 2 with an attention, because maps start at 1/2. So every branch starts with gain
+    exactly 1; with a smaller gain, a chain of units would fade the image away.
     """
 
     @nn.compact
@@ -63,7 +65,7 @@ class AttentionUnit(_Attended):
         return self._scaled("binary", y) + self._scaled("residual", x)
 
     def _scaled(self, branch: str, x: jax.Array) -> jax.Array:
-        """``a A(x)`` for one of the two branches."""
+        """``a A(x)`` of one branch."""
         attended = self._attend(branch, x)
         return self._branch_scale(branch) * (x if attended is None else attended)
 
@@ -86,9 +88,9 @@ class AttentionUnit(_Attended):
 class Base(_Attended):
     """The base of the later forms: ``y = RPReLU(a bconv(sign x) + b) + x``.
 
-    a and b, learnable by channel, start at 1 and 0. In the forms built on it a map is doubled: maps
-    start at 1/2, so that every branch starts with gain exactly 1 and every form as this one. (The
-    doubling is ours.)
+    a and b are learnable per channel and start at 1 and 0. The forms built on it double their maps,
+    which start at 1/2. So every branch starts with gain exactly 1, and every form starts equal to
+    this one. The doubling is ours.
     """
 
     @nn.compact
@@ -105,12 +107,12 @@ class Base(_Attended):
         return RPReLU(name="rprelu")(x)
 
     def _gated(self, branch: str, x: jax.Array) -> jax.Array:
-        """``2 map(x) * x`` with the map of a branch, or ``x`` if it has none."""
+        """``2 map(x) * x`` with the map of a branch, or ``x`` for a branch without attention."""
         attended = self._attend(branch, x)
         return x if attended is None else 2.0 * attended
 
     def _gain(self, branch: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        """``2 map(x) * y`` with the map of a branch, or ``y`` if it has none."""
+        """``2 map(x) * y`` with the map of a branch, or ``y`` for a branch without attention."""
         gate = self._attend(branch, x, bare=True)
         return y if gate is None else 2.0 * gate * y
 
@@ -118,7 +120,7 @@ class Base(_Attended):
 class RescalePre(Base):
     """A map of the input before the activation: ``y = RPReLU(2 m(x) (a bconv(sign x) + b)) + x``.
 
-    m is that of ``binary_attention``.
+    m is the map of ``binary_attention``.
     """
 
     @nn.compact
@@ -130,7 +132,7 @@ class RescalePre(Base):
 class RescalePost(Base):
     """A map of the input after the activation: ``y = 2 m(x) RPReLU(a bconv(sign x) + b) + x``.
 
-    m is that of ``binary_attention``.
+    m is the map of ``binary_attention``.
     """
 
     @nn.compact
@@ -150,7 +152,7 @@ class Single(Base):
 class Dual(Base):
     """Maps of the input and of the branch: ``y = 2 m(x) 2 n(z) z + x``, z as in ``Single``.
 
-    m is that of ``residual_attention``, n of ``binary_attention``.
+    m is the map of ``residual_attention`` and n that of ``binary_attention``.
     """
 
     @nn.compact
@@ -162,7 +164,7 @@ class Dual(Base):
 class Both(Base):
     """Attention on both branches: ``y = 2 n(z) z + 2 m(x) x``, z as in ``Single``.
 
-    m is that of ``residual_attention``, n of ``binary_attention``.
+    m is the map of ``residual_attention`` and n that of ``binary_attention``.
     """
 
     @nn.compact

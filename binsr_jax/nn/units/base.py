@@ -1,4 +1,4 @@
-"""The contract of the units that a backbone is built from, and what the binary ones share."""
+"""The contract of the units of a backbone, and the common part of the binary ones."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -15,28 +15,28 @@ from binsr_jax.ops.branch import Branch, Residual
 class Unit(nn.Module):
     """The contract of all units: ``unit(x, train, progress) -> y``, x and y ``[B, H, W, C]``.
 
-    ``train`` is a bool; ``progress`` is a float32 scalar in 0..1, how much of the training is done,
-    for schedules inside a unit (or of the unit's own part of it: see ``unit_progress``). The
-    attributes of a unit are its options: each is set from the config's ``model`` field of its name.
+    ``train`` is a bool. ``progress`` is a float32 scalar in 0..1 for schedules inside a unit: the
+    finished fraction of training, or the unit's own part of it (see ``unit_progress``). The
+    attributes of a unit are its options. Each is set from the config's ``model`` field of its name.
     """
 
-    # How many convolutions in a row the unit stands for; a block of a backbone is two. 0: for those
-    # of a whole body, however many; their number is then set as the attribute ``length``.
+    # The number of convolutions in a row that the unit replaces; a block of a backbone has two. 0
+    # stands for all convolutions of a body; their number is then set as the attribute ``length``.
     convolutions: ClassVar[int] = 1
 
     @property
     def feature_maps(self) -> int:
-        """What a network of such units keeps at a time at inference, in feature maps, at most.
+        """The most feature maps that a network of such units holds in memory at inference.
 
-        By XLA's own account of its programs: 3 without attention, 4 with SE, 5 with spatial and 6
-        with pixel attention on both branches.
+        XLA reports for its programs: 3 without attention, and with attention on both branches 4 for
+        SE, 5 for spatial and 6 for pixel.
         """
         return 6
 
     def as_branch(self) -> Branch | None:
-        """The whole unit as one packed branch; None where it is more, or is not packed.
+        """The whole unit as one packed branch; None if it has more parts or is not packed.
 
-        A run of such units is one native call: see ``binsr_jax.nn.fence.chain``.
+        Such units in a row become one native call: see ``binsr_jax.nn.fence.chain``.
         """
         return None
 
@@ -44,11 +44,13 @@ class Unit(nn.Module):
 def unit_progress(
     progress: Progress, progressive: str, until: float, index: int, count: int
 ) -> Progress:
-    """How far unit ``index`` of ``count`` is on its way to signs, in 0..1.
+    """The progress of unit ``index`` of ``count`` from floats (0) to signs (1).
 
-    Progressive binarisation takes the part ``until`` of the training. "together", all units are
-    ``p = min(1, progress / until)`` on their way; "in_turn", each starts when the one before has
-    arrived: ``clip(p count - index, 0, 1)``. With "none" it is the training's progress.
+    Progressive binarisation is finished at the fraction ``until`` of training.
+
+        "together"   min(1, progress / until): the same for all units
+        "in_turn"    clip(count progress / until - index, 0, 1): one unit after the other
+        "none"       progress: the units are binary throughout
     """
     if progressive == "none":
         return progress
@@ -57,7 +59,7 @@ def unit_progress(
 
 
 class BinaryUnit(Unit):
-    """What units with one binary convolution share."""
+    """The common part of units with one binary convolution."""
 
     surrogate: str = "parabola"
     conv: Callable[..., nn.Module] = BinaryConv
@@ -72,18 +74,18 @@ class BinaryUnit(Unit):
         surrogate: str | None = None,
         **options: Any,
     ) -> jax.Array:
-        """``bconv(RSign(x))``, or with the plain sign, with submodules "rsign" and "conv".
+        """``bconv(RSign(x))`` by the submodules "rsign" and "conv".
 
-        Progressive binarisation is of training alone: what is validated and packed has signs
-        always.
+        Progressive binarisation applies only in training. Networks are validated and packed with
+        signs.
 
         Args:
             x: ``[B, H, W, C]``.
-            train: as of the unit.
-            progress: as of the unit.
+            train: as for the unit.
+            progress: as for the unit.
             learnable: whether the sign has thresholds.
-            surrogate: of the sign's gradient, where the unit has its own.
-            options: of ``BinaryConv``.
+            surrogate: the sign's surrogate, if it is not the unit's attribute.
+            options: attributes of ``BinaryConv``.
         """
         signs = RSign(surrogate or self.surrogate, learnable, name="rsign")
         conv = self.conv(x.shape[-1], **options, name="conv")
@@ -91,7 +93,7 @@ class BinaryUnit(Unit):
         return conv(signs(x, progress, blend), signs=not blend, train=train, progress=progress)
 
     def _packed_branch(self, residual: Residual, factor: jax.Array | float = 1.0) -> Branch | None:
-        """The branch that ``_branch`` computes and more, where its convolution is packed."""
+        """The branch of ``_branch`` with a residual; None if its convolution is not packed."""
         if not is_packed(self.conv) or self.is_initializing():
             return None
         return branch_of(self.variables["params"], factor, residual)
@@ -99,7 +101,7 @@ class BinaryUnit(Unit):
     def _branch(
         self, x: jax.Array, train: bool, progress: Progress, skip: bool = False
     ) -> jax.Array:
-        """``RPReLU(bconv(RSign(x)))``, with "rprelu" too; and ``+ x`` with ``skip``."""
+        """``RPReLU(bconv(RSign(x)))`` by the submodules of ``_parts``; ``+ x`` with ``skip``."""
         return binary_branch(x, *self._parts(x), train, progress, self._blends(train), skip)
 
     def _parts(self, x: jax.Array) -> tuple[RSign, nn.Module, RPReLU]:

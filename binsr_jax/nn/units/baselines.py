@@ -1,4 +1,4 @@
-"""The units that BBCU and the attention unit are compared with, float and binary."""
+"""The units with which BBCU and the attention unit are compared, float and binary."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,10 @@ from binsr_jax.ops.binarize import Progress
 
 
 class ResidualBlock(Unit):
-    """The float unit of EDSR, without batch normalisation: ``y = x + s conv(relu(conv(x)))``."""
+    """The float unit of EDSR, without batch normalisation: ``y = x + s conv(relu(conv(x)))``.
+
+    s is ``residual_scale``.
+    """
 
     residual_scale: float = 1.0
     float_conv: Callable[..., nn.Module] = Conv
@@ -52,13 +55,11 @@ class ConvUnit(Unit):
 
 
 class BNN(BinaryUnit):
-    """The plain binary unit, with nothing that carries the signal past the sign.
+    """The plain binary unit: ``y = norm(bconv(sign x))``, without a skip connection.
 
-        y = norm(bconv(sign x))
-
-    Hubara et al., "Binarized Neural Networks": batch normalisation, and a hard tanh before the
-    sign, whose gradient is the surrogate "clip", whatever the config's. Their weights have no
-    scale; before batch normalisation a scale makes no difference.
+    Hubara et al., "Binarized Neural Networks". The gradient of their hard tanh before the sign is
+    the surrogate "clip", which replaces the config's. Their weights have no scale; a scale makes no
+    difference before batch normalisation.
     """
 
     @nn.compact
@@ -93,9 +94,9 @@ class ReActNet(BinaryUnit):
 class IRNet(BinaryUnit):
     """The unit of IR-Net: ``y = clip(norm(bconv(sign x)) + x, -1, 1)``.
 
-    Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks":
-    balanced weights (``binarize_libra``), and for weights and activations a surrogate that goes
-    from the identity to the sign as the training does (``tanh_schedule``), whatever the config's.
+    Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks".
+    The weights are balanced (``binarize_libra``). The surrogate of weights and activations changes
+    from the identity to the sign during training (``tanh_schedule``), and replaces the config's.
     """
 
     @nn.compact
@@ -109,12 +110,12 @@ class BTM(BinaryUnit):
     """The unit of the binary training mechanism: ``y = PReLU(bconv(sign x)) + x``.
 
     Jiang et al., "Training Binary Neural Network without Batch Normalization for Image
-    Super-Resolution". Found, in descriptions of the paper by others: no batch normalisation,
-    weights that start by Xavier's uniform rule, images with mean and deviation taken off, PReLU,
-    XNOR-Net's scales, Bi-Real Net's surrogate. Not found: where the skip joins (here each
-    convolution has its own, as in the other units), and the surrogate of the weights, "of higher
-    order" (here that of all units). Its blocks of several receptive fields and its distillation are
-    of a network of its own, not of SRResNet's row.
+    Super-Resolution". Descriptions of the paper by others give: no batch normalisation, weights
+    initialised by Xavier's uniform rule, images normalised by mean and deviation, PReLU, XNOR-Net's
+    scales, and Bi-Real Net's surrogate. They do not say where the skip joins; here each convolution
+    has a skip, as in the other units. Nor do they define the weights' surrogate "of higher order";
+    here it is that of all units. The paper's blocks of several receptive fields and its
+    distillation belong to a network of its own, and not to SRResNet.
     """
 
     @nn.compact
@@ -130,16 +131,17 @@ class BAM(BinaryUnit):
         s_n = sum_{i<n} beta_ni a_i,    k_n = sum_{i<n} gamma_ni mean_c |a_i|,
         a_n = k_n bconv(RSign(s_n)) + a_{n-1},    a_0 = x,    y = a_length
 
-    Xin et al., "Binarized Neural Network for Single Image Super Resolution". Found, in descriptions
-    of the paper by others: the activations of all layers before are added up with learnable
-    weights, normalised and binarised; a learnable two-dimensional array scales the result, since
-    one number a channel is too little for super-resolution; mean |w| scales the weights. Inferred,
-    from the operations and parameters that BBCU's table has beyond those of the other units (34,203
-    to 34,352 a pixel, and 864 to 1,404): that the array is the mean over the channels, accumulated
-    in the same way. The sums of n maps of 64 + 1 channels, n = 1 to 32, are 34,320 products, with
-    1,056 weights. Not found, and left out: the accumulation of the weights themselves, whose
-    factors are solved for, not learnt. The skip over each convolution is inferred too, and the
-    threshold of RSign stands for the normalisation before the sign, which at inference is that.
+    Xin et al., "Binarized Neural Network for Single Image Super Resolution". Descriptions of the
+    paper by others give: the activations of all previous layers are summed with learnable weights,
+    normalised and binarised; a learnable two-dimensional array scales the result; mean |w| scales
+    the weights.
+
+    The rest is inferred. The array is the mean over the channels, accumulated in the same way. The
+    evidence is BBCU's table, where BAM has 34,203 to 34,352 operations per pixel and 864 to 1,404
+    parameters more than the other units. Sums of n maps of 64 + 1 channels, n = 1 to 32, are 34,320
+    products with 1,056 weights. Each convolution has a skip. The threshold of RSign replaces the
+    normalisation before the sign, to which it is equivalent at inference. The accumulation of the
+    weights, with factors that are solved for and not learnt, is left out.
     """
 
     length: int = 1
@@ -148,7 +150,7 @@ class BAM(BinaryUnit):
 
     @property
     def feature_maps(self) -> int:
-        """The last convolution has what came before, each map, and all of them stacked."""
+        """The last convolution holds all previous maps, and a second time as one stack."""
         return max(super().feature_maps, 2 * self.length + 2)
 
     @nn.compact
@@ -161,7 +163,7 @@ class BAM(BinaryUnit):
 
 
 class _Accumulating(BinaryUnit):
-    """One convolution of ``BAM``, called with what came before: n arrays ``[B, H, W, C]``."""
+    """One convolution of ``BAM``, called with the n previous maps, each ``[B, H, W, C]``."""
 
     @nn.compact
     def __call__(
@@ -169,14 +171,14 @@ class _Accumulating(BinaryUnit):
     ) -> jax.Array:
         features = jnp.stack(history, -1)
         sizes = jnp.abs(features).mean(-2, keepdims=True)
-        # Without a fence XLA rounds the sums differently from one size of image to another.
+        # Without a fence, XLA's rounding of the sums depends on the size of the image.
         sums = fence(_Accumulate(name="activations"))(features)
         pixel_scale = fence(_Accumulate(name="scales"))(sizes)
         return pixel_scale * self._bconv(sums, train, progress) + history[-1]
 
 
 class _Accumulate(nn.Module):
-    """A weighted sum over the last axis, which starts as the last of it: ``[..., n] -> [...]``."""
+    """A weighted sum over the last axis, ``[..., n] -> [...]``. It starts as the last element."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:

@@ -13,7 +13,7 @@ from binsr_jax.ops.branch import Branch, PlainResidual
 class BBCUV2(BinaryUnit):
     """BBCU's V2, without batch normalisation: ``y = RPReLU(bconv(RSign(x)) + x)``.
 
-    With the amplification k of the network above 1 it is V3.
+    In a network with an amplification k above 1 it is V3.
     """
 
     @nn.compact
@@ -25,8 +25,8 @@ class BBCU(BinaryUnit):
     """The basic binary convolution unit, final form V4: ``y = RPReLU(bconv(RSign(x))) + x``.
 
     Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network", figure 1
-    and section 3: no batch normalisation, the activation before the sum, the residual at full
-    precision. The ablation's V1 is ``ReActNet``, V2 and (with an amplification) V3 ``BBCUV2``.
+    and section 3. There is no batch normalisation, the activation precedes the sum, and the
+    residual has full precision. The ablation's V1 is ``ReActNet``; V2 and V3 are ``BBCUV2``.
     """
 
     @nn.compact
