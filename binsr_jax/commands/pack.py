@@ -11,6 +11,7 @@ The second command writes a trainable file, too: the latent weights, with which 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from binsr_jax import models
 from binsr_jax.commands.info import describe
@@ -44,10 +45,11 @@ def run(args: argparse.Namespace) -> None:
     """Runs ``binsr pack``."""
     if args.trainable is not None and args.trainable.suffix != SUFFIX:
         raise UserError(f"A trainable file ends in {SUFFIX}: name {args.trainable} so.")
-    about = {key: text for key in ("name", "terms") if (text := getattr(args, key))}
+    about: dict[str, Any] = {key: text for key in ("name", "terms") if (text := getattr(args, key))}
     if args.scores is not None:
-        task = task_of(network_at(args.workdir, args.which).config)
-        about["scores"] = _scores(args.scores, task)
+        network = network_at(args.workdir, args.which)
+        scores = _scores(args.scores, task_of(network.config))
+        about["scores"] = {**network.provenance.get("scores", {}), **scores}
     model = pack(args.workdir, args.output, args.which, args.half, args.trainable, about)
     print(describe(model, args.output))
     if args.trainable is not None:

@@ -15,7 +15,10 @@ _SUM_AT_50 = 3688
 
 
 def jpeg_quality(file: Path) -> int | None:
-    """About which quality a JPEG file was written with, by its luma table; None of other files."""
+    """The quality that a JPEG file was written with, by its luma table; None of other files.
+
+    It is within 1 from about 25 on, and too high below, where entries of the table are cut off.
+    """
     try:
         with Image.open(file, formats=["JPEG"]) as image:
             tables = getattr(image, "quantization", {})
