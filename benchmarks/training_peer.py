@@ -17,7 +17,7 @@ from binsr_jax.models.edsr import DIV2K_MEAN
 
 
 class Sign(torch.autograd.Function):
-    """The sign with the gradient of a piecewise parabola (BBCU, equation 6)."""
+    """The sign with the gradient of a piecewise parabola (attention paper, equation 6)."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ def _unit(p: Mapping[str, Any], x: torch.Tensor) -> torch.Tensor:
         return x + _conv(p["conv_1"], F.relu(_conv(p["conv_0"], x)))
     signs = Sign.apply(x - p["rsign"]["threshold"])
     w = p["conv"]["kernel"]
-    # Straight through where |w| <= 1, and no gradient through the scale (BBCU, equation 7).
+    # Straight through where |w| <= 1, with a detached scale (attention paper, equation 7).
     clipped = w.clamp(-1, 1)
     binary = w.detach().abs().mean((1, 2, 3), keepdim=True) * torch.where(w > 0, 1.0, -1.0)
     y = F.conv2d(signs, (binary - clipped).detach() + clipped, padding=1)

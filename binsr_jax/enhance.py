@@ -303,13 +303,17 @@ def _unsharp(rows: Rows, height: int, strength: float, before: Input | None) -> 
 
 
 def _edges(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """The luma's Laplacian taken off where there are edges, so that flat parts keep their noise."""
+    """The luma's difference from its neighbours, added where there are edges.
+
+    So flat parts keep the noise that they have.
+    """
     filters: Any = importlib.import_module("skimage.filters")
 
     def change(x: np.ndarray) -> np.ndarray:
         y = _luma(x)
         gradient = filters.sobel(y)
-        return (gradient / (gradient + _EDGE) * filters.laplace(y))[..., None]
+        # A quarter of it is the difference from the mean of the four neighbours.
+        return (gradient / (gradient + _EDGE) * filters.laplace(y) / 4)[..., None]
 
     return _mixed(rows, height, strength, 1, change)
 

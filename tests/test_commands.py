@@ -14,6 +14,7 @@ from binsr_jax.config import FIELDS, default
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.pack import from_workdir
 from binsr_jax.training.checkpoint import Checkpoints
+from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
 
 
@@ -30,7 +31,7 @@ def workdir(tmp_path_factory) -> Path:
     state: Any = create_state(config, model, make_optimizer(config.train))
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(
-            state.replace(step=state.step + 12), config, score=31.25, data="fingerprint"
+            state.replace(step=state.step + 12), config, "fingerprint", Score(31.25, "samples")
         )
         checkpoints.wait()
     return folder

@@ -180,10 +180,10 @@ def test_unsharp_is_the_difference_from_a_gaussian(photo):
 def test_edges_are_steeper_and_faint_noise_stays():
     step = np.repeat(np.float32([0.3, 0.7]), 20)[None].repeat(30, axis=0)[..., None]
     result = done(step, "edges=1")
-    assert result[15, 20, 0] - result[15, 19, 0] > 0.6
+    assert 0.5 < result[15, 20, 0] - result[15, 19, 0] < 0.6
     np.testing.assert_array_equal(result[:, :15], step[:, :15])
     grain = 0.5 + 0.004 * np.random.default_rng(0).standard_normal((30, 30, 1), np.float32)
-    assert done(grain, "edges=1").std() < 1.3 * grain.std()
+    assert done(grain, "edges=1").std() < 1.1 * grain.std()
 
 
 def test_colour_gives_back_the_mean_and_the_deviation(photo):

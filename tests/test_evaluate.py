@@ -18,6 +18,7 @@ from binsr_jax.data.sources import SAMPLES
 from binsr_jax.deploy.pack import pack
 from binsr_jax.evaluation.metrics import psnr
 from binsr_jax.training.checkpoint import Checkpoints
+from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,7 @@ def test_bicubic_prints_a_table_and_writes_rows_and_pictures(tmp_path: Path) -> 
     arguments = ("--sets=Mine,samples", "--data_dir=data", "--scale=3", "--output=out")
     done = _evaluate(tmp_path, "--bicubic", *arguments, "--save_images=pictures")
     assert done.returncode == 0, done.stderr
+    assert "are in pictures/Mine, pictures/samples" in done.stderr
 
     rows = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
     assert [row["image"] for row in rows[:2]] == ["a", "b"]
@@ -93,7 +95,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Checkpoints(folder, keep=2) as checkpoints:
         for step, score in ((10, 30.0), (20, 20.0)):
             at_step = dataclasses.replace(state, step=np.int32(step))
-            checkpoints.save(at_step, config, "", score)
+            checkpoints.save(at_step, config, "", Score(score, "samples"))
             checkpoints.wait()
     return folder
 

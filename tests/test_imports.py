@@ -9,10 +9,21 @@ import binsr_jax
 
 PACKAGE = Path(binsr_jax.__file__).parent
 # What a part may import, beside itself; settings and errors are open to all but ops, files to all.
-OPEN_TO_ALL = {"config", "errors", "fields", "settings", "files", "__version__"}
+OPEN_TO_ALL = {
+    "config",
+    "errors",
+    "fields",
+    "files",
+    "json_lines",
+    "memory",
+    "settings",
+    "__version__",
+}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "json_lines": set(),
+    "memory": set(),
     "config": {"errors"},
     "fields": {"errors"},
     "settings": {"fields"},

@@ -82,6 +82,36 @@ def test_plot_draws_the_numbers_of_the_log(runs, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["curves.png"]
 
 
+def test_plot_has_no_panel_for_what_there_is_not(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 2, "loss": 0.5}\n{"step": 4, "loss": 0.25}\n')
+    (loss,) = curves([tmp_path]).axes
+    assert loss.get_ylabel() == "training loss"
+    row = {"step": 2, "scores": {"Set5/psnr": 30.5}, "images": {"Set5": "aa"}}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row))
+    (psnr,) = curves([tmp_path]).axes
+    assert psnr.get_ylabel() == "PSNR (dB)"
+
+
+def test_scores_of_different_images_under_one_name_are_told_apart(runs, tmp_path, capsys):
+    log = runs / "deep" / "good" / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()[:-1]]
+    for row in rows:
+        if "scores" in row:
+            row["images"] = {"Set5": "aaaa11", "B100": "bbbb"}
+    rows[-1]["images"] = {"Set5": "cccc22", "B100": "bbbb"}
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["runs", str(runs)]) == 0
+    # The better score of step 1000 is of other images.
+    assert "| Set5 36.25, B100 31.50 | 2,000 |" in capsys.readouterr().out
+    psnr = curves([log.parent]).axes[1]
+    lines = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in psnr.lines}
+    assert lines == {
+        "good: Set5 [aaaa]": [36.5],
+        "good: Set5 [cccc]": [36.25],
+        "good: B100": [31.0, 31.5],
+    }
+
+
 @pytest.mark.parametrize(
     ("run", "output", "reason"),
     [

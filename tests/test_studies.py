@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from binsr_jax.commands import main, study
 from binsr_jax.config import default
 from binsr_jax.data.sources import SAMPLES
 from binsr_jax.errors import UserError
+from binsr_jax.evaluation.benchmark import network_validator, validation_sets
 from binsr_jax.recipes import Published, open_recipe
 from binsr_jax.studies import activations, amplification, figures, runs, table
 from binsr_jax.studies.rows import Budget, Row, choose, reduced, row_of
 from binsr_jax.training import loop
+from binsr_jax.training.checkpoint import load_model
 
 # Two rows of one small network, which differ in their seed, so that they share their programs.
 RECIPE = """
 from binsr_jax.config import default, variant_fields
+from binsr_jax.evaluation.benchmark import network_validator, validation_sets
 from binsr_jax.recipes import Published
 
 VARIANTS = {"seed": ("1", "2"), "unit": ("residual", "bbcu")}
@@ -176,7 +180,8 @@ def test_a_row_that_fails_does_not_end_the_study(recipe, tmp_path, monkeypatch, 
             raise UserError("The loss became nan at step 7.")
         Path(workdir).mkdir(parents=True)
         (Path(workdir) / "config.json").write_text(json.dumps(config.to_dict()))
-        row = {"step": config.train.steps, "scores": {"Tiny/psnr": 33.25}}
+        images = {found.name: found.fingerprint() for found in validation_sets(config)}
+        row = {"step": config.train.steps, "scores": {"Tiny/psnr": 33.25}, "images": images}
         (Path(workdir) / "log.jsonl").write_text(json.dumps(row))
         return 0
 
@@ -250,6 +255,50 @@ def test_a_wrong_setting_is_one_sentence(setting):
         reduced(default(), Budget(steps=300), settings=[setting])
 
 
+def test_a_study_never_shows_the_scores_of_other_images(recipe, tmp_path, compiled, capsys):
+    """Folders may move; images may not change, neither those of the training nor of a set."""
+
+    def argv(*settings):
+        words = [word for setting in settings for word in ("--set", f"config.{setting}")]
+        configs = ["--configs", f"{recipe}:seed=1,unit=residual"]
+        return ["study", "table", *configs, *arguments(tmp_path, "out"), *words]
+
+    def printed():
+        rows = (tmp_path / "out" / "table.jsonl").read_text().splitlines()
+        return json.loads(rows[2])
+
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(rng.integers(0, 256, (30, 30, 3), np.uint8)).save(tmp_path / name / "1.png")
+    one = ("data.source=folder", f"data.dir={tmp_path / 'a'}")
+    assert main(argv(*one)) == 0
+    first = printed()
+    shutil.copytree(tmp_path / "a", tmp_path / "moved")
+    assert main(argv(one[0], f"data.dir={tmp_path / 'moved'}")) == 0
+    assert printed() == first
+    capsys.readouterr()
+    assert main(argv(one[0], f"data.dir={tmp_path / 'b'}")) == 1
+    assert "was trained on other images" in capsys.readouterr().err
+
+    # The set lies elsewhere: with the same images its scores stand, with others it is scored anew.
+    shutil.copytree(tmp_path / "sets", tmp_path / "same")
+    assert main(argv(*one, f"eval.data_dir={tmp_path / 'same'}")) == 0
+    assert printed() == first
+    with Image.open(tmp_path / "same" / "Tiny" / "corner.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).point(lambda v: v // 2).save(
+            tmp_path / "same" / "Tiny" / "corner.png"
+        )
+    assert main(argv(*one, f"eval.data_dir={tmp_path / 'same'}")) == 0
+    assert printed()["images"] != first["images"]
+    assert printed()["scores"] != first["scores"]
+    model = load_model(tmp_path / "out" / "rows" / "small-seed=1,unit=residual")
+    config = open_recipe(f"{recipe}:seed=1,unit=residual").config
+    config.eval.sets, config.eval.data_dir = ("Tiny",), str(tmp_path / "same")
+    anew = network_validator(config, model[1])(model[2], 3)
+    assert printed()["scores"] == anew.scores
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_rank_correlation_is_scipys(seed):
     rng = np.random.default_rng(seed)
@@ -297,7 +346,7 @@ def test_time_of_a_run_counts_all_logged_steps():
 
 
 def test_k_trains_every_number_of_channels_with_every_k(recipe, tmp_path, monkeypatch, capsys):
-    def finished(rows, folder):
+    def finished(rows, folder, images):
         for row in rows:
             model = row.config.model
             yield runs.Result(row, {"Set5/psnr": model.features - abs(model.amplification - 4)})

@@ -4,7 +4,8 @@ binsr configs
 binsr configs my_configs --no-cost
 
 Costs are counted as the recipe's paper counts them, which takes a moment for each: --no-cost lists
-the published ones alone.
+the published ones alone. Costs of different conventions cannot be compared; "binsr cost" counts in
+all of them, and docs/costs.md says what they are.
 """
 
 import argparse
@@ -24,11 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr configs``."""
     recipes = list_recipes(args.folder)
-    print("| recipe | title | cost | published cost | published PSNR, dB |")
-    print("|---|---|---|---|---|")
+    print("| recipe | title | cost | published cost | convention, input | published PSNR, dB |")
+    print("|---|---|---|---|---|---|")
     for recipe in recipes:
         cost = "" if args.no_cost else _cost(recipe)
-        cells = [recipe.spec, recipe.title, cost, published_cost(recipe), _scores(recipe)]
+        published = [published_cost(recipe), _convention(recipe), _scores(recipe)]
+        cells = [recipe.spec, recipe.title, cost, *published]
         print(printable(f"| {' | '.join(cells)} |"), flush=True)
 
 
@@ -40,6 +42,13 @@ def _cost(recipe: Recipe) -> str:
     if convention.parameters:
         text += f" / {convention.parameters(counted) / 1e3:.0f} K"
     return text
+
+
+def _convention(recipe: Recipe) -> str:
+    """How the cost is counted: the same network has other numbers in the table of another paper."""
+    name = recipe.published.convention
+    height, width = CONVENTIONS[name].size
+    return f"{name}, {width}x{height}"
 
 
 def _scores(recipe: Recipe) -> str:

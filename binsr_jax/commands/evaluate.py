@@ -27,6 +27,7 @@ from absl import flags, logging
 
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
+from binsr_jax.evaluation.sets import load_sets
 from binsr_jax.files import printable
 from binsr_jax.tasks import TASKS, task_of
 
@@ -85,7 +86,7 @@ def run(values: flags.FlagValues) -> None:
         levels: Any = tuple(int(n) if n.isdecimal() else n for n in values.levels)
         config.eval.levels = levels
     names = [name.strip() for name in values.sets or () if name.strip()] or config.eval.sets
-    sets = benchmark.load_sets(names, values.data_dir or config.eval.data_dir, task_of(config))
+    sets = load_sets(names, values.data_dir or config.eval.data_dir, task_of(config))
     results = Path(values.output or values.workdir or ".").expanduser() / "results.jsonl"
     images_dir = Path(values.save_images).expanduser() if values.save_images else None
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -103,3 +104,6 @@ def run(values: flags.FlagValues) -> None:
     for note in report.notes(set_rows):
         print(printable(f"\n{note}"), flush=True)
     logging.info("One line an image and one a set are in %s", results)
+    if images_dir is not None:
+        folders = ", ".join(str(images_dir / images.name) for images in sets)
+        logging.info("Restored images, and comparisons beside them, are in %s", folders)

@@ -25,7 +25,6 @@ from binsr_jax.commands.pictures import (
     whole,
 )
 from binsr_jax.deploy.jobs import Job, Options, plan_jobs, run_each
-from binsr_jax.deploy.memory import available_memory
 from binsr_jax.deploy.picture_files import read_picture, write_picture
 from binsr_jax.deploy.pictures import FORMATS, canvas, finish, fitted, paste
 from binsr_jax.errors import UserError
@@ -34,6 +33,7 @@ from binsr_jax.faces.model import load_face_network, usual_file
 from binsr_jax.faces.restoring import FaceNetwork, Finder, restore_faces
 from binsr_jax.files import open_regular, printable, replacing
 from binsr_jax.launcher import keep_compiled_programs
+from binsr_jax.memory import available_memory
 
 # An image and its copies, some of them as floats.
 _BYTES_PER_PIXEL = 24

@@ -18,8 +18,9 @@ from binsr_jax.commands.info import describe
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import from_network, network_at, pack
 from binsr_jax.errors import UserError
-from binsr_jax.evaluation import benchmark
+from binsr_jax.evaluation.benchmark import restorer, score_set
 from binsr_jax.evaluation.metrics import SCORES
+from binsr_jax.evaluation.sets import BenchmarkSet, load_set
 from binsr_jax.files import printable
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.tasks import Task, task_of
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.trainable is not None:
         print(f"trainable:  {args.trainable}, {args.trainable.stat().st_size:,} bytes")
     if args.half:
-        images = benchmark.load_set(args.set, args.data_dir, model.task)
+        images = load_set(args.set, args.data_dir, model.task)
         exact = from_network(network_at(args.workdir, args.which))
         before, after = (_psnr(m, images) for m in (exact, model))
         print(
@@ -88,8 +89,8 @@ def _scores(path: Path, task: Task) -> dict[str, float]:
     return scores
 
 
-def _psnr(model: PackedModel, images: benchmark.BenchmarkSet) -> float:
+def _psnr(model: PackedModel, images: BenchmarkSet) -> float:
     config = model.config
     network = models.build(config, conv=PackedConv)
-    restore = benchmark.restorer(network, {"params": model.params})
-    return benchmark.score_set(images, restore)[-1]["psnr"]
+    restore = restorer(network, {"params": model.params}, model.task.channels)
+    return score_set(images, restore)[-1]["psnr"]

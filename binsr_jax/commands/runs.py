@@ -15,7 +15,15 @@ from typing import Any
 
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
-from binsr_jax.training.journal import read_log
+from binsr_jax.training.scores import (
+    best_step,
+    psnr_of,
+    read_log,
+    saved_scores,
+    saved_steps,
+    score_of,
+    set_titles,
+)
 
 _HEADER = ("Run", "Step", "State", "Loss", "Steps/s", "Best scores (dB)", "at step", "Size (MB)")
 
@@ -33,17 +41,31 @@ def run(args: argparse.Namespace) -> None:
 def table(folder: Path) -> str:
     """A Markdown table with a row a work dir.
 
-    The loss and the speed are those of the last log line, the best scores those of the validation
-    with the highest PSNR on the first set.
+    The loss and the speed are those of the last log line, the best scores those of the checkpoint
+    that evaluate.py and binsr pack take. Where runs were scored on different images under one name,
+    the beginning of their fingerprint stands behind it.
 
     Raises:
         UserError: there is no such folder, or no work dir in it.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: name a work dir, or a folder of work dirs.")
-    rows = [_row(workdir, folder) for workdir in _workdirs(folder)]
-    if not rows:
+    workdirs = list(_workdirs(folder))
+    if not workdirs:
         raise UserError(f"{folder} holds no work dir of binsr train: name another folder.")
+    logs = [read_log(workdir) for workdir in workdirs]
+    best = [_best(workdir, log) for workdir, log in zip(workdirs, logs, strict=True)]
+    titles = set_titles(name for _, scores in best for name in scores)
+    rows = [
+        _row(
+            workdir,
+            folder,
+            log,
+            step,
+            ", ".join(f"{titles[name]} {value:.2f}" for name, value in scores.items()),
+        )
+        for workdir, log, (step, scores) in zip(workdirs, logs, best, strict=True)
+    ]
     rule = ("---", *("---:" for _ in _HEADER[1:]))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (_HEADER, rule, *rows))
 
@@ -56,50 +78,45 @@ def _workdirs(folder: Path) -> Iterator[Path]:
         folders.sort()
 
 
-def _row(workdir: Path, folder: Path) -> tuple[str, ...]:
-    rows = read_log(workdir / "log.jsonl")
-    losses = [row for row in rows if isinstance(row.get("loss"), float)]
+def _row(
+    workdir: Path, folder: Path, log: list[dict[str, Any]], best: int, scores: str
+) -> tuple[str, ...]:
+    losses = [row for row in log if isinstance(row.get("loss"), float)]
     last = losses[-1] if losses else {}
-    speed, best = last.get("steps_per_second"), _best(rows)
-    saved = [
-        int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()
-    ]
-    step = max([*saved, *(row["step"] for row in rows)], default=0)
+    speed, saved = last.get("steps_per_second"), saved_steps(workdir)
+    step = max([*saved, *(row["step"] for row in log)], default=0)
     steps = _steps(workdir)
     if _is_held(workdir):
         state = "training"
     else:
         state = "complete" if steps and max(saved, default=0) >= steps else "stopped"
-    scores = {
-        name.removesuffix("/psnr"): value
-        for name, value in best["scores"].items()
-        if name.endswith("/psnr")
-    }
+    name = str(workdir if workdir == folder else workdir.relative_to(folder))
     return (
-        str(workdir if workdir == folder else workdir.relative_to(folder)).replace("|", "\\|"),
+        printable(name).replace("|", "\\|"),
         f"{step:,}" + (f" of {steps:,}" if steps else ""),
         state,
         f"{last['loss']:.4g}" if last else "",
         f"{speed:.3g}" if speed else "",
-        ", ".join(f"{name} {value:.2f}" for name, value in scores.items()),
-        f"{best['step']:,}" if scores else "",
+        scores,
+        f"{best:,}" if scores else "",
         f"{_bytes(workdir) / 1e6:.1f}",
     )
 
 
-def _best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The validation with the highest first PSNR; one without scores if there is none."""
+def _best(workdir: Path, log: list[dict[str, Any]]) -> tuple[int, dict[tuple[str, str], float]]:
+    """The best checkpoint's step, and its PSNR on each set; no scores if there are none.
 
-    def first_psnr(row: dict[str, Any]) -> float:
-        return next(value for name, value in row["scores"].items() if name.endswith("/psnr"))
-
-    scored = [
-        row
-        for row in rows
-        if isinstance(row.get("scores"), dict)
-        and any(name.endswith("/psnr") for name in row["scores"])
-    ]
-    return max(scored, key=first_psnr, default={"step": 0, "scores": {}})
+    A set is its name and the fingerprint of its images.
+    """
+    scores = saved_scores(workdir)
+    step = best_step(scores)
+    if step is None:
+        return 0, {}
+    for row in log:
+        if row["step"] == step and score_of(row.get("scores", {}), row.get("images", {})):
+            return step, psnr_of(row)
+    score = scores[step]  # the log is not there
+    return step, {(score.set or "PSNR", score.images): score.psnr}
 
 
 def _steps(workdir: Path) -> int | None:

@@ -26,10 +26,11 @@ from binsr_jax import cost, launcher
 from binsr_jax.commands import plot
 from binsr_jax.config import Config, copy_of
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
+from binsr_jax.data.sources import source_names
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
-from binsr_jax.evaluation.report import json_line
 from binsr_jax.files import printable, replace_text
+from binsr_jax.json_lines import json_line
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
@@ -124,10 +125,10 @@ def run(args: argparse.Namespace) -> int | None:
 def _table(args: argparse.Namespace) -> int:
     """Trains the rows and writes what there is after each of them."""
     rows = _rows(args)
-    check(rows)
+    images = check(rows)
     done: list[Result] = []
     lines = _inputs(rows)
-    for result in train_rows(rows, args.workdir):
+    for result in train_rows(rows, args.workdir, images):
         done.append(result)
         lines.append(_json_row(result))
         about = _about(rows, len(done))
@@ -147,10 +148,10 @@ def _amplification(args: argparse.Namespace) -> int:
     recipe = open_recipe(args.config)
     config = _reduced(recipe.config, args, features=None)
     rows = amplification.rows(row_of(recipe, config), args.features, args.k)
-    check(rows)
+    images = check(rows)
     points: list[dict[str, Any]] = []
     done: list[Result] = []
-    for result in train_rows(rows, args.workdir):
+    for result in train_rows(rows, args.workdir, images):
         done.append(result)
         model = result.row.config.model
         points.append(
@@ -158,6 +159,7 @@ def _amplification(args: argparse.Namespace) -> int:
                 "features": model.features,
                 "k": model.amplification,
                 "scores": result.scores,
+                "images": result.images,
                 "error": result.error,
             }
         )
@@ -180,9 +182,9 @@ def _activations(args: argparse.Namespace) -> int:
     done: list[Result] = []
     if args.configs:
         trained = _rows(args)
-        check(trained)
+        images = check(trained)
         if args.budget:
-            done = list(train_rows(trained, args.workdir))
+            done = list(train_rows(trained, args.workdir, images))
         for row in trained:
             variables = activations.initial_variables(row.config)
             if args.budget:
@@ -222,8 +224,8 @@ def _inputs(rows: Sequence[Row]) -> list[table.Row]:
         task = task_of(row.config)
         title = f"{DEGRADATIONS[task.degradation].title} ({task.name})"
         if title not in found:
-            scores, _ = validator(row.config)(partial(as_image, scale=task.scale), 0)
-            found[title] = {"title": title, "scores": scores}
+            scores, _, images = validator(row.config)(partial(as_image, scale=task.scale), 0)
+            found[title] = {"title": title, "scores": scores, "images": images}
     return list(found.values())
 
 
@@ -241,6 +243,7 @@ def _json_row(result: Result) -> table.Row:
         "convention": published.convention,
         "file_bytes": counted.file_bytes,
         "scores": result.scores,
+        "images": result.images,
         "steps": config.train.steps,
         "seconds": result.seconds,
         "error": result.error,
@@ -255,7 +258,7 @@ def _json_row(result: Result) -> table.Row:
 def _about(rows: Sequence[Row], finished: int) -> str:
     """What the rows have in common, in a sentence or two."""
     configs = [row.config for row in rows]
-    train, data = configs[0].train, configs[0].data
+    train = configs[0].train
 
     def of(part: str, field: str) -> str:
         values = sorted({config[part][field] for config in configs}, key=str)
@@ -271,13 +274,14 @@ def _about(rows: Sequence[Row], finished: int) -> str:
     ]
     protocols = dict.fromkeys(task_of(config).protocol for config in configs)
     seeds = sorted({config.seed for config in configs})
-    source = Path(data.dir).name if data.source == "folder" else data.source
+    sources = dict.fromkeys(name for config in configs for name in source_names(config))
     text = (
         f"Reduced-budget study: {train.steps:,} steps of batch {train.batch}, HQ patches of "
-        f"{of('data', 'patch')} pixels from {source}, networks of {of('model', 'features')} "
-        f"features and {of('model', 'blocks')} blocks; Adam ({train.beta1:g}, {train.beta2:g}) on "
-        f"L1, {train.warmup} steps of warm-up to {train.learning_rate:g} and a cosine to "
-        f"{train.final_rate:g}; seed {' or '.join(map(str, seeds))}. PSNR in dB "
+        f"{of('data', 'patch')} pixels from {' and '.join(sources)}, networks of "
+        f"{of('model', 'features')} features and {of('model', 'blocks')} blocks; "
+        f"Adam ({train.beta1:g}, {train.beta2:g}) on L1, {train.warmup} steps of "
+        f"warm-up to {train.learning_rate:g} and a cosine to {train.final_rate:g}; "
+        f"seed {' or '.join(map(str, seeds))}. PSNR in dB "
         f"({'; '.join(protocols)}) after the last step. In brackets: published, of the full "
         f"network and training. Costs as in {' and '.join(costs)}."
     )

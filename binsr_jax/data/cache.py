@@ -28,7 +28,8 @@ from binsr_jax.data.pairs import Pair
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_lock
 
-_VERSION = 1  # of the files' layout and of the way that pairs are made
+_VERSION = 1  # of the files' layout
+_DECODING = 2  # of the way that files become pixels
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
 
 T = TypeVar("T")
@@ -154,7 +155,8 @@ def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
     # What was decoded with images skipped must not serve a run that refuses them.
     tolerance = ["skip_broken"] if images.skip_broken else []
     form = [] if images.degraded else ["hq", images.channels]
-    key = json.dumps([_VERSION, images.scale, images.origin, *tolerance, *form], sort_keys=True)
+    made = [_VERSION, _DECODING, images.scale]
+    key = json.dumps([*made, images.origin, *tolerance, *form], sort_keys=True)
     name = f"{images.title}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = cache_dir / name
     with contextlib.suppress(ValueError, OSError):

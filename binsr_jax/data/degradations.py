@@ -15,8 +15,8 @@ from binsr_jax.data.jpeg import (
     SUBSAMPLINGS,
     RandomColourJPEG,
     RandomJPEG,
-    compress_colour_jpeg,
     compress_jpeg,
+    compress_picture,
 )
 from binsr_jax.data.pairs import Pair, RandomDegradation, bicubic_pair
 from binsr_jax.data.photo import BLUR, NOISE, RandomPhoto, photo_pair
@@ -160,7 +160,7 @@ def _jpeg_benchmark(hq: np.ndarray, scale: int, level: int) -> Pair:
 def _colour_jpeg_benchmark(subsampling: str) -> Callable[[np.ndarray, int, int], Pair]:
     def benchmark(hq: np.ndarray, scale: int, level: int) -> Pair:
         del scale
-        return compress_colour_jpeg(hq, level, subsampling), hq
+        return compress_picture(hq, level, subsampling), hq
 
     return benchmark
 

@@ -1,5 +1,7 @@
 """Image files to arrays, in colour or in grey."""
 
+import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -7,9 +9,8 @@ import numpy as np
 from PIL import Image
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import open_regular
 from binsr_jax.ops.image import luma_uint8
-
-_GREY_MODES = ("1", "L", "LA", "La")
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -25,9 +26,23 @@ IMAGE_SUFFIXES = (
     ".webp",
 )
 
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+_GREY_MODES = ("1", "L", "LA", "La")
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # grey of 16 bits
+_PALETTE_MODES = ("P", "PA")
+_COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
+
+# TIFF tags: bits of a value, how values stand for brightness, and whether channels lie apart.
+_BITS = 258
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_PLANAR, _APART = 284, 2
+
 
 def list_images(folder: Path) -> list[Path]:
     """The image files directly in a folder, sorted by name; hidden files are left out.
+
+    Folders, pipes, sockets and devices are none, whatever they are called. A link to nothing is
+    listed, so that reading it says what is missing.
 
     Raises:
         UserError: there is no such folder, or it cannot be read.
@@ -39,43 +54,37 @@ def list_images(folder: Path) -> list[Path]:
     return [
         file
         for file in files
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not file.name.startswith(".")
+        and _may_be_a_file(file)
     ]
 
 
-def read_image(
-    file: Path | BinaryIO, channels: int, name: str = "", full_range: bool = False
-) -> np.ndarray:
-    """Decodes an image into uint8 ``[H, W, channels]``.
+def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
+    """Decodes an image into uint8 ``[H, W, 1]`` if it is grey, or ``[H, W, 3]`` if it has colours.
+
+    The meaning of the values decides: files of one channel are grey (1, 2, 4, 8 or 16 bits, with
+    transparency or without), and those with a palette whose colours in the picture are all greys.
+    A file with three channels is a colour image even if they are equal, since the programs that
+    published scores come from go by the number of channels.
 
     Palettes are looked up, transparency is dropped, and of 16-bit values the high byte is kept (as
-    Pillow does for 16-bit colour). Grey values go into all three channels of a colour image. A grey
-    image is a grey file's values as they are, or the luma of a colour file: that of MATLAB, in
-    16..235 (``luma_uint8``), or with ``full_range`` in 0..255.
+    Pillow does for 16-bit colour).
 
     Args:
         file: A path or an open binary file.
-        channels: 3 for RGB, 1 for grey.
         name: What error messages call an open file.
         full_range: Makes grey of colours as 0.299 R + 0.587 G + 0.114 B, in 0..255.
 
     Raises:
-        UserError: the file is missing, is no image, is cut off or is too large to be trusted.
+        UserError: the file is missing, is no image, is cut off, is too large to be trusted, or has
+            values whose meaning is not known, such as floats or 32-bit integers.
     """
     try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it to white
-                grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], channels, axis=-1)
-            if image.mode == "F":  # convert("RGB") would clip values in 0..1 to black
-                raise ValueError("its pixels are floats, of unknown range")
-            if channels == 1 and image.mode in _GREY_MODES:
-                return np.array(image.convert("L"))[..., None]
-            rgb = image.convert("RGB")
-            if channels == 1 and full_range:
-                return np.array(rgb.convert("L"))[..., None]
-            rgb = np.array(rgb)
-            return rgb if channels == 3 else luma_uint8(rgb)[..., None]
+        if isinstance(file, Path):
+            with open_regular(file) as opened:
+                return _decoded(opened)
+        return _decoded(file)
     except Exception as error:  # decoders raise any of a dozen types on broken data
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
@@ -83,6 +92,75 @@ def read_image(
         ) from error
 
 
+def read_image(
+    file: Path | BinaryIO, channels: int, name: str = "", full_range: bool = False
+) -> np.ndarray:
+    """Decodes an image into uint8 ``[H, W, channels]``: see ``read_pixels``.
+
+    Grey values go into all three channels of a colour image. A grey image is a grey file's values
+    as they are, or the luma of a colour file: that of MATLAB, in 16..235 (``luma_uint8``), or with
+    ``full_range`` in 0..255.
+
+    Args:
+        file: A path or an open binary file.
+        channels: 3 for RGB, 1 for grey.
+        name: What error messages call an open file.
+
+    Raises:
+        UserError: as ``read_pixels``.
+    """
+    pixels = read_pixels(file, name)
+    if pixels.shape[-1] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=-1)
+    if full_range:
+        return np.array(Image.fromarray(pixels).convert("L"))[..., None]
+    return luma_uint8(pixels)[..., None]
+
+
 def read_rgb(file: Path | BinaryIO, name: str = "") -> np.ndarray:
-    """Decodes an image into uint8 ``[H, W, 3]``: see `read_image`."""
+    """Decodes an image into uint8 ``[H, W, 3]``: see ``read_image``."""
     return read_image(file, 3, name)
+
+
+def _may_be_a_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
+
+
+def _decoded(file: BinaryIO) -> np.ndarray:
+    with Image.open(file, formats=_FORMATS) as image:
+        layout = str(image.tile)  # how the pixels are stored; gone once they are loaded
+        _refuse_misread(image, layout)
+        if image.mode in _DEEP_MODES:  # convert("L") would clip them to white
+            return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
+        if image.mode in _GREY_MODES:
+            return np.array(image.convert("L"))[..., None]
+        if image.mode not in _PALETTE_MODES + _COLOUR_MODES:
+            kind = {"F": "floats", "I": "32-bit integers"}.get(image.mode, f"of mode {image.mode}")
+            raise ValueError(f"its pixels are {kind}, of unknown range: convert it to 8 bits")
+        rgb = np.array(image.convert("RGB"))
+        one_channel = "LA;16" in layout  # which Pillow reads as RGBA
+        if image.mode in _PALETTE_MODES:
+            one_channel = bool((rgb == rgb[..., :1]).all())
+        return rgb[..., :1].copy() if one_channel else rgb
+
+
+def _refuse_misread(image: Image.Image, layout: str) -> None:
+    """Raises ValueError for the TIFF files whose values Pillow gives as others than they are."""
+    if image.format != "TIFF":
+        return
+    tags = getattr(image, "tag_v2", {})
+    if "I;12" in layout:
+        raise ValueError("it has 12 bits a pixel: convert it to 8 or 16")
+    if image.mode in _DEEP_MODES and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise ValueError("it has 16 bits with white as 0: convert it to black as 0")
+    if (
+        max(tags.get(_BITS, (8,))) > 8
+        and tags.get(_PLANAR) == _APART
+        and image.mode not in _DEEP_MODES
+    ):
+        raise ValueError("it has 16 bits with its channels apart: convert it to RGBRGB or 8 bits")

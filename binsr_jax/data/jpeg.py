@@ -60,6 +60,13 @@ def compress_colour_jpeg(image: np.ndarray, quality: int, subsampling: str) -> n
     return _decoded(Image.fromarray(image), quality, subsampling=subsampling)
 
 
+def compress_picture(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
+    """A picture ``[H, W, 1 or 3]`` after JPEG compression: a grey one has no chroma."""
+    if image.shape[-1] == 1:
+        return compress_jpeg(image, quality)
+    return compress_colour_jpeg(image, quality, subsampling)
+
+
 def _decoded(image: Image.Image, quality: int, **options: str) -> np.ndarray:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=max(quality, 1), **options)

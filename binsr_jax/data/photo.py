@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from binsr_jax.data.jpeg import SUBSAMPLINGS, compress_colour_jpeg
+from binsr_jax.data.jpeg import SUBSAMPLINGS, compress_colour_jpeg, compress_picture
 from binsr_jax.data.pairs import Pair, bicubic_pair, crop_to_multiple, random_window
 from binsr_jax.ops.image import imresize, to_uint8
 
@@ -26,17 +26,17 @@ def photo_pair(hq: np.ndarray, scale: int, quality: int) -> Pair:
     image is compressed by JPEG with 4:2:0.
 
     Args:
-        hq: uint8 ``[H, W, 3]``, no side shorter than the scale.
+        hq: uint8 ``[H, W, 3]``, or 1 if it is grey, no side shorter than the scale.
         scale: How many times smaller the low-quality image is.
         quality: Of JPEG.
 
     Returns:
-        uint8 ``[H // scale, W // scale, 3]`` and ``hq``, cropped to multiples of the scale.
+        uint8 ``[H // scale, W // scale, 3 or 1]`` and ``hq``, cropped to multiples of the scale.
     """
     hq = crop_to_multiple(hq, scale)
     small = imresize(_blurred(hq, BLUR * scale), 1 / scale)
     noise = np.random.RandomState(0).normal(0, NOISE, small.shape)
-    return compress_colour_jpeg(to_uint8(small + noise), quality, "4:2:0"), hq
+    return compress_picture(to_uint8(small + noise), quality, "4:2:0"), hq
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from binsr_jax.config import FIELDS, Config
 from binsr_jax.data.cache import PairCache
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.pairs import RandomDegradation
-from binsr_jax.data.sources import open_mixture
+from binsr_jax.data.sources import open_mixture, some
 from binsr_jax.errors import UserError
 from binsr_jax.fields import check
 from binsr_jax.tasks import task_of
@@ -76,7 +76,11 @@ class RandomPatch:
 
 @contextlib.contextmanager
 def training_batches(
-    config: Config, start_step: int = 0, process_index: int = 0, process_count: int = 1
+    config: Config,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    mixture: list[tuple[PairCache, float]] | None = None,
 ) -> Iterator[Iterator[Batch]]:
     """An endless iterator over training batches, as a context that stops its workers at the end.
 
@@ -93,6 +97,7 @@ def training_batches(
         start_step: The step whose batch comes first.
         process_index: Which of the processes (hosts) this is.
         process_count: How many processes share a batch.
+        mixture: From `open_mixture`, which is called if it is not given.
 
     Yields:
         Iterator of {"lq": float32 `[b, h, w, C]`, "hq": float32 `[b, s h, s w, C]`} in 0..1; noise
@@ -106,7 +111,7 @@ def training_batches(
     if start_step < 0 or not 0 <= process_index < process_count:
         raise ValueError(f"no step {start_step} for process {process_index} of {process_count}")
     _check(config, process_count)
-    mixture = open_mixture(config)
+    mixture = mixture or open_mixture(config)
     patches = [_patches(config, source, i) for i, (source, _) in enumerate(mixture)]
     if len(mixture) > 1:
         mixed = grain.MapDataset.mix(patches, weights=[weight for _, weight in mixture])
@@ -201,6 +206,6 @@ def _large_enough(source: PairCache, patch: int, least: int) -> list[int]:
             len(small),
             len(source),
             least,
-            ", ".join(small),
+            some(small),
         )
     return [i for i, side in enumerate(shortest) if side >= least]

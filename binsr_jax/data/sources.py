@@ -6,7 +6,8 @@ import importlib.util
 import io
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from binsr_jax.config import Config
 from binsr_jax.data.cache import PairCache, Undecoded, open_cache
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image, read_rgb
-from binsr_jax.data.pairs import Pair, bicubic_pair, crop_to_multiple
+from binsr_jax.data.official import official_pair, pair_up
+from binsr_jax.data.pairs import Pair, bicubic_pair
 from binsr_jax.errors import UserError
+from binsr_jax.files import printable
 from binsr_jax.tasks import Task, task_of
 
 SPLITS = ("train", "valid")
+_LISTED = 5  # images that a line names
 SAMPLES = Path(__file__).parent / "samples"  # the packaged pictures: train/ and valid/
 
 
@@ -65,14 +69,14 @@ def open_source(config: Config, split: str) -> PairCache:
             "Left out %d images smaller than the scale %d: %s.",
             len(source.left_out),
             source.scale,
-            ", ".join(source.left_out),
+            some(source.left_out),
         )
     if source.broken:
         logging.warning(
             "Skipped %d of %d images that cannot be used: %s",
             len(source.broken),
             len(source.broken) + len(source.left_out) + len(source),
-            " ".join(source.broken),
+            some(source.broken, " "),
         )
     return source
 
@@ -105,6 +109,13 @@ def open_mixture(config: Config) -> list[tuple[PairCache, float]]:
     return mixture
 
 
+def source_names(config: Config) -> list[str]:
+    """What the sources of `open_mixture` are called: a folder by its name, others by their kind."""
+    entries = [_mixed(entry)[:2] for entry in config.data.sources]
+    entries = entries or [(config.data.source, config.data.dir)]
+    return [Path(folder).name if kind == "folder" else kind for kind, folder in entries]
+
+
 def source_kinds(config: Config) -> str:
     """The kinds of source that `open_mixture` opens, each once, such as "folder samples"."""
     kinds = [_mixed(entry)[0] for entry in config.data.sources] or [config.data.source]
@@ -135,6 +146,13 @@ def fingerprint(mixture: list[tuple[PairCache, float]]) -> str:
         return mixture[0][0].fingerprint
     parts = [[source.fingerprint, weight] for source, weight in mixture]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def some(texts: Sequence[str], between: str = ", ") -> str:
+    """The first few texts in one line, and how many there are beside them."""
+    listed = between.join(printable(text) for text in texts[:_LISTED])
+    more = len(texts) - _LISTED
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def _samples(config: Config, split: str) -> Undecoded:
@@ -214,7 +232,7 @@ def _tfds(config: Config, split: str) -> Undecoded:
             hq = image(i, "hr", task.channels)
             return hq, hq
         lq, hq = image(i, "lr", 3), image(i, "hr", 3)
-        return _official_pair(lq, hq, scale, f"lr of {labels[i]}", f"hr of {labels[i]}")
+        return official_pair(lq, hq, scale, f"lr of {labels[i]}", f"hr of {labels[i]}")
 
     files = sorted(Path(builder.data_path).iterdir())
     return Undecoded(
@@ -270,11 +288,11 @@ def _single_images(title: str, folder: Path, task: Task) -> Undecoded:
 
 
 def _paired_images(title: str, hr_folder: Path, lr_folder: Path, scale: int) -> Undecoded:
-    pairs = _pair_up(hr_folder, lr_folder, scale)
+    pairs = _paired_files(hr_folder, lr_folder, scale)
 
     def decode(i: int) -> Pair | None:
         lr, hr = pairs[i]
-        return _official_pair(read_rgb(lr), read_rgb(hr), scale, str(lr), str(hr))
+        return official_pair(read_rgb(lr), read_rgb(hr), scale, str(lr), str(hr))
 
     return Undecoded(
         title=title,
@@ -285,37 +303,13 @@ def _paired_images(title: str, hr_folder: Path, lr_folder: Path, scale: int) -> 
     )
 
 
-def _pair_up(hr_folder: Path, lr_folder: Path, scale: int) -> list[tuple[Path, Path]]:
-    """Pairs 0001.png with 0001x2.png, or else with 0001.png: (LR, HR) for each HR image."""
-    unpaired = {file.stem: file for file in _images_of(lr_folder)}
-    pairs = []
-    for hr in _images_of(hr_folder):
-        lr = unpaired.pop(f"{hr.stem}x{scale}", None) or unpaired.pop(hr.stem, None)
-        if lr is None:
-            raise UserError(
-                f"{hr} has no LR image {hr.stem}x{scale}{hr.suffix} in {lr_folder}; add it, or "
-                f"remove {lr_folder} to have all LR images made."
-            )
-        pairs.append((lr, hr))
-    if unpaired:
-        lr = next(iter(unpaired.values()))
+def _paired_files(hr_folder: Path, lr_folder: Path, scale: int) -> list[tuple[Path, Path]]:
+    """(LR, HR) for each HR image."""
+    hr_files, lr_files = _images_of(hr_folder), _images_of(lr_folder)
+    paired = pair_up(hr_files, lr_files, lr_folder, scale)
+    for lr in sorted(set(lr_files) - set(paired)):
         raise UserError(f"{lr} has no HR image in {hr_folder}; add it, or remove the LR image.")
-    return pairs
-
-
-def _official_pair(
-    lq: np.ndarray, hq: np.ndarray, scale: int, lq_name: str, hq_name: str
-) -> Pair | None:
-    """Crops a given pair to HQ = scale x LQ; LQ may cover a last row or column that is cropped."""
-    for low, high in zip(lq.shape[:2], hq.shape[:2], strict=True):
-        if low not in (high // scale, -(-high // scale)):
-            raise UserError(
-                f"{lq_name} ({lq.shape[1]}x{lq.shape[0]}) is not {hq_name} "
-                f"({hq.shape[1]}x{hq.shape[0]}) reduced {scale} times; replace one of them."
-            )
-    hq = crop_to_multiple(hq, scale)
-    lq = lq[: hq.shape[0] // scale, : hq.shape[1] // scale]
-    return (lq, hq) if lq.size else None
+    return list(zip(paired, hr_files, strict=True))
 
 
 def _images_of(folder: Path) -> list[Path]:
@@ -326,9 +320,16 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _identity(file: Path) -> list[str | int]:
-    """What changes whenever a file is replaced, without reading it."""
-    status = file.stat()
-    return [str(file.resolve()), status.st_size, status.st_mtime_ns]
+    """What changes whenever a file is replaced, without reading it.
+
+    Of a link to nothing it is the path; reading the image says what is missing.
+    """
+    path = os.path.realpath(file)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [path]
+    return [path, status.st_size, status.st_mtime_ns]
 
 
 SOURCES: dict[str, Callable[[Config, str], Undecoded]] = {

@@ -10,8 +10,9 @@ import numpy as np
 
 from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import load_model_file
-from binsr_jax.deploy.upscaler import TileEngine, Upscaler, luma
+from binsr_jax.deploy.upscaler import TileEngine, Upscaler
 from binsr_jax.errors import UserError
+from binsr_jax.ops.image import grey_of_rgb
 from binsr_jax.pretrained import file_of
 
 
@@ -83,7 +84,7 @@ def _overlap(engine: TileEngine) -> int:
 
 def _input(engine: TileEngine, image: np.ndarray) -> np.ndarray:
     """The image with the channels of the network: luma of colour."""
-    return luma(image) if engine.channels < image.shape[-1] else image
+    return grey_of_rgb(image) if engine.channels < image.shape[-1] else image
 
 
 def _output(step: Step, image: np.ndarray, pooled: Any) -> np.ndarray:

@@ -14,11 +14,12 @@ from binsr_jax import enhance
 from binsr_jax.deploy import pictures
 from binsr_jax.deploy.alpha import filled
 from binsr_jax.deploy.engine import Engine
-from binsr_jax.deploy.memory import available_memory
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.picture_files import picture_of
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
 from binsr_jax.errors import UserError
+from binsr_jax.memory import available_memory
+from binsr_jax.ops.image import grey_of_rgb
 from binsr_jax.pretrained import NETWORKS, file_of
 
 # The network that is taken unless another is named.
@@ -29,9 +30,6 @@ PRETRAINED = NETWORKS["x2"].file
 DEFAULT_MEMORY = 2**30
 
 _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65_535, np.dtype(np.float32): 1}
-# Luma, and grey of what a colour network makes of a grey image (ITU-R BT.601, as Pillow's "L" and
-# as in JPEG files).
-_GREY = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))
 _NOISY = (-3, 4)  # an image with noise of the largest sigma lies within, one in 0..255 never
 
 
@@ -274,7 +272,7 @@ class Upscaler:
             top, left = (self.scale * seen.start for seen in tile.seen)
             y = y[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
             if pixels.shape[-1] == 1 and y.shape[-1] == 3:
-                y = luma(y)
+                y = grey_of_rgb(y)
             y = np.clip(y, 0, 1) * np.float32(white)
             if pixels.dtype != np.float32:
                 y = np.rint(y)
@@ -291,7 +289,7 @@ class Upscaler:
         if x.shape[-1] == 1 and self._engine.channels == 3:
             return np.repeat(x, 3, axis=-1)
         if x.shape[-1] == 3 and self._engine.channels == 1 and self.scale == 1:
-            return luma(x)
+            return grey_of_rgb(x)
         if x.shape[-1] != self._engine.channels:
             raise UserError(
                 "This model enlarges grey images only; convert the image to grey, or take a model "
@@ -369,11 +367,6 @@ def _symmetry(quarters: int, flipped: bool) -> tuple[_Turn, _Turn]:
 
 # The eight symmetries of the square; the first changes nothing.
 _SYMMETRIES = [_symmetry(quarters, flipped) for flipped in (False, True) for quarters in range(4)]
-
-
-def luma(x: np.ndarray) -> np.ndarray:
-    """Luma ``[H, W, 1]`` of RGB in 0..1, in 0..1."""
-    return _GREY[0] * x[..., :1] + _GREY[1] * x[..., 1:2] + _GREY[2] * x[..., 2:]
 
 
 def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """PSNR, SSIM and PSNR-B as the restoration papers take them, in float64.
 
-The protocol is BasicSR's: cut the border off, convert to luma (float, not rounded), compare.
+The protocol is BasicSR's: cut the border off, convert to luma (float, not rounded), compare. An
+image of one channel is its own luma, as in the papers' MATLAB programs.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,8 @@ def psnr(a: np.ndarray, b: np.ndarray, border: int, luma: bool) -> float:
       a: uint8 ``[H, W, C]``.
       b: uint8, of the same shape.
       border: pixels cut off on each side.
-      luma: whether the Y channel is compared (C must be 3), or all channels together.
+      luma: whether the Y channel of RGB is compared, or all channels together; of images of one
+        channel that one is.
 
     Returns:
       dB; infinite where the images do not differ.
@@ -122,7 +124,7 @@ def _prepare(
         raise ValueError(f"a border of {border} pixels leaves nothing of an image {a.shape}")
     cut = slice(border, -border or None)
     x, y = a[cut, cut], b[cut, cut]
-    if luma:
+    if luma and a.shape[-1] > 1:
         return rgb_to_y(x)[..., None], rgb_to_y(y)[..., None]
     return x.astype(np.float64), y.astype(np.float64)
 

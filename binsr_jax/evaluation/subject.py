@@ -7,7 +7,6 @@ import numpy as np
 
 from binsr_jax.config import Config, copy_of, default
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
-from binsr_jax.data.jpeg import GREY
 from binsr_jax.deploy.engine import Arithmetic, Engine
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.upscaler import Upscaler
@@ -40,11 +39,7 @@ def trained(workdir: str, which: Literal["best", "latest"], scale: int | None = 
     """
     config, model, variables, step = load_model(workdir, which)
     _check_scale(config, scale, workdir)
-    run, colour = restorer(model, variables), task_of(config).channels == 3
-
-    def restore(lq: np.ndarray) -> np.ndarray:
-        return _of_grey(run, lq) if colour and lq.shape[-1] == 1 else run(lq)
-
+    restore = restorer(model, variables, task_of(config).channels)
     return Subject(config, restore, {"method": config.model.name, "step": step})
 
 
@@ -101,12 +96,6 @@ def degraded(task: str, scale: int | None = None) -> Subject:
     config.task = task
     config.scale = scale or (2 if task in ENLARGING else 1)
     return Subject(config, None, {"method": DEGRADATIONS[task_of(config).degradation].title})
-
-
-def _of_grey(restore: Restore, lq: np.ndarray) -> np.ndarray:
-    """What a network for colour makes of a grey image: the luma of its output, rounded."""
-    restored = restore(np.repeat(lq, 3, axis=-1))
-    return np.rint(restored @ np.array(GREY)).astype(np.uint8)[..., None]
 
 
 def _check_scale(config: Config, scale: int | None, where: str) -> None:

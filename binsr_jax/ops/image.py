@@ -6,7 +6,7 @@ in float64. Pixel shuffle and upsampling are parts of networks: differentiable J
 """
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,14 @@ import numpy as np
 from einops import rearrange
 
 Edge = Literal["mirror", "clamp"]
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 # The weights of R, G and B in luma, times 255 (ITU-R BT.601, studio range).
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
+
+# Of R, G and B: which grey a colour is to the eye (ITU-R BT.601, full range, as in JPEG files and
+# in Pillow's "L").
+_GREY_WEIGHTS = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))
 
 # Output rows that are resized together, so that the running sum stays in the processor's cache.
 _BLOCK_ROWS = 16
@@ -94,6 +99,19 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
     if image.ndim == 0 or image.shape[-1] != 3:
         raise ValueError(f"rgb_to_y takes an image [..., 3], not one of shape {image.shape}")
     return image.astype(np.float64) @ (np.array(LUMA_WEIGHTS) / 255) + 16
+
+
+def grey_of_rgb(x: Array) -> Array:
+    """Grey ``[..., 1]`` of RGB ``[..., 3]`` in the same range: equal channels give their value.
+
+    So a colour network's output for a grey image becomes grey again. It is luma in full range, and
+    not the studio range of :func:`rgb_to_y`, from which scores of colour images are taken.
+
+    Args:
+      x: float32, any range.
+    """
+    red, green, blue = _GREY_WEIGHTS
+    return red * x[..., :1] + green * x[..., 1:2] + blue * x[..., 2:]
 
 
 def luma_uint8(image: np.ndarray) -> np.ndarray:

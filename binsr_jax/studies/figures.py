@@ -1,5 +1,6 @@
 """Figures: written whole or not at all, and the same from the same numbers."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from binsr_jax.errors import UserError
 from binsr_jax.files import replacing
-from binsr_jax.training.journal import read_log
+from binsr_jax.training.scores import psnr_of, read_log, set_titles
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -58,6 +59,9 @@ def legend(axes: Axes) -> None:
 def curves(workdirs: Sequence[Path]) -> Figure:
     """Training loss (logarithmic) and PSNR of every validation set against the step.
 
+    There is no panel for what no run has. Scores on different images under one name are lines of
+    their own.
+
     Args:
         workdirs: One colour each, in both panels; every set has its own kind of line.
 
@@ -66,46 +70,44 @@ def curves(workdirs: Sequence[Path]) -> Figure:
     """
     logs = {}
     for workdir in workdirs:
-        logs[workdir] = read_log(workdir / "log.jsonl")
+        logs[workdir] = read_log(workdir)
         if not logs[workdir]:
             raise UserError(f"{workdir} has no log.jsonl with rows: train there first.")
     names = shortest_names(list(logs))
-    sets = list(
-        dict.fromkeys(name for rows in logs.values() for row in rows for name in _psnr(row))
-    )
-    lines = len(logs) * max(1, len(sets))
-    figure = Figure(figsize=(11 + 3 * (lines > 8), max(4.2, 0.19 * lines)), layout="constrained")
-    loss, psnr = figure.subplots(1, 2)
+    titles = set_titles(name for rows in logs.values() for row in rows for name in psnr_of(row))
+    losses = any("loss" in row for rows in logs.values() for row in rows)
+    panels = [part for part, there in (("loss", losses), ("psnr", bool(titles))) if there]
+    lines = len(logs) * max(1, len(titles))
+    width, height = 5.5 * len(panels) + 3 * (lines > 8), max(4.2, 0.19 * lines)
+    figure = Figure(figsize=(max(width, 5.5), height), layout="constrained")
+    grid = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    axes = dict(zip(panels, grid, strict=False))
     for colour, (workdir, rows) in zip(colours(len(logs)), logs.items(), strict=True):
-        loss.plot(*_points(rows, lambda row: row.get("loss")), color=colour, label=names[workdir])
-        for title in dict.fromkeys(name for row in rows for name in _psnr(row)):
-            style = ("-", "--", ":", "-.")[sets.index(title) % 4]
-            points = _points(rows, lambda row, title=title: _psnr(row).get(title))
-            label = f"{names[workdir]}: {title}"
-            psnr.plot(*points, style, color=colour, marker=".", label=label)
-    loss.set(xlabel="step", ylabel="training loss", yscale="log")
-    psnr.set(xlabel="step", ylabel="PSNR (dB)")
-    for axes in (loss, psnr):
-        axes.grid(alpha=0.3)
-    legend(psnr)
-    if len(psnr.lines) <= 8:  # else the colours are named beside the other panel
+        if loss := axes.get("loss"):
+            points = _points(rows, lambda row: row.get("loss"))
+            loss.plot(*points, color=colour, label=names[workdir])
+        for name in dict.fromkeys(name for row in rows for name in psnr_of(row)):
+            style = ("-", "--", ":", "-.")[list(titles).index(name) % 4]
+            points = _points(rows, lambda row, name=name: psnr_of(row).get(name))
+            label = f"{names[workdir]}: {titles[name]}"
+            axes["psnr"].plot(*points, style, color=colour, marker=".", label=label)
+    if loss := axes.get("loss"):
+        loss.set(xlabel="step", ylabel="training loss", yscale="log")
+    if psnr := axes.get("psnr"):
+        psnr.set(xlabel="step", ylabel="PSNR (dB)")
+        legend(psnr)
+    for panel in axes.values():
+        panel.grid(alpha=0.3)
+    if loss and not (psnr and len(psnr.lines) > 8):  # else its colours are named beside the other
         legend(loss)
     return figure
 
 
 def _points(rows: list[dict[str, Any]], value_of: Any) -> tuple[list[int], list[float]]:
+    """Steps and values, as far as there are finite ones."""
     points = [(row["step"], value_of(row)) for row in rows]
-    points = [point for point in points if isinstance(point[1], float)]
+    points = [point for point in points if isinstance(point[1], float) and math.isfinite(point[1])]
     return [step for step, _ in points], [value for _, value in points]
-
-
-def _psnr(row: dict[str, Any]) -> dict[str, float]:
-    scores = row.get("scores") or {}
-    return {
-        name.removesuffix("/psnr"): value
-        for name, value in scores.items()
-        if name.endswith("/psnr")
-    }
 
 
 def shortest_names(workdirs: Sequence[Path]) -> dict[Path, str]:

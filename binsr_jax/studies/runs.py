@@ -5,30 +5,34 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from binsr_jax import models
-from binsr_jax.config import Config, config_from_json
-from binsr_jax.data.sources import open_mixture
+from binsr_jax.config import Config, config_from_json, config_to_json
+from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
-from binsr_jax.evaluation.benchmark import network_validator, validator
+from binsr_jax.evaluation.benchmark import network_validator, validation_sets
 from binsr_jax.files import printable, replace_text
+from binsr_jax.json_lines import json_line
 from binsr_jax.studies.rows import Row
-from binsr_jax.training.checkpoint import differences, load_model
-from binsr_jax.training.journal import read_log
+from binsr_jax.training.checkpoint import Checkpoints, differences, load_model
 from binsr_jax.training.loop import train
+from binsr_jax.training.scores import read_log, saved_steps, scores_of
 from binsr_jax.training.settings import check_settings
 from binsr_jax.training.workdir import writing_to
+
+T = TypeVar("T")
 
 # What may change between two parts of a row's training: it does not change what comes of it.
 _FREE = (
     "data.cache_dir",
-    "data.dir",
+    "data.dir",  # the images themselves decide: see _check_images_of
+    "data.sources",
     "data.workers",
     "devices",
     "eval.",
@@ -54,30 +58,63 @@ class Result:
     Attributes:
         row: the row.
         scores: such as ``{"Set5/psnr": 33.1, "Set5/ssim": 0.9}``; none if it failed.
+        images: the fingerprint of the images of each set; none if it failed.
         seconds: of its steps alone, without compilation, validation and saving; None if unknown.
         error: the sentence that its training ended with, or nothing.
     """
 
     row: Row
     scores: dict[str, float]
+    images: dict[str, str] = field(default_factory=dict)
     seconds: float | None = None
     error: str = ""
 
 
-def check(rows: Sequence[Row]) -> None:
+class Images:
+    """Fingerprints of the images that rows are trained and scored on; each is computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+
+    def trained_on(self, config: Config) -> str:
+        """The fingerprint of the training images."""
+        return self._once(config, "data", lambda: fingerprint(open_mixture(config)))
+
+    def scored_on(self, config: Config) -> dict[str, str]:
+        """The fingerprint of each benchmark set."""
+        return self._once(
+            config,
+            "eval",
+            lambda: {images.name: images.fingerprint() for images in validation_sets(config)},
+        )
+
+    def _once(self, config: Config, part: str, compute: Callable[[], T]) -> T:
+        settings = config_to_json(config)
+        key = json.dumps([part, settings[part], config.task, config.scale], sort_keys=True)
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+
+def check(rows: Sequence[Row]) -> Images:
     """Finds a mistake in any row before the first one is trained.
+
+    Returns:
+        What the rows are trained and scored on.
 
     Raises:
         UserError: A row describes no network or training, or its images are missing.
     """
+    images = Images()
     for row in rows:
         check_settings(row.config)
         models.build(row.config)
-        validator(row.config)
-        open_mixture(row.config)
+        images.scored_on(row.config)
+        images.trained_on(row.config)
+    return images
 
 
-def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
+def train_rows(rows: Sequence[Row], folder: Path, images: Images) -> Iterator[Result]:
     """Trains and scores every row in ``folder/NAME``; rows that are finished there are read.
 
     A row whose loss does not stay finite, or that fails for another reason, is a result with an
@@ -86,35 +123,37 @@ def train_rows(rows: Sequence[Row], folder: Path) -> Iterator[Result]:
     Args:
         rows: in their order.
         folder: made if it is not there.
+        images: from ``check``.
 
     Yields:
         The results, in the order of the rows, each as soon as it is there.
 
     Raises:
-        UserError: A work dir holds a row that was trained with other settings.
+        UserError: A work dir holds a row that was trained with other settings, or on other images.
         StudyStoppedError: A signal has stopped a row's training.
     """
     for row in rows:
         _check_settings_of(folder / row.name, row.config)
+        _check_images_of(folder / row.name, images.trained_on(row.config))
     spent: list[float] = []
     for number, row in enumerate(rows, 1):
-        started, known = time.monotonic(), _read(folder / row.name, row.config)
+        started, scored_on = time.monotonic(), images.scored_on(row.config)
+        known = _read(folder / row.name, row, scored_on)
         if known is not None:
-            yield Result(row, *known)
+            yield known
             continue
         _say(f"Row {number} of {len(rows)}: {row.title}.")
         try:
-            scores, seconds = _train(row.config, folder / row.name)
+            result = _train(row, folder / row.name, scored_on)
         except UserError as error:
             result = Result(row, {}, error=str(error))
             _say(f"Row {number} failed: {error}")
         else:
-            result = Result(row, scores, seconds)
             spent.append(time.monotonic() - started)
             left = sum(spent) / len(spent) * (len(rows) - number) / 60
             listed = ", ".join(
                 f"{name.removesuffix('/psnr')} {value:.2f} dB"
-                for name, value in scores.items()
+                for name, value in result.scores.items()
                 if name.endswith("/psnr")
             )
             _say(f"Row {number} of {len(rows)}: {listed}; about {left:.0f} minutes left.")
@@ -141,37 +180,60 @@ def _check_settings_of(workdir: Path, config: Config) -> None:
             )
 
 
-def _train(config: Config, workdir: Path) -> tuple[dict[str, float], float | None]:
+def _check_images_of(workdir: Path, data: str) -> None:
+    """Refuses a work dir that was trained on other images, whatever their folder is called.
+
+    Raises:
+        UserError: It was.
+    """
+    try:
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            latest = checkpoints.latest_step()
+            stored = None if latest is None else checkpoints.data(latest)
+    except UserError:  # nothing was trained there yet; or it is damaged, as the training will say
+        return
+    if stored not in (None, data):
+        raise UserError(
+            f"{workdir} was trained on other images (fingerprint {stored}) than those that are "
+            f"asked for ({data}): delete it, or choose another --workdir."
+        )
+
+
+def _train(row: Row, workdir: Path, scored_on: dict[str, str]) -> Result:
     """Trains a row to its end, if that was not done, scores it and notes what came of it."""
+    config = row.config
     model = models.build(config)
     validate = network_validator(config, model)
-    saved = (workdir / "checkpoints" / str(config.train.steps)).is_dir()
-    if not saved or _last_scores(workdir, config) is None:
+    saved = config.train.steps in saved_steps(workdir)
+    if not saved or _last_validation(workdir, config) is None:
         status = train(config, str(workdir), validate)
         if status:
             raise StudyStoppedError(status)
-    rows = read_log(workdir / "log.jsonl")
-    scores = _last_scores(workdir, config)
-    if scores is None:  # its validation, after the last step, was broken off
+    last = _last_validation(workdir, config)
+    if last is None:  # its validation, after the last step, was broken off
         raise StudyStoppedError(128 + signal.SIGTERM)
+    scores, images = last["scores"], last["images"]
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    if _eval(config_from_json(stored)) != _eval(config):  # trained before other sets were asked for
+    # It may have been trained before other sets, or other images of these names, were asked for.
+    if images != scored_on or _eval(config_from_json(stored)) != _eval(config):
         _, _, variables, step = load_model(workdir, "latest")
-        scores, _ = validate(variables, step)
-    seconds = _seconds(rows)
+        scores, _, images = validate(variables, step)
+    seconds = _seconds(read_log(workdir))
     with writing_to(workdir):
-        note = {"eval": _eval(config), "scores": scores, "seconds": seconds}
-        replace_text(workdir / "result.json", json.dumps(note))
-    return scores, seconds
+        note = {"eval": _eval(config), "images": images, "scores": scores, "seconds": seconds}
+        replace_text(workdir / "result.json", json_line(note))
+    return Result(row, scores, images, seconds)
 
 
-def _read(workdir: Path, config: Config) -> tuple[dict[str, float], float | None] | None:
-    """What came of a row, if it is finished and was scored as the config asks."""
+def _read(workdir: Path, row: Row, scored_on: dict[str, str]) -> Result | None:
+    """What came of a row, if it is finished and was scored as the config asks, on these images."""
     try:
         note = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return (note["scores"], note["seconds"]) if note["eval"] == _eval(config) else None
+    if note.get("eval") != _eval(row.config) or note.get("images") != scored_on:
+        return None
+    return Result(row, scores_of(note["scores"]), note["images"], note["seconds"])
 
 
 def _eval(config: Config) -> dict[str, Any]:
@@ -180,10 +242,10 @@ def _eval(config: Config) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ("every", "data_dir")}
 
 
-def _last_scores(workdir: Path, config: Config) -> dict[str, float] | None:
-    """The scores after the last step, if the training has come so far."""
-    rows = [row for row in read_log(workdir / "log.jsonl") if row["step"] == config.train.steps]
-    return next((row["scores"] for row in rows if "scores" in row), None)
+def _last_validation(workdir: Path, config: Config) -> dict[str, Any] | None:
+    """The log's row of the validation after the last step, if the training has come so far."""
+    rows = [row for row in read_log(workdir) if row["step"] == config.train.steps]
+    return next((row for row in reversed(rows) if "scores" in row), None)
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float | None:

@@ -5,14 +5,17 @@ the config, the versions of the libraries, what the data was, what computed, and
 array.
 """
 
+import contextlib
 import errno
 import importlib.metadata
 import json
 import os
 import shutil
 import sys
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +30,7 @@ from binsr_jax import models
 from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
 from binsr_jax.ops.native import choose
+from binsr_jax.training.scores import Score, best_step, saved_scores, stored_score
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
 
@@ -36,8 +40,9 @@ _LIBRARIES = ("binsr-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 _IDENTITY = ("task", "scale", "model.")
 
 
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["psnr"]
+# How often a checkpoint that a training has replaced meanwhile is looked for again, and the seconds
+# between two looks.
+_LOOKS, _PAUSE = 20, 0.2
 
 
 def _checksum(array: np.ndarray) -> int:
@@ -124,8 +129,8 @@ class Checkpoints:
     """The checkpoints of one work dir.
 
     Saving is asynchronous, a save that was cut off leaves nothing behind, and what is kept are the
-    latest ``keep`` and the one with the best score. A context manager, which waits for the last
-    save.
+    latest ``keep`` and the one with the best score among those that were scored like the latest. A
+    context manager, which waits for the last save.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False):
@@ -137,15 +142,10 @@ class Checkpoints:
         self.workdir = workdir
         self.folder = workdir / "checkpoints"
         kept = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(
-                    get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
+            [checkpoint_managers.LatestN(keep), _KeepBest(workdir)]
         )
         options = ocp.CheckpointManagerOptions(
-            best_fn=_score,
+            best_fn=lambda metrics: metrics["psnr"],  # without one Orbax stores no scores
             preservation_policy=kept,
             save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
             cleanup_tmp_directories=not read_only,
@@ -156,9 +156,9 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_names=("state", "metadata")
             )
-        except (OSError, RuntimeError) as error:
-            raise unwritable(workdir, error) from error
-        except (ValueError, KeyError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            if isinstance(error, OSError | RuntimeError) and not read_only:
+                raise unwritable(workdir, error) from error
             raise UserError(
                 f"The checkpoints in {self.folder} cannot be read "
                 f"({_first_line(error)}): delete the damaged one."
@@ -183,18 +183,26 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step with the best score, the newest if none was scored, or None."""
-        scores = {step: self.score(step) for step in self._manager.all_steps()}
-        scored = {step: score for step, score in scores.items() if score is not None}
-        return max(scored, key=lambda step: (scored[step], step)) if scored else self.latest_step()
+        """The step with the best score, the newest if none was scored, or None.
 
-    def score(self, step: int) -> float | None:
-        """The score that a step was saved with, or None."""
-        metrics = self._manager.metrics(step)
-        return None if metrics is None else _score(metrics)
+        Only scores of the same set, level and images as the latest are compared: see
+        ``scores.best_step``.
+        """
+        saved = self._manager.all_steps()
+        scores = {step: s for step, s in saved_scores(self.workdir).items() if step in saved}
+        return best_step(scores) if scores else self.latest_step()
+
+    def score(self, step: int) -> Score | None:
+        """The score of a step, or None."""
+        return saved_scores(self.workdir).get(step)
 
     def save(
-        self, state: TrainState, config: Config, data: str, score: float | None = None
+        self,
+        state: TrainState,
+        config: Config,
+        data: str,
+        score: Score | None = None,
+        pending: Sequence[Sequence[float]] = (),
     ) -> None:
         """Starts saving; the caller may overwrite or donate the state's arrays at once.
 
@@ -202,7 +210,9 @@ class Checkpoints:
             state: Any arrays that this process holds whole.
             config: Stored with it.
             data: The fingerprint of the training images.
-            score: What "best" is decided by, higher is better.
+            score: What "best" is decided by.
+            pending: Loss and gradient norm of each step since the last line of the log, of which
+                the next line has the means.
 
         Raises:
             UserError: If this or the previous save cannot be written.
@@ -215,6 +225,7 @@ class Checkpoints:
             "config": settings,
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "data": data,
+            "pending": [list(values) for values in pending],
             "arithmetic": arithmetic(),
             "checksums": {"config": _text_checksum(settings), "state": _checksums(host)},
         }
@@ -224,7 +235,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(host), metadata=ocp.args.JsonSave(metadata)
                 ),
-                metrics=None if score is None else {"psnr": score},
+                metrics=None if score is None else score.to_json(),
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise unwritable(self.workdir, error) from error
@@ -258,6 +269,10 @@ class Checkpoints:
     def data(self, step: int) -> str:
         """The fingerprint of the data that a step was trained on."""
         return self._metadata(step)["data"]
+
+    def pending(self, step: int) -> list[tuple[float, float]]:
+        """Loss and gradient norm of the steps between the last line of the log and this step."""
+        return [(float(a), float(b)) for a, b in self._metadata(step).get("pending", [])]
 
     def arithmetic(self, step: int) -> str | None:
         """What computed the steps up to this one; None in checkpoints that do not say it."""
@@ -324,18 +339,61 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
-def load_model(
+class _KeepBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the best of the checkpoints that were scored like the latest scored one."""
+
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> list[bool]:
+        del context
+        scores = saved_scores(self._workdir)
+        for info in checkpoints:  # one of them is still being written
+            score = stored_score(info.metrics)
+            if score is not None:
+                scores[info.step] = score
+        steps = [info.step for info in checkpoints]
+        best = best_step({step: score for step, score in scores.items() if step in steps})
+        return [step == best for step in steps]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, as a checkpoint holds it.
+
+    Attributes:
+        config: of its training.
+        model: the network.
+        variables: its variables; averaged parameters where the config has an EMA.
+        step: how many steps it was trained.
+        data: the fingerprint of its training images.
+        score: of the validation after that step, if there was one.
+    """
+
+    config: Config
+    model: nn.Module
+    variables: dict[str, Any]
+    step: int
+    data: str
+    score: Score | None
+
+
+def load_trained(
     workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
-) -> tuple[Config, nn.Module, dict[str, Any], int]:
+) -> Trained:
     """A trained network, rebuilt from its work dir alone.
+
+    A training that goes on there replaces its checkpoints. One that goes while it is read is no
+    damaged one: what is there then is read instead.
 
     Args:
         workdir: Where it was trained; training may still be going on there.
         which: "best" by the first evaluation set's PSNR, or "latest".
-
-    Returns:
-        The config, the network, its variables (averaged parameters where the config has an EMA),
-        and the step they are from.
 
     Raises:
         UserError: If there is no checkpoint or it is damaged.
@@ -348,11 +406,56 @@ def load_model(
     )
     if not (path / "checkpoints").is_dir():
         raise none
+    failures: set[str] = set()
+    for _ in range(_LOOKS):
+        before = _files(path / "checkpoints")
+        try:
+            trained = _load(path, which)
+        except UserError as error:
+            failures.add(str(error))
+            time.sleep(_PAUSE)
+            if _files(path / "checkpoints") == before:
+                raise
+        else:
+            if trained is None:
+                raise none
+            return trained
+    if len(failures) == 1:  # always the same one: others may come and go, but this one is damaged
+        raise UserError(failures.pop())
+    raise UserError(
+        f"The checkpoints in {path} are replaced faster than they can be read: try again later, or "
+        f"train with a larger config.train.checkpoint_every."
+    )
+
+
+def load_model(
+    workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
+) -> tuple[Config, nn.Module, dict[str, Any], int]:
+    """Config, network, variables and step of a trained network: see ``load_trained``."""
+    trained = load_trained(workdir, which)
+    return trained.config, trained.model, trained.variables, trained.step
+
+
+def _load(path: Path, which: Literal["best", "latest"]) -> Trained | None:
+    """The network of a work dir as it is at this moment, or None if there is no checkpoint."""
     with Checkpoints(path, read_only=True) as checkpoints:
         step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
         if step is None:
-            raise none
+            return None
         config = checkpoints.config(step)
         model = models.build(config)
         variables = jax.tree.map(jnp.asarray, checkpoints.variables(step))
-    return config, model, variables, step
+        data, score = checkpoints.data(step), checkpoints.score(step)
+    return Trained(config, model, variables, step, data, score)
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Every entry below a folder with its size and time: another one if anything has changed."""
+    found = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found

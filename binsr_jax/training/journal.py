@@ -2,7 +2,7 @@
 
 import contextlib
 import datetime
-import json
+import math
 import os
 import sys
 import time
@@ -20,6 +20,8 @@ from tensorboardX.proto.event_pb2 import (
 from tqdm import tqdm
 
 from binsr_jax.files import printable, replace_text
+from binsr_jax.json_lines import json_line
+from binsr_jax.training.scores import Validation, read_log
 from binsr_jax.training.workdir import writing_to
 
 
@@ -27,8 +29,9 @@ class Journal:
     """The log of a run; a context manager, and silent on all processes but the first.
 
     ``log.jsonl`` has one row per log line, ``{"step", "loss", "gradient_norm", "learning_rate",
-    "steps_per_second", "time"}``, and one per validation, ``{"step", "scores", "time"}``. Rows past
-    the step that a run resumes from are dropped, since they will be written again.
+    "steps_per_second", "time"}``, and one per validation, ``{"step", "scores", "images", "time"}``,
+    the images being the fingerprint of each set. Rows past the step that a run resumes from are
+    dropped, since they will be written again. A score that is infinite is null.
     """
 
     def __init__(self, workdir: Path, start: int, steps: int, *, active: bool = True):
@@ -52,8 +55,8 @@ class Journal:
         if not active:
             return
         with writing_to(workdir):
-            self._rows = [row for row in read_log(self._path) if row["step"] <= start]
-            replace_text(self._path, "".join(json.dumps(row) + "\n" for row in self._rows))
+            self._rows = [row for row in read_log(workdir) if row["step"] <= start]
+            replace_text(self._path, "".join(map(json_line, self._rows)))
             self._board = _Board(workdir / "tensorboard", start)
         if sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
@@ -110,19 +113,14 @@ class Journal:
             line += f", {speed:.3g} steps/s, {left} left"
         self.say(line)
 
-    def scores(self, step: int, scores: dict[str, float], pictures: dict[str, np.ndarray]) -> None:
-        """Logs a validation.
-
-        Args:
-            step: How many steps are done.
-            scores: Such as ``{"Set5/psnr": 36.9}``.
-            pictures: uint8 ``[H, W, 3]`` by name.
-        """
-        self._write({"step": step, "scores": scores})
+    def scores(self, step: int, validation: Validation) -> None:
+        """Logs the validation after a step."""
+        scores = validation.scores
+        self._write({"step": step, "scores": scores, "images": validation.images})
         self._scalars("eval", scores, step)
         if self._active:
             with writing_to(self._workdir):
-                for name, picture in pictures.items():
+                for name, picture in validation.pictures.items():
                     self._board.add(summary.image(name, picture, dataformats="HWC"), step)
         listed = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.say(f"step {step}/{self._steps}: {listed}")
@@ -156,14 +154,14 @@ class Journal:
         if self._active:
             with writing_to(self._workdir):
                 for name, value in values.items():
-                    if value is not None:
+                    if value is not None and math.isfinite(value):
                         self._board.add(summary.scalar(f"{group}/{name}", value), step)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._active:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             with writing_to(self._workdir), self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**row, "time": now}) + "\n")
+                file.write(json_line({**row, "time": now}))
 
 
 class _Board:
@@ -188,17 +186,3 @@ class _Board:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``log.jsonl``; lines that are none, as a killed process leaves, are dropped."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.append(row)
-    return rows

@@ -21,7 +21,6 @@ from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.errors import UserError
 from binsr_jax.files import replace_text
-from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import (
     Checkpoints,
     arithmetic,
@@ -30,7 +29,9 @@ from binsr_jax.training.checkpoint import (
     differences,
 )
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
+from binsr_jax.training.footprint import check_memory
 from binsr_jax.training.journal import Journal
+from binsr_jax.training.scores import Score, Validation, score_of, stored_score
 from binsr_jax.training.settings import check_settings
 from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
@@ -39,9 +40,9 @@ from binsr_jax.training.trainable import read_network
 from binsr_jax.training.transfer import ReadNetwork, initialised, make_teacher
 from binsr_jax.training.workdir import claim, writing_to
 
-Scores = dict[str, float]
-Pictures = dict[str, np.ndarray]
-Validate = Callable[[dict[str, Any], int], tuple[Scores, Pictures]]
+_LONGEST_SCORE = 4096  # bytes, as text
+
+Validate = Callable[[dict[str, Any], int], Validation]
 
 
 def train(
@@ -55,8 +56,8 @@ def train(
     Args:
         config: See ``binsr_jax.config``.
         workdir: Where everything goes: config.json, checkpoints/, log.jsonl, tensorboard/.
-        validate: ``(variables, step) -> (scores, pictures)``, such as {"Set5/psnr": 36.9} and uint8
-            ``[H, W, 3]``; the first set's PSNR decides which checkpoint is the best.
+        validate: ``(variables, step) -> Validation``; the first set's PSNR decides which checkpoint
+            is the best.
         read: Gives the network of ``train.init_from`` and of ``train.teacher``; by itself it takes
             work dirs and trainable files.
 
@@ -99,11 +100,13 @@ class _Run:
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
         # Decodes the images where that was not done before, so that no step waits for it.
-        self._data = fingerprint(open_mixture(config))
+        self._mixture = open_mixture(config)
+        self._data = fingerprint(self._mixture)
         optimizer = make_optimizer(config.train)
+        initial = functools.partial(create_state, config, model, optimizer)
+        check_memory(config, model, initial, mesh)
         self._step = make_step(config, model, optimizer, mesh)
         self._teacher = make_teacher(config, mesh, read) if config.train.teacher else None
-        initial = functools.partial(create_state, config, model, optimizer)
         latest = checkpoints.latest_step()
         if latest is None:
             fresh = initial()
@@ -116,8 +119,13 @@ class _Run:
         # From numpy in either case: a fresh and a restored state are one type to the compiler.
         self._state: TrainState = place_state(state, mesh)
         self._pending: list[Metrics] = []  # on the device, of the steps since the last look
-        self._window: list[Metrics] = []  # looked at, and finite, since the last log line
-        self._finite = self._logged = self._start  # the last step of either kind
+        # Loss and gradient norm, looked at and finite, of the steps since the last log line.
+        self._window: list[tuple[float, float]] = []
+        if latest is not None:
+            self._window = checkpoints.pending(latest)
+        self._rate = 0.0  # of the last step that was looked at
+        self._finite = self._start
+        self._logged = self._start - len(self._window)
 
     def _resumed(self, like: TrainState, step: int) -> TrainState:
         stored = self._checkpoints.config(step)
@@ -165,7 +173,7 @@ class _Run:
     def _steps(self, journal: Journal, stop: StopRequest) -> int | None:
         """Runs the steps that are left; returns the signal that stopped them, if any."""
         shard = (jax.process_index(), jax.process_count())
-        with training_batches(self._config, self._start, *shard) as batches:
+        with training_batches(self._config, self._start, *shard, self._mixture) as batches:
             with stop.ignoring_interrupts():  # workers start at the first batch
                 first = next(batches)
             steps = range(self._start + 1, self._config.train.steps + 1)
@@ -208,7 +216,7 @@ class _Run:
             except StoppedError:
                 signal = stop.at(step)
         if saving:
-            self._checkpoints.save(self._state, self._config, self._data, score)
+            self._checkpoints.save(self._state, self._config, self._data, score, self._window)
             journal.restart_clock(step)
         if signal is not None:
             self._checkpoints.wait()
@@ -222,19 +230,18 @@ class _Run:
         every, sets = self._config.eval.every, self._config.eval.sets
         return bool(sets) and (step % every == 0 or step == self._config.train.steps)
 
-    def _scores(self, step: int, journal: Journal, stop: StopRequest) -> float | None:
-        """Validates; returns the PSNR on the first set, the same on all processes."""
-        score = 0.0
+    def _scores(self, step: int, journal: Journal, stop: StopRequest) -> Score | None:
+        """Validates; returns the score, the same on all processes."""
+        score = None
         if jax.process_index() == 0:
             variables = jax.tree.map(np.asarray, self._state.variables)
             with stop.interrupting():
-                scores, pictures = self._validate(variables, step)
-            journal.scores(step, scores, pictures)
+                validation = self._validate(variables, step)
+            journal.scores(step, validation)
             journal.latent_weights(step, self._latent_weights())
-            first = task_of(self._config).scored_sets(self._config.eval.sets[0])[0]
-            score = scores[f"{first}/psnr"]
+            score = score_of(validation.scores, validation.images)
         if jax.process_count() > 1:
-            score = float(multihost_utils.broadcast_one_to_all(np.float32(score)))
+            score = _broadcast(score)
         return score
 
     def _latent_weights(self) -> dict[str, np.ndarray]:
@@ -261,15 +268,23 @@ class _Run:
                         f"training images; the newest checkpoint is that of "
                         f"step {self._checkpoints.latest_step() or 0}."
                     )
-            self._window.append(values)
+            self._window.append((float(values["loss"]), float(values["gradient_norm"])))
+            self._rate = float(values["learning_rate"])
         self._pending = []
 
     def _mean_metrics(self, step: int) -> dict[str, float]:
         """The means since the last log line, and the rate of the last step."""
         loss, norm = (
-            float(np.mean([values[name] for values in self._window], dtype=np.float64))
-            for name in ("loss", "gradient_norm")
+            float(np.mean(values, dtype=np.float64)) for values in zip(*self._window, strict=True)
         )
-        rate = float(self._window[-1]["learning_rate"])
         self._window, self._logged = [], step
-        return {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
+        return {"loss": loss, "gradient_norm": norm, "learning_rate": self._rate}
+
+
+def _broadcast(score: Score | None) -> Score | None:
+    """The score of the first process, bit for bit, on all of them."""
+    text = json.dumps(None if score is None else score.to_json()).encode()
+    bytes_ = np.zeros(_LONGEST_SCORE, np.uint8)
+    bytes_[: len(text)] = np.frombuffer(text, np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(bytes_))
+    return stored_score(json.loads(received.astype(np.uint8).tobytes().rstrip(b"\0")))

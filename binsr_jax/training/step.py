@@ -21,6 +21,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Collections = dict[str, Any]
 Gradient = Callable[[TrainState, Batch], tuple[jax.Array, Collections, Any]]
+TrainingLoss = Callable[[Any, Collections, Batch, jax.Array], tuple[jax.Array, Collections]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -50,21 +51,18 @@ def _parts(array: jax.Array, count: int) -> jax.Array:
     return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
 
 
-def make_gradient(config: Config, model: nn.Module) -> Gradient:
-    """The mean loss of a batch, the network's other variables after it, and the mean gradient.
-
-    With ``train.accumulate`` the batch is worked in parts, one after the other. Losses are means,
-    so the mean over the parts is that over the batch; other variables, such as statistics of
-    batches, go from part to part. With ``train.remat`` and ``train.scan`` the program is another
-    and its values the same; with ``train.compute`` "bfloat16" the factors in convolutions are
-    rounded.
+def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
+    """The loss of a batch, and the network's other variables after it.
 
     Args:
         config: The run.
         model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
+
+    Returns:
+        ``(params, collections, batch, progress) -> (loss, collections)``. With ``train.remat`` its
+        gradient keeps the inputs of the units alone.
     """
     loss_of = make_loss(config.train)
-    parts = config.train.accumulate
     if config.train.scan:
         model = model.clone(scan=True)
 
@@ -80,10 +78,27 @@ def make_gradient(config: Config, model: nn.Module) -> Gradient:
             loss += config.train.teacher_weight * loss_of(output, batch["teacher"])
         return loss, dict(updated)
 
-    if config.train.remat:
-        keep = jax.checkpoint_policies.save_only_these_names(UNIT_INPUT)
-        loss_and_collections = jax.checkpoint(loss_and_collections, policy=keep)
-    differentiate = jax.value_and_grad(loss_and_collections, has_aux=True)
+    if not config.train.remat:
+        return loss_and_collections
+    keep = jax.checkpoint_policies.save_only_these_names(UNIT_INPUT)
+    return jax.checkpoint(loss_and_collections, policy=keep)
+
+
+def make_gradient(config: Config, model: nn.Module) -> Gradient:
+    """The mean loss of a batch, the network's other variables after it, and the mean gradient.
+
+    With ``train.accumulate`` the batch is worked in parts, one after the other. Losses are means,
+    so the mean over the parts is that over the batch; other variables, such as statistics of
+    batches, go from part to part. With ``train.remat`` and ``train.scan`` the program is another
+    and its values the same; with ``train.compute`` "bfloat16" the factors in convolutions are
+    rounded.
+
+    Args:
+        config: The run.
+        model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
+    """
+    parts = config.train.accumulate
+    differentiate = jax.value_and_grad(make_training_loss(config, model), has_aux=True)
 
     def of_part(state: TrainState, collections: Collections, batch: Batch):
         progress = state.step.astype(jnp.float32) / config.train.steps

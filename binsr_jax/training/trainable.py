@@ -30,7 +30,7 @@ from binsr_jax.data.sources import source_kinds
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular, replace_bytes
 from binsr_jax.tasks import task_of
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import load_trained
 
 SUFFIX = ".safetensors"
 
@@ -69,19 +69,21 @@ def network_of_run(
     Raises:
         UserError: There is no checkpoint, or it is damaged.
     """
-    config, _, variables, step = load_model(workdir, which)
-    with Checkpoints(Path(workdir).expanduser().absolute(), read_only=True) as checkpoints:
-        data, score = checkpoints.data(step), checkpoints.score(step)
-    first = task_of(config).scored_sets(config.eval.sets[0])[0]
-    scored = score is not None and math.isfinite(score)  # a perfect score has no place in JSON
+    trained = load_trained(workdir, which)
+    config, score = trained.config, trained.score
+    scores = {}
+    if score is not None and math.isfinite(score.psnr):  # a perfect one has no place in JSON
+        # Earlier versions stored no set; it was the first one of the config.
+        first = score.set or task_of(config).scored_sets(config.eval.sets[0])[0]
+        scores[f"{first}/psnr"] = score.psnr
     provenance = {
-        "steps": step,
+        "steps": trained.step,
         "source": source_kinds(config),
-        "data": data,
-        "scores": {f"{first}/psnr": score} if scored else {},
+        "data": trained.data,
+        "scores": scores,
         "package": __version__,
     }
-    return Network(config, variables, provenance)
+    return Network(config, trained.variables, provenance)
 
 
 def read_network(path: str | os.PathLike[str]) -> Network:

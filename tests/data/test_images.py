@@ -1,13 +1,16 @@
 import contextlib
 import io
+import os
+import socket
 import struct
 import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from binsr_jax.data.images import list_images, read_image, read_rgb
+from binsr_jax.data.images import list_images, read_image, read_pixels, read_rgb
 from binsr_jax.errors import UserError
 
 
@@ -148,7 +151,7 @@ def test_float_pixels_are_refused(tmp_path):
 
 
 def test_grey_of_files_of_every_kind():
-    """Grey files as they are, the luma of colour files; the mode decides, not the values."""
+    """Grey files as they are, the luma of colour files."""
     grey = np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8)
     rgb = np.stack([grey, grey[::-1], grey[:, ::-1]], -1)
 
@@ -169,6 +172,86 @@ def test_grey_of_files_of_every_kind():
         np.testing.assert_array_equal(read(image)[..., 0], expected)
     # Three equal channels are colour: studio luma, 16 to 235.
     assert read(plain.convert("RGB")).max() == round(16 + 219 * int(grey.max()) / 255)
+
+
+def test_what_is_grey_is_read_in_one_channel(tmp_path):
+    """However it is stored: 1 bit, 8, 16, with transparency, or in a palette of greys."""
+    grey = np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8)
+    plain = Image.fromarray(grey)
+    palette = Image.fromarray(grey // 5)
+    palette.putpalette([value for i in range(256) for value in [min(5 * i, 255)] * 3])
+    deep = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
+    images = {
+        "l.png": plain,
+        "la.png": Image.merge("LA", [plain, plain]),
+        "deep.png": deep,
+        "deep.tif": deep,
+        "palette.png": palette,
+        "palette.gif": palette,
+    }
+    for name, image in images.items():
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(read_pixels(tmp_path / name), grey[..., None], name)
+        np.testing.assert_array_equal(read_image(tmp_path / name, 1), grey[..., None], name)
+        np.testing.assert_array_equal(read_rgb(tmp_path / name), grey[..., None].repeat(3, -1))
+    Image.fromarray(grey > 100).save(tmp_path / "bits.png")
+    bits = read_pixels(tmp_path / "bits.png")
+    np.testing.assert_array_equal(bits[..., 0], np.where(grey > 100, 255, 0))
+    (tmp_path / "deep_alpha.png").write_bytes(_deep_grey_with_alpha(grey))
+    np.testing.assert_array_equal(read_pixels(tmp_path / "deep_alpha.png"), grey[..., None])
+    # Three channels are a colour image, also where they are equal.
+    plain.convert("RGB").save(tmp_path / "rgb.png")
+    assert read_pixels(tmp_path / "rgb.png").shape == (6, 8, 3)
+
+
+def _deep_grey_with_alpha(grey):
+    """A PNG of 16-bit grey with transparency, which Pillow cannot write."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width = grey.shape
+    values = np.stack([grey.astype(">u2") * 256 + 9, np.full(grey.shape, 40000, ">u2")], -1)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 4, 0, 0, 0)
+    chunks = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_values_of_unknown_range_are_refused(tmp_path):
+    """32-bit integers were shifted by 8 bits: a picture in 0..255 became black."""
+    values = np.arange(48).reshape(6, 8)
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "i32.tif")
+    tifffile.imwrite(tmp_path / "i16.tif", values.astype(np.int16))
+    for name in ("i32.tif", "i16.tif"):
+        with pytest.raises(UserError, match=rf"{name} .*32-bit integers, of unknown range"):
+            read_pixels(tmp_path / name)
+
+
+def test_16_bit_kinds_that_pillow_misreads_are_refused(tmp_path):
+    deep = np.arange(72, dtype=np.uint16).reshape(3, 4, 6) * 500
+    tifffile.imwrite(tmp_path / "apart.tif", deep, photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(tmp_path / "white.tif", deep[0], photometric="miniswhite")
+    for name, reason in (("apart", "channels apart"), ("white", "white as 0")):
+        with pytest.raises(UserError, match=rf"{name}.tif .*{reason}"):
+            read_pixels(tmp_path / f"{name}.tif")
+
+
+def test_what_is_no_file_neither_blocks_nor_is_listed(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").mkdir()
+    (tmp_path / "d.png").symlink_to("/dev/zero")
+    (tmp_path / "e.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "f.png").symlink_to(tmp_path / "f.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "g.png"))
+        assert [file.name for file in list_images(tmp_path)] == ["a.png", "e.png", "f.png"]
+    for name in "bcdefg":
+        with pytest.raises(UserError, match=rf"Cannot read the image .*{name}\.png"):
+            read_rgb(tmp_path / f"{name}.png")
 
 
 def test_grey_16_bit_in_colour():

@@ -8,7 +8,8 @@ from PIL import Image
 
 from binsr_jax import config as config_module
 from binsr_jax.data.degradations import bicubic_pair
-from binsr_jax.data.sources import SAMPLES, open_source
+from binsr_jax.data.pipeline import training_batches
+from binsr_jax.data.sources import SAMPLES, open_mixture, open_source
 from binsr_jax.errors import UserError
 
 
@@ -233,9 +234,38 @@ def test_missing_folder(config):
         open_source(config, "train")
 
 
+def test_a_link_to_nothing_is_a_sentence_or_left_out(config, tmp_path, caplog):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "a.png")
+    (folder / "b.png").symlink_to(tmp_path / "gone.png")
+    (folder / "c.png").symlink_to(folder / "c.png")
+    config.data.source, config.data.dir = "folder", str(folder)
+    with pytest.raises(UserError, match=r"Cannot read the image .*b.png \(No such file"):
+        open_source(config, "train")
+    config.data.skip_broken = True
+    source = open_source(config, "train")
+    assert source.names == ("a.png",)
+    assert len(source.broken) == 2
+
+
+def test_images_that_are_left_out_are_named_once_and_not_all(config, tmp_path, caplog):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(9):
+        side = 40 if i == 8 else 10
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(folder / f"{i}.png")
+    config.data.source, config.data.dir, config.data.patch = "folder", str(folder), 16
+    mixture = open_mixture(config)
+    with caplog.at_level("WARNING"), training_batches(config, mixture=mixture) as batches:
+        next(batches)
+    (line,) = [record.getMessage() for record in caplog.records if "16 pixels" in record.message]
+    assert line.endswith("0.png, 1.png, 2.png, 3.png, 4.png and 3 more.")
+
+
 def test_empty_folder(config, tmp_path):
     (tmp_path / "images").mkdir()
-    with pytest.raises(UserError, match=r"images has no images \(\.png, \.jpg"):
+    with pytest.raises(UserError, match=r"images has no images \(\.png, .*\.jpg"):
         open_source(config, "train")
 
 

@@ -26,6 +26,7 @@ from binsr_jax.data.sources import open_source
 from binsr_jax.errors import UserError
 from binsr_jax.ops.image import luma_uint8
 from binsr_jax.training.loop import train
+from binsr_jax.training.scores import Validation
 
 IDS = {"train": (1, 2, 3, 4, 5), "valid": (801, 802)}
 
@@ -153,7 +154,7 @@ def test_a_network_trains_on_it(config, zips, stand_in, tmp_path):
 
     def validate(variables, step):
         scores.append(step)
-        return {"samples/psnr": 30.0, "samples/ssim": 0.9}, {}
+        return Validation({"samples/psnr": 30.0, "samples/ssim": 0.9}, {}, {})
 
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
         assert train(config, str(tmp_path / "run"), validate) == 0

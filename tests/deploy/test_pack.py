@@ -8,6 +8,7 @@ import pytest
 from binsr_jax import models
 from binsr_jax.deploy.pack import pack_params
 from binsr_jax.evaluation import benchmark
+from binsr_jax.evaluation.sets import load_set
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.ops.packed import unpack_weights
 from binsr_jax.tasks import task_of
@@ -66,7 +67,7 @@ def check_scores(make_config, make_variables, name, data_dir):
     variables = make_variables(config)
     params = variables["params"]
     params["tail"] = jax.tree.map(lambda leaf: 0.05 * leaf, params["tail"])
-    images = benchmark.load_set(name, data_dir, task_of(config))
+    images = load_set(name, data_dir, task_of(config))
     floats, packed = (
         benchmark.score_set(images, benchmark.restorer(network, variables))[-1]
         for network, variables in both(config, variables)

@@ -9,20 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from binsr_jax import config as config_lib
 from binsr_jax import models
 from binsr_jax.data.degradations import as_image
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
-from binsr_jax.evaluation.benchmark import (
-    load_set,
-    load_sets,
-    restorer,
-    score_set,
-    validator,
-)
+from binsr_jax.evaluation.benchmark import restorer, score_set, validator
+from binsr_jax.evaluation.sets import load_set, load_sets
 from binsr_jax.ops.image import imresize_uint8, luma_uint8, rgb_to_y, upsample_nearest
 from binsr_jax.tasks import Task, task_of
 
@@ -265,7 +260,7 @@ def test_validator_scores_every_set(tmp_path: Path) -> None:
     config = config_lib.default()
     config.eval.sets = ("Two", "One", "samples")
     config.eval.data_dir = str(tmp_path)
-    scores, pictures = validator(config)(lambda lq: imresize_uint8(lq, 2), 1000)
+    scores, pictures, images = validator(config)(lambda lq: imresize_uint8(lq, 2), 1000)
     assert list(scores) == [
         f"{name}/{score}" for name in config.eval.sets for score in ("psnr", "ssim")
     ]
@@ -273,6 +268,10 @@ def test_validator_scores_every_set(tmp_path: Path) -> None:
     assert scores["Two/psnr"] == expected["psnr"]
     assert scores["Two/ssim"] == expected["ssim"]
     assert list(pictures)[:2] == ["Two/0", "One/0"]
+    assert images == {
+        s.name: s.fingerprint() for s in load_sets(config.eval.sets, tmp_path, _task())
+    }
+    assert images["One"] == images["Two"] == expected["fingerprint"]
     for picture in pictures.values():
         assert picture.dtype == np.uint8
         assert picture.shape[2] == 3
@@ -348,13 +347,171 @@ def test_grey_and_colour_images_in_sets_of_the_other_kind(tmp_path: Path) -> Non
     both = load_set("Set", tmp_path, task_of(_config("denoise", 25)))
     in_colour, grey = (example.hq for example in both)
     np.testing.assert_array_equal(in_colour, colour)
-    np.testing.assert_array_equal(grey, colour[..., :1].repeat(3, -1))
+    np.testing.assert_array_equal(grey, colour[..., :1])
     both = load_set("Set", tmp_path, task_of(_config("jpeg", 30)))
     luma, grey = (example.hq for example in both)
     np.testing.assert_array_equal(luma, luma_uint8(colour)[..., None])
     np.testing.assert_array_equal(grey, colour[..., :1])  # as it is, not through RGB
     for row in score_set(both):
         assert row["psnr"] > row["psnrb"] > 20
+
+
+def _grey_scores(hq: np.ndarray, restored: np.ndarray, border: int) -> tuple[float, float]:
+    """PSNR and SSIM of a grey picture by scikit-image."""
+    a, b = (image[border:-border, border:-border].astype(float) for image in (hq, restored))
+    _, similarity = structural_similarity(
+        a,
+        b,
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    ratio = peak_signal_noise_ratio(a, b, data_range=255)
+    return ratio, similarity[5:-5, 5:-5].mean()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_grey_picture_is_scored_on_its_own_values(tmp_path: Path, scale: int) -> None:
+    """However it is stored; in a set, in validation, beside a network, and in what is written."""
+    colour = _picture(60, 72)
+    grey = Image.fromarray(colour).convert("L")
+    (tmp_path / "Set").mkdir()
+    grey.save(tmp_path / "Set/a_grey.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "Set/b_deep.png")
+    Image.merge("LA", [grey, grey]).save(tmp_path / "Set/c_alpha.png")
+    palette = Image.fromarray(np.asarray(grey))
+    palette.putpalette([value for i in range(256) for value in (i, i, i)])
+    palette.save(tmp_path / "Set/d_palette.png")
+    _save(tmp_path / "Set/e_colour.png", colour)
+
+    images = load_set("Set", tmp_path, _task(scale))
+    *rows, total = score_set(images)
+    hq = np.asarray(grey)[: 60 // scale * scale, : 72 // scale * scale]
+    bicubic = imresize_uint8(imresize_uint8(hq[..., None], 1 / scale), scale)[..., 0]
+    expected = _grey_scores(hq, bicubic, scale)
+    for row in rows[:4]:
+        assert (row["psnr"], row["ssim"]) == pytest.approx(expected, abs=1e-9), row["image"]
+    assert total["protocol"] == f"Y, border {scale}, bicubic LR; 4 grey as they are"
+
+    def network(lq: np.ndarray) -> np.ndarray:  # a network's output is not quite grey
+        return imresize_uint8(lq, scale)
+
+    *again, _ = score_set(images, network, tmp_path / "images")
+    assert [row["psnr"] for row in again] == [row["psnr"] for row in rows]
+    for name in ("a_grey", "b_deep", "c_alpha", "d_palette"):
+        written = Image.open(tmp_path / f"images/Set/{name}.png")
+        assert written.mode == "L"
+        np.testing.assert_array_equal(written, bicubic)
+    assert Image.open(tmp_path / "images/Set/e_colour.png").mode == "RGB"
+
+    config = config_lib.default()
+    config.scale, config.eval.sets, config.eval.data_dir = scale, ("Set",), str(tmp_path)
+    validation = validator(config)(network, 1)
+    assert validation.scores["Set/psnr"] == total["psnr"]
+    assert validation.scores["Set/ssim"] == total["ssim"]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_real_grey_pictures_have_the_scores_of_grey(
+    data_dir: Path, tmp_path: Path, scale: int
+) -> None:
+    if not (data_dir / "Set5").is_dir():
+        pytest.skip(f"{data_dir / 'Set5'} does not exist")
+    (tmp_path / "Grey").mkdir()
+    for file in (data_dir / "Set5").iterdir():
+        Image.open(file).convert("L").save(tmp_path / "Grey" / file.name)
+    for row, example in zip(
+        score_set(load_set("Grey", tmp_path, _task(scale))),
+        load_set("Grey", tmp_path, _task(scale)),
+        strict=False,
+    ):
+        bicubic = imresize_uint8(example.lq, scale)[..., 0]
+        expected = _grey_scores(example.hq[..., 0], bicubic, scale)
+        assert (row["psnr"], row["ssim"]) == pytest.approx(expected, abs=1e-9)
+        # By way of RGB it would be 1.32 dB more.
+        in_colour = peak_signal_noise_ratio(
+            *(
+                rgb_to_y(x[scale:-scale, scale:-scale, None].repeat(3, -1))
+                for x in (example.hq[..., 0], bicubic)
+            ),
+            data_range=255,
+        )
+        assert in_colour - row["psnr"] == pytest.approx(20 * np.log10(255 / 219))
+
+
+def test_three_equal_channels_are_a_colour_image(tmp_path: Path) -> None:
+    grey = Image.fromarray(_picture(40, 44)).convert("L")
+    (tmp_path / "Set").mkdir()
+    grey.convert("RGB").save(tmp_path / "Set/a.png")
+    row, total = score_set(load_set("Set", tmp_path, _task()))
+    (example,) = load_set("Set", tmp_path, _task())
+    bicubic = imresize_uint8(example.lq, 2)
+    expected = peak_signal_noise_ratio(
+        rgb_to_y(example.hq)[2:-2, 2:-2], rgb_to_y(bicubic)[2:-2, 2:-2], data_range=255
+    )
+    assert row["psnr"] == pytest.approx(expected)
+    assert total["protocol"] == "Y, border 2, bicubic LR"
+
+
+def test_a_grey_image_goes_through_a_network_for_colour_and_comes_back() -> None:
+    class Tinted(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, train: bool, progress: jax.Array) -> jax.Array:
+            return upsample_nearest(x * self.param("gain", nn.initializers.ones, (3,)), 2)
+
+    gains = np.array([0.5, 0.75, 0.25])
+    restore = restorer(Tinted(), {"params": {"gain": jnp.asarray(gains, jnp.float32)}}, 3)
+    grey = _picture(6, 5)[..., :1]
+    expected = np.rint(grey * (gains @ [0.299, 0.587, 0.114])).repeat(2, 0).repeat(2, 1)
+    assert np.abs(restore(grey) - expected).max() <= 1
+    assert restore(grey).shape == (12, 10, 1)
+
+
+def test_grey_pictures_of_colour_denoising(tmp_path: Path) -> None:
+    grey = np.asarray(Image.fromarray(_picture(40, 44)).convert("L"))
+    _save(tmp_path / "Set/a.png", grey)
+    _, total = score_set(load_set("Set", tmp_path, task_of(_config("denoise")), 25))
+    noise = np.random.RandomState(0).normal(0, 25 / 255, (40, 44, 1)).astype(np.float32)
+    noisy = np.rint(np.clip(grey[..., None] / np.float32(255) + noise, 0, 1) * 255)
+    expected = peak_signal_noise_ratio(grey[..., None].astype(float), noisy, data_range=255)
+    assert total["psnr"] == pytest.approx(expected, abs=1e-3)
+    assert total["protocol"].endswith("; 1 grey as it is")
+
+
+def test_a_fingerprint_is_of_the_pixels_alone(tmp_path: Path) -> None:
+    for folder, suffix in (("one", "png"), ("two", "tif")):
+        _save(tmp_path / folder / f"Set/a.{suffix}", _picture(40, 44))
+        _save(tmp_path / folder / f"Set/b.{suffix}", _picture(40, 44, 1))
+    found = [load_set("Set", tmp_path / name, _task()) for name in ("one", "two")]
+    assert found[0].fingerprint() == found[1].fingerprint()
+    assert score_set(found[0])[-1]["fingerprint"] == found[1].fingerprint()
+    _save(tmp_path / "two/Set/b.tif", _picture(40, 44, 2))
+    assert found[0].fingerprint() != found[1].fingerprint()
+
+
+def test_lr_files_of_images_that_differ_in_their_ending(tmp_path: Path) -> None:
+    hq = _picture(32, 48)
+    for name in ("HR/one.png", "HR/one.bmp"):
+        _save(tmp_path / "Pairs" / name, hq)
+    _save(tmp_path / "Pairs/LR_bicubic/X2/onex2.png", hq[::2, ::2])
+    with pytest.raises(UserError, match=r"one.bmp and one.png.*onex2.png: remove all but one"):
+        load_set("Pairs", tmp_path, _task())
+    _save(tmp_path / "Pairs/LR_bicubic/X2/onex2.bmp", hq[::2, 1::2])
+    first, second = load_set("Pairs", tmp_path, _task())
+    np.testing.assert_array_equal(first.lq, hq[::2, 1::2])
+    np.testing.assert_array_equal(second.lq, hq[::2, ::2])
+
+
+def test_names_that_are_long_or_no_utf8_do_not_stop_the_others(tmp_path: Path) -> None:
+    names = ["x" * 245, "caf\udce9", "b"]
+    for name in names:
+        _save(tmp_path / f"Set/{name}.png", _picture(24, 24))
+    rows = score_set(load_set("Set", tmp_path, _task()), None, tmp_path / "images")
+    report.append_rows(tmp_path / "results.jsonl", rows)
+    assert [row.get("image") for row in rows] == ["b", r"caf\xe9", "x" * 245, None]
+    assert len(list((tmp_path / "images/Set").iterdir())) == 6
 
 
 def test_centres_of_images(tmp_path: Path) -> None:
@@ -433,7 +590,7 @@ def test_validator_scores_every_level(tmp_path: Path, task: str, levels: tuple[i
     _save(tmp_path / "One/0.png", _picture(33, 40))
     config = _config(task, *levels)
     config.eval.sets, config.eval.data_dir = ("One",), str(tmp_path)
-    scores, pictures = validator(config)(lambda lq: as_image(lq, 1), 1000)
+    scores, pictures, images = validator(config)(lambda lq: as_image(lq, 1), 1000)
     names = task_of(config).scored_sets("One")
     wanted = task_of(config).scores
     assert list(scores) == [f"{name}/{score}" for name in names for score in wanted]

@@ -179,5 +179,14 @@ def test_wrong_images_are_refused(score: Callable[..., float]) -> None:
         score(a, np.zeros((8, 9, 3), np.uint8), 0, True)
     with pytest.raises(ValueError, match=r"border of 4 .* \(8, 8, 3\)"):
         score(a, a, 4, True)
-    with pytest.raises(ValueError, match=r"\(8, 8, 1\)"):
-        score(a[..., :1], a[..., :1], 0, True)
+    with pytest.raises(ValueError, match=r"\(8, 8, 2\)"):
+        score(a[..., :2], a[..., :2], 0, True)
+
+
+@pytest.mark.parametrize("score", [psnr, ssim, psnrb])
+def test_an_image_of_one_channel_is_its_own_luma(score: Callable[..., float]) -> None:
+    a, b = _pair(24, 31, 1)
+    assert score(a, b, 2, True) == score(a, b, 2, False)
+    # By way of RGB errors shrink to 219 / 255.
+    in_colour = psnr(a.repeat(3, -1), b.repeat(3, -1), 2, True)
+    assert in_colour - psnr(a, b, 2, True) == pytest.approx(20 * np.log10(255 / 219))

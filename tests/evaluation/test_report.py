@@ -69,7 +69,10 @@ def test_row_of_the_input() -> None:
     ("task", "name", "words"),
     [
         ("SR x2", "Set5", "33.97"),
-        ("SR x4", "Mine", None),
+        ("SR x2", "Set14", None),
+        ("SR x3", "Set5", None),
+        ("SR x2", "Set5-mine", None),
+        ("JPEG artifact reduction", "Classic5-mine-10", None),
         ("JPEG artifact reduction", "Classic5-10", "RGB"),
         ("JPEG artifact reduction", "LIVE1-10", None),
         ("Colour denoising", "Kodak24-15", "500x500"),
@@ -78,9 +81,17 @@ def test_row_of_the_input() -> None:
     ],
 )
 def test_notes_where_published_protocols_differ(task: str, name: str, words: str | None) -> None:
-    notes = report.notes([{"task": task, "set": name}] * 2)
+    row = {"task": task, "set": name, "method": "bicubic", "psnr": 33.6734}
+    notes = report.notes([row] * 2)
     assert len(notes) == (words is not None)
     assert all(words in note for note in notes if words)
+
+
+def test_the_note_on_bicubic_stands_under_that_row_alone() -> None:
+    row = {"task": "SR x2", "set": "Set5", "method": "bicubic", "psnr": 33.6734}
+    assert report.notes([row])
+    assert not report.notes([row | {"method": "edsr", "bicubic_psnr": 33.6734}])
+    assert not report.notes([row | {"psnr": 31.5}])  # other images under the same name
 
 
 def test_rows_are_appended_as_json_lines(tmp_path: Path) -> None:
@@ -90,19 +101,15 @@ def test_rows_are_appended_as_json_lines(tmp_path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [
         ROW,
-        {**ROW, "set": "Ä", "psnr": "inf"},
+        {**ROW, "set": "Ä", "psnr": None},
         {"image": "a"},
     ]
-    assert float(json.loads(lines[1])["psnr"]) == float("inf")
 
 
-def test_infinities_inside_a_row_are_strings() -> None:
-    row = {"scores": {"a/psnr": float("inf"), "b/psnr": 1.5}, "about": [{"x": float("-inf")}]}
-    line = report.json_line(row)
-    assert json.loads(line) == {
-        "scores": {"a/psnr": "inf", "b/psnr": 1.5},
-        "about": [{"x": "-inf"}],
-    }
+def test_a_name_that_is_no_utf8_is_written(tmp_path: Path) -> None:
+    report.append_rows(tmp_path / "results.jsonl", [{"image": "caf\udce9"}])
+    (line,) = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"image": "caf\udce9"}
 
 
 def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.pack import pack
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import subject
-from binsr_jax.evaluation.benchmark import load_sets, score_set, validator
+from binsr_jax.evaluation.benchmark import score_set, validator
+from binsr_jax.evaluation.sets import load_sets
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints
+from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
 
 
@@ -47,7 +49,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     noise = jax.tree.map(lambda p: 0.1 * rng.normal(size=p.shape), state.params)
     state.params.update(jax.tree.map(lambda p, n: (p + n).astype(np.float32), state.params, noise))
     with Checkpoints(folder / "run", keep=1) as checkpoints:
-        checkpoints.save(state, config, "", 25.0)
+        checkpoints.save(state, config, "", Score(25.0, task_of(config).scored_sets("Set")[0]))
         checkpoints.wait()
     pack(folder / "run", folder / "model.binsr")
     return folder
@@ -57,7 +59,7 @@ def test_packed_networks_score_as_they_did_in_training(trained: Path) -> None:
     network = subject.trained(str(trained / "run"), "latest")
     validate = validator(network.config)
     assert network.restore is not None
-    in_training, pictures = validate(network.restore, 0)
+    in_training, pictures, _ = validate(network.restore, 0)
     (level_a, level_b) = (f"Set-{level}" for level in network.config.eval.levels)
     assert list(pictures) == [f"{level_a}/a", f"{level_b}/a"]
     task = task_of(network.config)
@@ -115,7 +117,7 @@ def test_a_network_for_colour_is_scored_on_luma(tmp_path: Path) -> None:
     )
     state.params.update(params)
     with Checkpoints(tmp_path / "run", keep=1) as checkpoints:
-        checkpoints.save(state, config, "", 25.0)
+        checkpoints.save(state, config, "", Score(25.0, "Set-10"))
         checkpoints.wait()
     pack(tmp_path / "run", tmp_path / "model.binsr")
     trained = subject.trained(str(tmp_path / "run"), "latest")

@@ -1,8 +1,10 @@
 """DFDNet equals the reference arrays; official weights and dictionaries load, or say why not."""
 
+import importlib.util
 import json
 import re
 import zlib
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,6 +28,7 @@ from binsr_jax.models.dfdnet_weights import (
     dfdnet_params,
     read_dictionary_folder,
 )
+from binsr_jax.models.torch_files import read_nested
 from binsr_jax.models.vgg import VGG19
 
 
@@ -165,6 +168,24 @@ def test_folder_of_npy(folder, entries):
         level, part = name.split(".")
         ours = dictionary[int(level)][part]
         np.testing.assert_array_equal(ours, array.transpose(0, 2, 3, 1))
+
+
+def test_one_file_of_dictionaries(tmp_path, entries):
+    """As arrays by name; and, where PyTorch is, as dictionaries in a dictionary."""
+    files = [tmp_path / "dictionary.npz"]
+    np.savez(files[0], **{name: entries[name] for name in ("64.nose", "32.mouth")})
+    if importlib.util.find_spec("torch") is not None:
+        torch: Any = importlib.import_module("torch")
+        levels = {
+            level: {part: torch.from_numpy(entries[f"{level}.{part}"])}
+            for level, part in (("64", "nose"), ("32", "mouth"))
+        }
+        files.append(tmp_path / "dictionary.pth")
+        torch.save(levels, files[-1])
+    for file in files:
+        arrays = read_nested(file)
+        assert arrays.keys() == {"64.nose", "32.mouth"}
+        np.testing.assert_array_equal(arrays["64.nose"], entries["64.nose"])
 
 
 def test_objects_are_not_unpickled(folder):

@@ -2,6 +2,7 @@
 // for has, beside sums that are written out. Made to run under sanitizers and under emulators of other
 // CPUs. Prints what is wrong and ends with status 1, or prints what was checked.
 
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -20,6 +21,12 @@ namespace {
 
 using namespace binsr;
 
+std::mt19937 generator(1);
+
+int64_t Any(int64_t least, int64_t most) {
+  return std::uniform_int_distribution<int64_t>(least, most)(generator);
+}
+
 // A pool whose threads are made when they are needed.
 class Threads {
  public:
@@ -29,9 +36,14 @@ class Threads {
   }
 
   int64_t num_threads() const { return count; }
+  // Some start late, when there may be nothing left to do and nobody waits for them.
   template <class Task>
   void Schedule(Task task) {
-    threads.emplace_back(task);
+    const auto late = std::chrono::microseconds(Any(0, 1) ? 0 : Any(0, 300));
+    threads.emplace_back([task, late]() mutable {
+      std::this_thread::sleep_for(late);
+      task();
+    });
   }
 
  private:
@@ -39,7 +51,6 @@ class Threads {
   std::vector<std::thread> threads;
 };
 
-std::mt19937 generator(1);
 int checks = 0, failures = 0;
 
 void Check(bool holds, const char* what, const Shape& s) {
@@ -57,10 +68,6 @@ std::vector<float> Numbers(int64_t count) {
   std::vector<float> numbers(count);
   for (float& number : numbers) number = normal(generator);
   return numbers;
-}
-
-int64_t Any(int64_t least, int64_t most) {
-  return std::uniform_int_distribution<int64_t>(least, most)(generator);
 }
 
 // The bit of a channel, as binsr_jax/ops/packed.py says it.

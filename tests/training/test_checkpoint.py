@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from binsr_jax import models
 from binsr_jax.errors import UserError
 from binsr_jax.ops.native import choose
+from binsr_jax.training import checkpoint
 from binsr_jax.training.checkpoint import (
     Checkpoints,
     check_same_network,
@@ -19,6 +21,7 @@ from binsr_jax.training.checkpoint import (
     differences,
     load_model,
 )
+from binsr_jax.training.scores import Score, saved_steps
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 
 
@@ -34,7 +37,7 @@ def _state(config, step=1) -> TrainState:
 def _save(workdir: Path, config, scores: dict[int, float | None], keep: int = 2) -> None:
     with Checkpoints(workdir, keep=keep) as checkpoints:
         for step, score in scores.items():
-            checkpoints.save(_state(config, step), config, "", score)
+            checkpoints.save(_state(config, step), config, "", score and Score(score))
 
 
 def test_a_state_comes_back_bit_for_bit(tiny, tmp_path):
@@ -77,7 +80,49 @@ def test_the_latest_and_the_best_are_kept(tiny, tmp_path):
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 5, 6]
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (6, 2)
-        assert (checkpoints.score(2), checkpoints.score(6)) == (33.0, None)
+        assert (checkpoints.score(2), checkpoints.score(6)) == (Score(33.0), None)
+
+
+def test_only_scores_of_the_same_images_are_compared(tiny, tmp_path):
+    """An easy set's score stays no best one when another set, level or image is scored."""
+    easy, hard, other = ("Easy", "aa"), ("Hard", "bb"), ("Hard", "cc")
+    scores = {1: (40.0, *easy), 2: (30.0, *hard), 3: (29.0, *hard), 4: (31.0, *hard)}
+    best = {}
+    for step, score in {**scores, 5: (20.0, *other), 6: (20.0, *other)}.items():
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            checkpoints.save(_state(tiny(), step), tiny(), "", Score(*score))
+            checkpoints.wait()
+            best[step] = checkpoints.best_step()
+        assert load_model(tmp_path)[3] == best[step]
+    assert best == {1: 1, 2: 2, 3: 2, 4: 4, 5: 5, 6: 6}
+    assert saved_steps(tmp_path) == [6]
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_damaged(tiny, tmp_path, monkeypatch):
+    _save(tmp_path, tiny(), {1: None, 2: None})
+    read, reads = checkpoint.Checkpoints.variables, []
+
+    def replaced(self, step):
+        reads.append(step)
+        if len(reads) == 1:  # the training deletes it, after it has saved a newer one
+            shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "3")
+            shutil.rmtree(tmp_path / "checkpoints" / "2")
+        return read(self, step)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "variables", replaced)
+    assert load_model(tmp_path, "latest")[3] == 3
+    assert reads == [2, 3]
+
+
+def test_an_unreadable_checkpoint_is_not_called_unwritable(tiny, tmp_path, monkeypatch):
+    _save(tmp_path, tiny(), {1: None})
+
+    def fail(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", fail)
+    with pytest.raises(UserError, match=r"cannot be read .*Input/output error"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(("which", "step"), [("best", 1), ("latest", 2)])

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from binsr_jax.commands import runs
 from binsr_jax.errors import UserError
-from binsr_jax.training import checkpoint, loop
+from binsr_jax.training import checkpoint, footprint, loop
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.loop import train
+from binsr_jax.training.scores import Validation, read_log
 from binsr_jax.training.workdir import claim
 
 
@@ -22,7 +24,8 @@ def _scores(variables, step):
     """A validation whose PSNR is best at step 3."""
     assert "params" in variables
     picture = np.full((4, 6, 3), step, np.uint8)
-    return {"samples/psnr": 30.0 - abs(step - 3), "samples/ssim": 0.5}, {"samples/one": picture}
+    scores = {"samples/psnr": 30.0 - abs(step - 3), "samples/ssim": 0.5}
+    return Validation(scores, {"samples/one": picture}, {"samples": "f00d"})
 
 
 def _rows(workdir: Path) -> list[dict]:
@@ -133,6 +136,78 @@ def test_a_stop_before_a_validation_is_made_up_for(tiny, tmp_path):
     assert [row for row in _rows(tmp_path) if "scores" in row] == []
     train(config, str(tmp_path), _scores)
     assert [row["step"] for row in _rows(tmp_path) if "scores" in row] == [2, 4]
+
+
+def test_an_infinite_score_is_no_json_and_ties_have_one_best_step(tiny, tmp_path, caplog):
+    """A flat picture is restored without an error; all programs name the same best checkpoint."""
+
+    def perfect(variables, step):
+        return Validation({"Flat/psnr": float("inf"), "Flat/ssim": 1.0}, {}, {"Flat": "aa"})
+
+    with caplog.at_level("INFO"):
+        train(tiny(**{"eval.every": 2}), str(tmp_path), perfect)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    scored = [row for row in rows if "scores" in row]
+    assert [row["scores"]["Flat/psnr"] for row in scored] == [None, None]
+    assert [row["scores"]["Flat/psnr"] for row in read_log(tmp_path) if "scores" in row] == [
+        float("inf")
+    ] * 2
+    (board,) = (tmp_path / "tensorboard").iterdir()
+    content = board.read_bytes()
+    assert b"eval/Flat/ssim" in content
+    assert b"eval/Flat/psnr" not in content
+    metrics = tmp_path / "checkpoints" / "4" / "metrics" / "metrics"
+    json.loads(metrics.read_text(), parse_constant=refuse)
+    assert "the best checkpoint is that of step 4" in caplog.text
+    assert load_model(tmp_path, "best")[3] == 4
+    assert "| Flat inf | 4 |" in runs.table(tmp_path)
+
+
+def test_the_best_step_is_one_everywhere_when_the_sets_change(tiny, tmp_path, caplog):
+    def validate(name, psnr):
+        return lambda variables, step: Validation({f"{name}/psnr": psnr - step}, {}, {name: name})
+
+    fields = {"eval.every": 1, "train.steps": 2}
+    train(tiny(**fields), str(tmp_path), validate("Easy", 50.0))
+    assert "| Easy 49.00 | 1 |" in runs.table(tmp_path)
+    with caplog.at_level("INFO"):
+        train(tiny(**{**fields, "train.steps": 4}), str(tmp_path), validate("Hard", 30.0))
+    assert "the best checkpoint is that of step 3" in caplog.text
+    assert load_model(tmp_path, "best")[3] == 3
+    assert "| Hard 27.00 | 3 |" in runs.table(tmp_path)
+
+
+def test_a_log_line_after_a_resume_has_the_mean_of_all_its_steps(tiny, tmp_path):
+    fields = {"train.steps": 6, "train.log_every": 6, "eval.every": 4}
+    train(tiny(**fields), str(tmp_path / "once"), _scores)
+
+    def stop(variables, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return _scores(variables, step)
+
+    assert train(tiny(**fields), str(tmp_path / "twice"), stop) == 128 + signal.SIGTERM
+    train(tiny(**fields), str(tmp_path / "twice"), _scores)
+    once, twice = (
+        [(row["loss"], row["gradient_norm"]) for row in _rows(tmp_path / name) if "loss" in row]
+        for name in ("once", "twice")
+    )
+    assert len(once) == 1
+    assert once == twice
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_it_is_gathered(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "training_batches", None)
+    monkeypatch.setattr(footprint, "available_memory", lambda: 10**10)
+    with pytest.raises(UserError) as refused:
+        train(tiny(**{"train.batch": 1_000_000}), str(tmp_path), _scores)
+    text = str(refused.value)
+    assert text.startswith("config.train.batch is 1,000,000, of which a step takes at least ")
+    assert "the machine has 10 GB left: at most about " in text
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny, tmp_path):

@@ -15,6 +15,7 @@ from binsr_jax.nn.packed import PackedConv
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
 from binsr_jax.training.loop import train
+from binsr_jax.training.scores import Validation
 from binsr_jax.training.state import create_state, make_optimizer
 from binsr_jax.training.step import make_step
 
@@ -40,7 +41,7 @@ def test_trained_resumed_scored_and_packed(tiny, tmp_path, unit, parallel):
 
     def score(variables, step):
         pictures[step] = restorer(model, variables)(image)
-        return {"samples/psnr": 20.0}, {}
+        return Validation({"samples/psnr": 20.0}, {}, {})
 
     def score_and_stop(variables, step):
         os.kill(os.getpid(), signal.SIGTERM)

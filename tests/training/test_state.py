@@ -151,7 +151,7 @@ def test_the_warm_up_of_a_short_run_is_half_of_it(tiny):
     check_settings(config)
     rate = learning_rate(config.train)
     expected = [*(step / 10 for step in range(10)), *_half_cosine(10)]
-    np.testing.assert_allclose([float(rate(step)) for step in range(21)], expected, atol=1e-6)
+    np.testing.assert_allclose(np.asarray([rate(step) for step in range(21)]), expected, atol=1e-6)
 
 
 def _half_cosine(steps: int) -> list[float]:

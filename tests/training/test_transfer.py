@@ -14,6 +14,7 @@ from binsr_jax.errors import UserError
 from binsr_jax.training.checkpoint import Checkpoints, load_model
 from binsr_jax.training.devices import make_mesh, place_batch
 from binsr_jax.training.loop import train
+from binsr_jax.training.scores import Validation
 from binsr_jax.training.state import create_state, make_optimizer
 from binsr_jax.training.transfer import initialised, make_teacher
 
@@ -110,7 +111,7 @@ def test_a_network_with_nothing_in_common_is_refused(tiny, trained):
 
 def test_a_run_starts_from_another_and_resumes_without_it(tiny, tmp_path):
     def scores(variables, step):
-        return {"samples/psnr": 20.0}, {}
+        return Validation({"samples/psnr": 20.0}, {}, {})
 
     train(tiny(), str(tmp_path / "first"), scores)
     fields = {"train.init_from": str(tmp_path / "first"), "train.learning_rate": 1e-12}

@@ -8,11 +8,12 @@ import numpy as np
 
 from binsr_jax.config import config_from_json
 from binsr_jax.training.loop import train
+from binsr_jax.training.scores import Validation
 
 
 def _validate(variables, step):
     picture = np.zeros((4, 6, 3), np.uint8)
-    return {"samples/psnr": float(step)}, {"samples/one": picture}
+    return Validation({"samples/psnr": float(step)}, {"samples/one": picture}, {"samples": "f00d"})
 
 
 if __name__ == "__main__":

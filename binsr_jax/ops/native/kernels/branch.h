@@ -45,21 +45,21 @@ class Residual {
   Residual(ResidualKind kind, int64_t channels, const float* numbers)
       : kind(kind), channels(channels), a(numbers) {}
 
-  static constexpr int64_t kGains = 8;  // that are computed at a time
-
-  // Of so many pixels, at most kGains, from x on. Each pixel's is the same wherever it lies.
+  // Of so many pixels from x on; each pixel's is the same wherever it lies. One waits long for the
+  // steps of its sigmoid: it is best computed some time before it is needed.
   void Gains(const float* x, int64_t pixels, float* gains) const {
     if (kind == ResidualKind::kPlain) std::fill_n(gains, pixels, *a);
     if (kind != ResidualKind::kSpatial) return;
-    Eight sums[kGains] = {};
-    if (pixels == kGains) {
-      Sums<4>(x, sums);
-      Sums<4>(x + 4 * channels, sums + 4);
-    } else {
-      for (int64_t p = 0; p < pixels; ++p) Sums<1>(x + p * channels, sums + p);
+    for (; pixels > 0; pixels -= 8, x += 8 * channels, gains += 8) {
+      const int64_t count = std::min<int64_t>(pixels, 8);
+      Eight sums[8] = {};
+      if (count == 8)
+        Sums<8>(x, sums);
+      else
+        for (int64_t p = 0; p < count; ++p) Sums<1>(x + p * channels, sums + p);
+      const Eight all = Sigmoid(SumEach(sums) + a[1]) * *a;
+      std::memcpy(gains, &all, count * sizeof(float));
     }
-    const Eight all = Sigmoid(SumEach(sums) + a[1]) * *a;
-    std::memcpy(gains, &all, pixels * sizeof(float));
   }
 
   const ResidualKind kind;
@@ -69,15 +69,17 @@ class Residual {
   void Sums(const float* x, Eight* to) const {
     const float* w = a + 2;
     Eight sums[kCount] = {};
-    const auto add = [&](int64_t c, int64_t count) {
-      const Eight weights = LoadEight(w + c, count);
-#pragma GCC unroll 4
-      for (int p = 0; p < kCount; ++p)
-        sums[p] = MultiplyAdd(LoadEight(x + p * channels + c, count), weights, sums[p]);
-    };
     int64_t c = 0;
-    for (; c + 8 <= channels; c += 8) add(c, 8);
-    if (c < channels) add(c, channels - c);
+    for (; c + 8 <= channels; c += 8) {
+      const Eight weights = LoadEight(w + c);
+#pragma GCC unroll 8
+      for (int p = 0; p < kCount; ++p)
+        sums[p] = MultiplyAdd(LoadEight(x + p * channels + c), weights, sums[p]);
+    }
+    if (c < channels)
+      for (int p = 0; p < kCount; ++p)
+        sums[p] = MultiplyAdd(LoadEight(x + p * channels + c, channels - c),
+                              LoadEight(w + c, channels - c), sums[p]);
     std::copy_n(sums, kCount, to);
   }
 
@@ -174,8 +176,7 @@ class BranchRows {
     const auto write = [&](int64_t left, int64_t pixels, int64_t first, int64_t outputs,
                            const typename Form::Dot* dots) {
       const float* from = x + (n * s.width + left) * s.channels;
-      if (first == 0 && left % Residual::kGains == 0)
-        residual.Gains(from, std::min(Residual::kGains, s.width - left), gains.data() + left);
+      if (first == 0 && left == 0) residual.Gains(from, s.width, gains.data());
       for (int64_t o = first; o < first + outputs;) {
         const int64_t place = o / features, feature = o % features;
         const int64_t run = std::min(features - feature, first + outputs - o);

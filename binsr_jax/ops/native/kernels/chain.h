@@ -1,8 +1,8 @@
 // A run of units of one shape in one pass: unit after unit, features in one buffer.
 //
 // A unit needs the signs of its neighbours but the features of its own pixel alone. So features are
-// updated in place, and the signs that the next unit needs are packed where its input is written:
-// features are read and written once a unit.
+// updated in place, and what the next unit needs of its input before it can start, signs and the gains
+// of its residual, is computed where that is written: features are read and written once a unit.
 //
 // Units and blocks of rows make a list that all threads take from by one counter. A block of a unit
 // needs the signs of that block and its two neighbours from the unit before. In step t unit u works
@@ -63,30 +63,35 @@ void PackedChain(Pool& pool, const Shape& s, const std::vector<std::optional<Lin
   const int64_t height = std::max({s.kh / 2, std::min(rows / 16, (1 << 17) / row), int64_t{2}});
   const int64_t size = std::min<int64_t>(height, std::max<int64_t>(8, s.kh / 2));
   const int64_t blocks = (rows + size - 1) / size;
-  // The stage before the units packs the signs of x. Two maps of signs in turn are enough: when a
+  // The stage before the units prepares x. Two maps of signs and gains in turn are enough: when a
   // block is written, those that read what was there are done, as they are what it needs.
   const auto order = Wavefront(units + 1, blocks);
   std::vector<uint32_t> signs[2] = {std::vector<uint32_t>(rows * bits),
                                     std::vector<uint32_t>(rows * bits)};
+  std::vector<float> gains[2] = {std::vector<float>(rows * s.width),
+                                 std::vector<float>(rows * s.width)};
   Flags done((units + 1) * blocks);
   const auto pack = [&](const Link<Form>& link, const float* from, int64_t pixels, uint32_t* to) {
     for (int64_t p = 0; p < pixels; ++p)
       Form::Pack(from + p * s.channels, link.threshold, s.channels, s.words, to + p * s.words);
   };
   InOrder(pool, static_cast<int64_t>(order.size()), [&] {
-    return [&, convolver = RowConvolver<Form>(s),
-            gains = std::vector<float>(s.width)](int64_t i) mutable {
+    return [&, convolver = RowConvolver<Form>(s)](int64_t i) mutable {
       const int64_t stage = order[i].first, block = order[i].second;
       const int64_t start = block * size, end = std::min(rows, start + size);
       if (stage == 0) {
-        pack(*links[0], x + start * row, (end - start) * s.width, signs[0].data() + start * bits);
+        const int64_t pixels = (end - start) * s.width;
+        pack(*links[0], x + start * row, pixels, signs[0].data() + start * bits);
+        links[0]->residual.Gains(x + start * row, pixels, gains[0].data() + start * s.width);
         return done.Raise(block);
       }
       const Link<Form>& link = *links[stage - 1];
       const Link<Form>* next = stage < units ? &*links[stage] : nullptr;
       const float* from = stage == 1 ? x : y;
       const uint32_t* own = signs[(stage - 1) % 2].data();
+      const float* own_gains = gains[(stage - 1) % 2].data();
       uint32_t* to = signs[stage % 2].data();
+      float* gains_to = gains[stage % 2].data();
       for (int64_t b = std::max<int64_t>(0, block - 1); b < std::min(blocks, block + 2); ++b)
         done.Wait((stage - 1) * blocks + b);
       convolver.Restart();
@@ -96,14 +101,15 @@ void PackedChain(Pool& pool, const Shape& s, const std::vector<std::optional<Lin
           const int64_t pixel = n * s.width + left;
           const float* added = from + pixel * s.channels + first;
           float* out = y + pixel * s.channels + first;
-          // All of the pixel's features are still there.
-          if (first == 0 && left % Residual::kGains == 0)
-            link.residual.Gains(added, std::min(Residual::kGains, s.width - left),
-                                gains.data() + left);
           Finish<Form>(dots, pixels, link.epilogue.From(first), added, s.channels,
-                       gains.data() + left, outputs, out, s.channels);
-          if (next && first + outputs == s.channels)
+                       own_gains + pixel, outputs, out, s.channels);
+          if (next && first + outputs == s.channels) {
             pack(*next, y + pixel * s.channels, pixels, to + pixel * s.words);
+            // Eight pixels' gains take hardly longer than four's.
+            const int64_t so_far = left % 8 + pixels, begun = pixel - left % 8;
+            if (so_far == 8 || left + pixels == s.width)
+              next->residual.Gains(y + begun * s.channels, so_far, gains_to + begun);
+          }
           if (!next && skip)
             for (int64_t p = 0; p < pixels * s.channels; p += s.channels)
               for (int64_t o = 0; o < outputs; ++o)

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -31,16 +32,16 @@ void RunParts(Pool& pool, int64_t count, int64_t tasks, const Next& next, const 
     std::condition_variable all_done;
   };
   auto progress = std::make_shared<Progress>();
-  // A task that starts when nothing is left touches nothing but the progress. So this thread does
-  // not wait for the tasks, which could not start if all threads of the pool waited for theirs.
-  auto task = [progress, count, &next, &make] {
+  // A task that gets no part touches nothing of this function but copies. So this thread does not
+  // wait for the tasks, which could not start if all threads of the pool waited for theirs.
+  auto task = [progress, count, next, &make] {
+    std::optional<decltype(make())> work;
     int64_t first = progress->next;
-    if (first >= count) return;
-    auto work = make();
     while (first < count) {
       const int64_t last = std::min(count, next(first));
       if (!progress->next.compare_exchange_weak(first, last)) continue;
-      work(first, last);
+      if (!work) work.emplace(make());
+      (*work)(first, last);
       if ((progress->done += last - first) == count) {
         std::lock_guard<std::mutex> lock(progress->mutex);
         progress->all_done.notify_one();
@@ -60,7 +61,7 @@ void RunParts(Pool& pool, int64_t count, int64_t tasks, const Next& next, const 
 template <class Pool, class Work>
 void InParallel(Pool& pool, int64_t count, int64_t least, const Work& work) {
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const auto next = [&](int64_t first) {
+  const auto next = [least, count, threads](int64_t first) {
     return first + std::max(least, (count - first) / (2 * threads));
   };
   RunParts(pool, count, std::min(threads, (count + least - 1) / least), next,
