@@ -14,6 +14,7 @@ from binsr_jax.settings import FIELDS, Config, ModelConfig
 
 __all__ = [
     "FIELDS",
+    "LOCAL_FIELDS",
     "Config",
     "ModelConfig",
     "config_from_json",
@@ -25,6 +26,17 @@ __all__ = [
     "list_value",
     "variant_fields",
 ]
+
+# Fields that name files and folders of the machine where a network is trained: they stay there.
+LOCAL_FIELDS = (
+    "data.dir",
+    "data.sources",
+    "data.cache_dir",
+    "train.init_from",
+    "train.perceptual_file",
+    "train.teacher",
+    "eval.data_dir",
+)
 
 
 def default() -> Config:

@@ -262,8 +262,12 @@ class TrainConfig(Section):
     discriminator_rate: float = field(
         1e-4, "its highest rate; the schedule is the network's", ABOVE_0
     )
-    init_from: str = field("", "a work dir: a new run starts from its parameters, where they fit")
-    teacher: str = field("", "a work dir: its network's output is a second target of the loss")
+    init_from: str = field(
+        "",
+        "a work dir, a trainable file (.safetensors) or a model file: a new run starts from its "
+        "parameters, where they fit",
+    )
+    teacher: str = field("", "the same: its network's output is a second target of the loss")
     teacher_weight: float = field(1.0, "weight of the teacher's target in the loss", AT_LEAST_0)
     learning_rate: float = field(1e-4, "the highest rate", ABOVE_0)
     schedule: str = field(

@@ -28,8 +28,11 @@ from binsr_jax.files import printable
 COMMANDS: dict[str, str] = {
     "train": "train a network by a recipe",
     "evaluate": "score a network on benchmark sets",
-    "upscale": "enlarge images with a packed model",
-    "restore": "remove noise or JPEG artifacts from images with a packed model",
+    "upscale": "enlarge images",
+    "denoise": "remove noise from images",
+    "dejpeg": "remove JPEG artifacts from images",
+    "restore": "clean and enlarge images in several steps, or with a model of one's own",
+    "models": "list the networks that come with the package",
     "faces": "restore the faces in images with DFDNet",
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",

@@ -17,7 +17,7 @@ import jax
 from PIL import Image
 from tqdm import tqdm
 
-from binsr_jax.commands.upscale import (
+from binsr_jax.commands.pictures import (
     add_file_arguments,
     named_images,
     report,

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         config, params = _network(state, args)
     except UserError as error:
         raise UserError(f"{args.file} as {args.arch}: {error}.") from error
-    start_run(args.output, config.lock(), params, f"imported {digest(args.file)}")
+    start_run(args.output, config.lock(), {"params": params}, f"imported {digest(args.file)}")
     model = config.model
     k = f", k {model.amplification:g}" if args.arch in ARCHITECTURES else ""
     print(

@@ -6,25 +6,25 @@ from pathlib import Path
 from binsr_jax import cost
 from binsr_jax.config import Config
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
-from binsr_jax.deploy.upscaler import PRETRAINED
 from binsr_jax.files import printable
+from binsr_jax.pretrained import file_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr info``."""
     parser.add_argument(
         "model",
-        type=Path,
         nargs="?",
-        default=PRETRAINED,
-        metavar="FILE",
-        help="a model file of binsr pack (default: the one that comes with the package)",
+        default="x2",
+        metavar="MODEL",
+        help="a model file of binsr pack, or a packaged network's name (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr info``."""
-    print(describe(load_model_file(args.model), args.model))
+    path = file_of(args.model)
+    print(describe(load_model_file(path), path))
 
 
 def describe(model: PackedModel, path: Path) -> str:
@@ -40,6 +40,7 @@ def describe(model: PackedModel, path: Path) -> str:
     scores = ", ".join(f"{name} {score:.4g}" for name, score in made.get("scores", {}).items())
     parts = [part for part in ("head", "upsampler", "hr_conv", "tail") if _has(model.config, part)]
     lines = {
+        **({"name": made["name"]} if "name" in made else {}),
         "task": model.task.name,
         "network": f"{network.name}, {network.blocks} blocks of {network.features} channels",
         "unit": network.unit,
@@ -50,6 +51,7 @@ def describe(model: PackedModel, path: Path) -> str:
         "trained": f"{made['steps']:,} steps" if "steps" in made else "unknown",
         "data": " ".join(made[name] for name in ("source", "data") if made.get(name)) or "unknown",
         "scores": scores or "unknown",
+        "terms": made.get("terms", "unknown"),
         "packed by": f"binsr-jax {made['package']}" if "package" in made else "unknown",
         "size": f"{path.expanduser().stat().st_size:,} bytes, of which tensors {tensors:,}",
     }

@@ -1,25 +1,40 @@
 """Makes a model file of a trained network: its binary weights become bits.
 
 binsr pack --workdir runs/quickstart -o model.binsr
+binsr pack --workdir runs/mine -o mine.binsr --trainable mine.safetensors
+binsr pack --workdir mine.safetensors -o mine.binsr
+
+The second command writes a trainable file, too: the latent weights, with which training can go on
+(``--config.train.init_from=mine.safetensors``). The third makes the same model file of it.
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from binsr_jax import models
 from binsr_jax.commands.info import describe
 from binsr_jax.deploy.model_file import PackedModel
-from binsr_jax.deploy.pack import from_workdir, pack
+from binsr_jax.deploy.pack import from_network, network_at, pack
+from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import restorer, score_set
+from binsr_jax.evaluation.metrics import SCORES
 from binsr_jax.evaluation.sets import BenchmarkSet, load_set
 from binsr_jax.files import printable
 from binsr_jax.nn.packed import PackedConv
+from binsr_jax.tasks import Task, task_of
+from binsr_jax.training.trainable import SUFFIX
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr pack``."""
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="where it was trained")
+    add("--workdir", required=True, metavar="DIR", help="where it was trained, or a trainable file")
+    add("--trainable", type=Path, metavar="FILE", help="a trainable file to write, too")
+    add("--name", help="what to call the network, kept in the file")
+    add("--terms", help="of the weights, as they follow from the training images, kept in the file")
+    add("--scores", type=Path, metavar="FILE", help="a results.jsonl, whose means are kept, too")
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the model file")
     add("--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)")
     add("--half", action="store_true", help="store floats in 16 bits, and print the PSNR it costs")
@@ -29,15 +44,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr pack``."""
-    model = pack(args.workdir, args.output, args.which, args.half)
+    if args.trainable is not None and args.trainable.suffix != SUFFIX:
+        raise UserError(f"A trainable file ends in {SUFFIX}: name {args.trainable} so.")
+    about: dict[str, Any] = {key: text for key in ("name", "terms") if (text := getattr(args, key))}
+    if args.scores is not None:
+        network = network_at(args.workdir, args.which)
+        scores = _scores(args.scores, task_of(network.config))
+        about["scores"] = {**network.provenance.get("scores", {}), **scores}
+    model = pack(args.workdir, args.output, args.which, args.half, args.trainable, about)
     print(describe(model, args.output))
+    if args.trainable is not None:
+        print(f"trainable:  {args.trainable}, {args.trainable.stat().st_size:,} bytes")
     if args.half:
         images = load_set(args.set, args.data_dir, model.task)
-        before, after = (_psnr(m, images) for m in (from_workdir(args.workdir, args.which), model))
+        exact = from_network(network_at(args.workdir, args.which))
+        before, after = (_psnr(m, images) for m in (exact, model))
         print(
             f"float16:    {after:.4f} dB on {printable(args.set)} ({images.protocol}), "
             f"{after - before:+.4f} dB against float32"
         )
+
+
+def _scores(path: Path, task: Task) -> dict[str, float]:
+    """The means of the sets in a results.jsonl of ``binsr evaluate``, by set and score.
+
+    Those of the input are left out, and those of another task's protocol have its name in front.
+    Where a set was scored several times the last is taken.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        means = [row for row in rows if "images" in row and "engine" in row]
+        scores = {}
+        for row in means:
+            before = "" if row["task"] == task.name else f"{row['task']}: "
+            for score in SCORES:
+                if isinstance(row.get(score), float):
+                    scores[f"{before}{row['set']}/{score}"] = round(row[score], 4)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} holds no scores: name the results.jsonl of binsr evaluate --model."
+        ) from error
+    if not scores:
+        raise UserError(f"{path} holds no scores of a packed model: binsr evaluate --model first.")
+    return scores
 
 
 def _psnr(model: PackedModel, images: BenchmarkSet) -> float:

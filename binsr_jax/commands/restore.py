@@ -1,29 +1,71 @@
-"""Remove noise or JPEG artifacts from images with a packed model.
+"""Restore images in several steps, or with one model file of one's own.
 
-Outputs have the size of their images and are called like them with a suffix, photo_restored.png,
-beside them or in the folder given with -o. A model for JPEG works an image's luma and leaves its
-chroma as it is. All else is as in binsr upscale.
+--steps names what is done, in this order: dejpeg, denoise, upscale (twice, or as -s says), or names
+that binsr models lists, or model files. All steps are done on a tile before the next tile, and
+nothing is rounded or written in between. -m FILE is the same as --steps FILE, for a model that
+keeps the size. With --strength 0.5 half of what the steps that keep the size change is taken.
 
-    binsr restore photo.png -m denoise.binsr
-    binsr restore 'album/**/*.jpg' -o clean/ -f png -m jpeg.binsr
+Outputs are called photo_restored.png, or photo_x2.png where a step enlarges. All else is as in
+binsr upscale.
+
+    binsr restore photo.jpg --steps dejpeg,upscale
+    binsr restore 'album/**/*.jpg' -o clean/ -f png -m mine.binsr
 """
 
 import argparse
+from pathlib import Path
 
-from binsr_jax.commands import upscale
+from binsr_jax.commands import pictures
+from binsr_jax.deploy.steps import load_steps
 from binsr_jax.errors import UserError
+from binsr_jax.pretrained import find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the flags of ``binsr restore``: those of ``binsr upscale``."""
-    upscale.add_arguments(parser)
-    parser.set_defaults(model=None, scale=1)  # the packaged model enlarges
+    """Declares the flags of ``binsr restore``."""
+    pictures.add_arguments(parser, "_restored, or _x and the scale")
+    pictures.add_strength(parser)
+    add = parser.add_argument
+    add("--steps", metavar="STEP,...", help="dejpeg, denoise, upscale, names, or model files")
+    add("-m", "--model", metavar="MODEL", help="one model file, or a name, instead of --steps")
+    add("-s", "--scale", type=int, help="of the step upscale (default: 2)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs ``binsr restore``."""
-    if args.model is None:
-        raise UserError("No model is named: give a model file of binsr pack with -m.")
-    if args.scale != 1:
-        raise UserError("binsr restore keeps the size of images: leave out -s.")
-    return upscale.run(args)
+    if bool(args.steps) == bool(args.model):
+        raise UserError(
+            "Say what to do with --steps, such as dejpeg,denoise,upscale, or name a model file "
+            "with -m."
+        )
+    if args.model:
+        return _with_one_model(args)
+    names = [name.strip() for name in args.steps.split(",") if name.strip()]
+    if not names:
+        raise UserError("--steps names no step: choose from dejpeg, denoise and upscale.")
+    if args.scale and "upscale" not in names:
+        raise UserError("-s goes with the step upscale: leave it out, or add the step.")
+    models = [_model(name, args.scale or 2) for name in names]
+
+    def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
+        return [(load_steps(models, strength=args.strength, memory=memory), files)]
+
+    return pictures.run(args, choose)
+
+
+def _model(step: str, scale: int) -> str:
+    """The name or the file of a step's network."""
+    if step == "upscale":
+        return find("upscale", scale, "clean").name
+    return find(step).name if step in ("dejpeg", "denoise") else step
+
+
+def _with_one_model(args: argparse.Namespace) -> int:
+    if args.scale not in (None, 1):
+        raise UserError("binsr restore keeps the size of images with -m: leave out -s.")
+
+    def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
+        otherwise = "enlarge with binsr upscale"
+        return [(pictures.load_one(args.model, 1, memory, otherwise, args.strength), files)]
+
+    return pictures.run(args, choose)

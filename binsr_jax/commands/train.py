@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from binsr_jax import models
 from binsr_jax.config import Config
+from binsr_jax.deploy.unpack import read_network
 from binsr_jax.evaluation.benchmark import network_validator
 from binsr_jax.training.loop import train
 
@@ -51,4 +52,4 @@ def run(values: flags.FlagValues) -> int:
         jax.distributed.initialize()
     config: Config = values.config
     model = models.build(config)
-    return train(config, values.workdir, network_validator(config, model))
+    return train(config, values.workdir, network_validator(config, model), read_network)

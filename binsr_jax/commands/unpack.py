@@ -5,6 +5,11 @@ binsr train --config bin_edsr --workdir runs/mine --config.train.init_from=runs/
 
 Without a FILE it is the model that comes with the package. The work dir gets the file's settings of
 training, or the defaults if those make no sense.
+
+A model file has only the signs of the binary weights. Their latent weights start anew, all of one
+size a channel, and training has to find again which of them are near to a change of sign. A
+trainable file (``binsr pack --trainable``) still has them; those of the packaged networks are in
+the repository's folder ``models/``. ``--config.train.init_from`` takes either file, or a work dir.
 """
 
 import argparse
@@ -12,39 +17,49 @@ import sys
 from pathlib import Path
 
 from binsr_jax.deploy.description import without_training
-from binsr_jax.deploy.model_file import load_model_file
-from binsr_jax.deploy.unpack import unpack_params
+from binsr_jax.deploy.unpack import read_network
 from binsr_jax.deploy.upscaler import PRETRAINED
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
+from binsr_jax.tasks import task_of
 from binsr_jax.training.settings import check_settings
+from binsr_jax.training.trainable import SUFFIX
 from binsr_jax.training.transfer import digest, start_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr unpack``."""
     add = parser.add_argument
-    add("file", type=Path, nargs="?", default=PRETRAINED, metavar="FILE", help="the model file")
+    add(
+        "file",
+        type=Path,
+        nargs="?",
+        default=PRETRAINED,
+        metavar="FILE",
+        help="the model file, or a trainable one",
+    )
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the work dir to make")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr unpack``."""
-    model = load_model_file(args.file)
-    try:
-        params = unpack_params(model)
-    except UserError as error:
-        raise UserError(f"{args.file}: {error}") from error
-    config = model.config
+    network = read_network(args.file)
+    config = network.config
     try:
         check_settings(config)
     except UserError as error:
         sentence = f"{args.file}: its settings of training are left out: {error}"
         print(printable(sentence), file=sys.stderr)
         config = without_training(config)
-    start_run(args.output, config, params, f"unpacked {digest(args.file)}")
-    settings = model.config.model
+    start_run(args.output, config, network.variables, f"unpacked {digest(args.file)}")
+    settings = config.model
     print(
-        f"{printable(str(args.output))}: {model.task.name}, {settings.name} of {settings.blocks} "
+        f"{printable(str(args.output))}: {task_of(config).name}, {settings.name} of "
+        f"{settings.blocks} "
         f"blocks of {settings.features} channels"
     )
+    if args.file.suffix != SUFFIX:
+        print(
+            "Its latent weights are lost: each starts as its sign times its channel's scale. "
+            "A trainable file of the network, if there is one, keeps them."
+        )

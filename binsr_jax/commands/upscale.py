@@ -1,170 +1,53 @@
-"""Enlarge images: twice with the network that comes with the package, or as a model file says.
+"""Enlarge images: twice unless -s says otherwise, with a packaged network or a model file.
 
-Outputs are called like their images with a suffix, such as photo_x2.png or photo_restored.png, and
-lie beside them or in the folder given with -o. Outputs that are there are left alone, so a run that
-was interrupted goes on where it was. An image that cannot be read does not stop the others: it is
-named at the end, and the exit status is 1. Of images that would go to one file the second gets its
-ending or its folder into its name.
+Outputs are called like their images with a suffix, such as photo_x2.png, and lie beside them or in
+the folder given with -o. Outputs that are there are left alone, so a run that was interrupted goes
+on where it was. An image that cannot be read does not stop the others: it is named at the end, and
+the exit status is 1. Of images that would go to one file the second gets its ending or its folder
+into its name.
 
-Large images are worked in tiles that overlap by as far as the network looks, with the same result
-as in one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, and --memory.
+--model clean takes the network that was trained on clean pictures, photo the one for photographs
+with noise and JPEG artifacts, fast a smaller one; or it is a name that binsr models lists, or a
+file of binsr pack. Without it JPEG files are enlarged by the network for photographs, if this
+version has it, and all others by the one for clean pictures.
+
+Large images are processed in tiles that overlap by as far as the network looks, with the same
+result as in one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, and --memory.
 
     binsr upscale photo.jpg
+    binsr upscale -s 4 --model photo photo.jpg
     binsr upscale photos/ 'scans/**/*.tif' -o large/ -f png -m model.binsr
 """
 
 import argparse
-import contextlib
-import math
-import signal
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from binsr_jax.deploy.jobs import FORMATS, Options, Outcome, find_images, plan_jobs, run_jobs
-from binsr_jax.deploy.upscaler import PRETRAINED, load
-from binsr_jax.enhance import parse
-from binsr_jax.errors import UserError
-from binsr_jax.files import printable
-from binsr_jax.launcher import keep_compiled_programs
+from binsr_jax.commands import pictures
+from binsr_jax.deploy.choice import by_default
+from binsr_jax.pretrained import KINDS, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr upscale``."""
-    add_file_arguments(parser, "_x and the scale, or _restored")
+    pictures.add_arguments(parser, "_x and the scale")
     add = parser.add_argument
-    add("-m", "--model", metavar="FILE", default=PRETRAINED, help="a model file of binsr pack")
-    add("-s", "--scale", type=int, help="refuse a model that enlarges another number of times")
-    add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by the memory)")
-    add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
-    add(
-        "--memory",
-        type=amount,
-        metavar="GIB",
-        help="for a tile (default: 1, or 1/4 of what is free)",
-    )
-    steps = "done {} the network, such as {}; docs/enhance.md lists them"
-    add("--pre", default="", metavar="STEPS", help=steps.format("before", "median=0.5,clahe=0.3"))
-    add("--post", default="", metavar="STEPS", help=steps.format("after", "unsharp=0.5,colour=1"))
-
-
-def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
-    """Declares the flags of a command that makes images of images.
-
-    Args:
-        parser: of the command.
-        suffix: what goes into the names of outputs, in words.
-    """
-    defaults = Options()
-    add = parser.add_argument
-    add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
-    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more of them")
-    add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
-    formats = [ending[1:] for ending in FORMATS]
-    add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
-    add("--suffix", help=f"of an output's name (default: {suffix})")
-    add("--overwrite", action="store_true", help="make outputs again that are there")
-    add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP")
-    add(
-        "--max-megapixels",
-        type=amount,
-        default=defaults.most_pixels / 1e6,
-        metavar="MP",
-        help="larger images are refused (default: %(default)g)",
-    )
-
-
-def named_images(args: argparse.Namespace) -> list[Path]:
-    """The images that the arguments name.
-
-    Raises:
-        UserError: they name none, or one that is not there.
-    """
-    inputs = [*args.images, *args.input]
-    if not inputs:
-        raise UserError(
-            f"No image is named: binsr {args.command} PATH takes files, folders and patterns."
-        )
-    return find_images(inputs)
+    add("-m", "--model", metavar="MODEL", help=f"{', '.join(KINDS)}, a name, or a model file")
+    add("-s", "--scale", type=int, help="how many times larger (default: 2, or the model file's)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs ``binsr upscale``."""
-    memory = round(args.memory * 2**30) if args.memory else None
-    files = named_images(args)
-    pre, post = parse(args.pre, "pre"), parse(args.post, "post")
-    keep_compiled_programs()
-    upscaler = load(args.model, memory=memory)
-    if args.scale not in (None, upscaler.scale):
-        otherwise = "leave out -s" if args.command == "upscale" else "enlarge with binsr upscale"
-        raise UserError(
-            f"The model {args.model} enlarges {upscaler.scale} times, not {args.scale}: take "
-            f"another with -m, or {otherwise}."
-        )
-    enlarges = upscaler.scale > 1
-    usual = f"_x{upscaler.scale}" if enlarges else "_restored"
-    suffix = usual if args.suffix is None else args.suffix
-    jobs = plan_jobs(files, args.output, suffix, args.format)
-    options = Options(
-        tile=args.tile,
-        ensemble=args.ensemble,
-        overwrite=args.overwrite,
-        quality=args.quality,
-        most_pixels=int(args.max_megapixels * 1e6),
-        pre=pre,
-        post=post,
-    )
-    with sigterm_interrupts():
-        outcome = run_jobs(upscaler, jobs, options)
-    if len(jobs) < len(files):
-        print(f"{len(files) - len(jobs)} left out, as the outputs of others.")
-    return report(outcome, "enlarged" if enlarges else "restored")
 
+    def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
+        scale = args.scale or 2
+        if args.model is None:
+            groups, sentence = by_default(files, scale)
+            if sentence:
+                print(sentence)
+            return [(pictures.load(name, memory=memory), part) for name, part in groups.items()]
+        if args.model in KINDS:
+            model = find("upscale", scale, args.model).name
+            return [(pictures.load(model, memory=memory), files)]
+        return [(pictures.load_one(args.model, args.scale, memory, "leave out -s"), files)]
 
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Makes SIGTERM end what runs in its block as Ctrl-C does, which leaves no half files."""
-    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, ends)
-
-
-def report(outcome: Outcome, done: str) -> int:
-    """Prints what became of the jobs, and returns the exit status.
-
-    Args:
-        outcome: of the jobs.
-        done: what was done with images, such as ``enlarged``.
-    """
-    counts = [f"{outcome.done} {done}"]
-    if outcome.skipped:
-        counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
-    if outcome.failed:
-        counts.append(f"{len(outcome.failed)} failed")
-    print(", ".join(counts) + ".")
-    for sentence in outcome.failed:
-        print(printable("error: " + " ".join(sentence.split())), file=sys.stderr)
-    return 1 if outcome.failed else 0
-
-
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A parser of whole numbers in a range."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least or (most is not None and value > most):
-            limits = f"at least {least}" if most is None else f"{least} to {most}"
-            raise argparse.ArgumentTypeError(f"{value} is not {limits}")
-        return value
-
-    return parse
-
-
-def amount(text: str) -> float:
-    """Parses a number above 0."""
-    value = float(text)
-    if not (0 < value < math.inf):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+    return pictures.run(args, choose)

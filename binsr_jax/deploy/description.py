@@ -13,7 +13,14 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from binsr_jax import __version__, models
-from binsr_jax.config import Config, config_from_json, default, field_value, flat_fields
+from binsr_jax.config import (
+    LOCAL_FIELDS,
+    Config,
+    config_from_json,
+    default,
+    field_value,
+    flat_fields,
+)
 from binsr_jax.errors import UserError
 from binsr_jax.nn.units import UNITS
 from binsr_jax.tasks import task_of
@@ -52,16 +59,6 @@ TRAINING_FIELDS = (
     "model.progressive",
     "model.progressive_until",
 )
-# Fields that name folders of the machine where a network was trained; they stay there.
-_FOLDERS = (
-    "data.dir",
-    "data.sources",
-    "data.cache_dir",
-    "train.init_from",
-    "train.perceptual_file",
-    "train.teacher",
-    "eval.data_dir",
-)
 # Fields that files of version 1 may lack.
 _LATER_THAN_1 = ("model.head", "model.hr_conv", "model.tail", "model.bias")
 
@@ -71,7 +68,15 @@ _MAX_NUMBER = 10**6  # of the network's settings
 _MAX_HISTORY = 32  # convolutions that each take what all before them made
 _MAX_TEXT = 1000  # characters
 _MAX_DEPTH = 6
-_PROVENANCE = {"steps": int, "source": str, "data": str, "scores": dict, "package": str}
+_PROVENANCE = {
+    "steps": int,
+    "source": str,
+    "data": str,
+    "scores": dict,
+    "package": str,
+    "name": str,
+    "terms": str,
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def describe(
     defaults = flat_fields(default())
     for name, value in flat_fields(config).items():
         if not _is_of_network(name):
-            if name not in _FOLDERS:
+            if name not in LOCAL_FIELDS:
                 training[name] = value
         elif name in NETWORK_FIELDS or value != defaults[name]:
             network[name] = value
@@ -256,7 +261,7 @@ def _with_training(config: Config, stored: Any) -> Config:
     """
     config = config.copy_and_resolve_references().unlock()
     for name, known in flat_fields(config).items():
-        if _is_of_network(name) or name in _FOLDERS:
+        if _is_of_network(name) or name in LOCAL_FIELDS:
             continue
         *sections, field = name.split(".")
         value, target = stored, config

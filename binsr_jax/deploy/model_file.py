@@ -43,8 +43,9 @@ class PackedModel:
             rest tells how it was trained, as far as the file says it and this version knows it.
         params: Of ``models.build(config, conv=PackedConv)``.
         provenance: How it was trained: ``steps``, ``source`` (the kinds of data), ``data`` (a
-            fingerprint of the training data), ``scores`` (name to number) and ``package`` (the
-            version of binsr-jax that packed it); all of them may be missing.
+            fingerprint of the training data), ``scores`` (name to number), ``package`` (the
+            version of binsr-jax that packed it), ``name`` (what to call it) and ``terms`` (of the
+            weights, as they follow from the training images); all of them may be missing.
         floats: How floats are stored, ``"float32"`` or ``"float16"``.
     """
 

@@ -1,22 +1,29 @@
 """From a trained network to a packed one: signs become bits, everything else is kept as it is."""
 
-import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from binsr_jax import __version__, models
+from binsr_jax import models
 from binsr_jax.config import Config
-from binsr_jax.data.sources import source_kinds
 from binsr_jax.deploy.model_file import PackedModel, load_model_file, save_model
 from binsr_jax.nn.binary import FOLDED
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.tasks import task_of
-from binsr_jax.training.checkpoint import load_trained
+from binsr_jax.training.trainable import (
+    SUFFIX,
+    Network,
+    load_trainable,
+    network_of_run,
+    quantised,
+    save_trainable,
+)
 
 
 def pack_params(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +70,21 @@ def _check_shapes(variables: dict[str, Any], wanted: dict[str, Any]) -> None:
             raise ValueError(f"the variables are not of this network: see {'/'.join(name)}")
 
 
+def network_at(path: str | os.PathLike[str], which: Literal["best", "latest"] = "best") -> Network:
+    """The network of a trainable file, or of a checkpoint of a work dir.
+
+    Raises:
+        UserError: there is no such file or checkpoint, or it is damaged.
+    """
+    return load_trainable(path) if Path(path).suffix == SUFFIX else network_of_run(path, which)
+
+
+def from_network(network: Network) -> PackedModel:
+    """Packs a network that was read from a work dir or a trainable file."""
+    params = pack_params(network.config, network.variables)
+    return PackedModel(network.config, params, network.provenance)
+
+
 def from_workdir(
     workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
 ) -> PackedModel:
@@ -75,22 +97,7 @@ def from_workdir(
     Raises:
         UserError: there is no checkpoint, or it is damaged.
     """
-    trained = load_trained(workdir, which)
-    config, score = trained.config, trained.score
-    scores = {}
-    if score is not None and math.isfinite(score.psnr):  # a perfect one has no place in JSON
-        # Earlier versions stored no set; it was the first one of the config.
-        first = score.set or task_of(config).scored_sets(config.eval.sets[0])[0]
-        scores[f"{first}/psnr"] = score.psnr
-    provenance = {
-        "steps": trained.step,
-        "source": source_kinds(config),
-        "data": trained.data,
-        "scores": scores,
-        "package": __version__,
-    }
-    params = pack_params(config, trained.variables)
-    return PackedModel(config, params, provenance)
+    return from_network(network_of_run(workdir, which))
 
 
 def pack(
@@ -98,21 +105,31 @@ def pack(
     output: str | os.PathLike[str],
     which: Literal["best", "latest"] = "best",
     half: bool = False,
+    trainable: str | os.PathLike[str] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> PackedModel:
     """Makes a model file of a trained network.
 
     Args:
-        workdir: where it was trained.
+        workdir: where it was trained; or a trainable file.
         output: the file.
         which: as in `from_workdir`.
         half: store what is not binary as float16.
+        trainable: a trainable file to write, too. The model file is then packed from what that one
+            holds, so that it can be made of it again, to the bit.
+        about: entries of the provenance to set: name, terms and scores.
 
     Returns:
         The packed network as the file holds it.
 
     Raises:
-        UserError: there is no checkpoint, the file cannot be written, or a parameter is not finite.
+        UserError: there is no checkpoint, a file cannot be written, or a parameter is not finite.
     """
-    model = from_workdir(workdir, which)
-    save_model(output, replace(model, floats="float16" if half else "float32"))
+    network = network_at(workdir, which)
+    network = replace(network, provenance={**network.provenance, **(about or {})})
+    if trainable is not None:
+        save_trainable(trainable, network)
+        network = quantised(network)
+    model = replace(from_network(network), floats="float16" if half else "float32")
+    save_model(output, model)
     return load_model_file(output)

@@ -1,5 +1,7 @@
 """From a packed network back to one that can be trained: bits become latent weights."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,9 +9,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax import models
-from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.deploy.model_file import PackedModel, load_model_file
 from binsr_jax.errors import UserError
 from binsr_jax.ops.packed import unpack_weights
+from binsr_jax.training import trainable
+from binsr_jax.training.trainable import Network
 
 
 def unpack_params(model: PackedModel) -> dict[str, Any]:
@@ -46,3 +50,19 @@ def unpack_params(model: PackedModel) -> dict[str, Any]:
         weight_scale = np.maximum(np.abs(given[*path[:-1], "scale"]), np.finfo(np.float32).tiny)
         params[path] = unpack_weights(jnp.asarray(given[w_bits]), leaf.shape[2]) * weight_scale
     return unflatten_dict(params)
+
+
+def read_network(path: str | os.PathLike[str]) -> Network:
+    """The network of a work dir, a trainable file or a model file, to start from or to learn from.
+
+    Raises:
+        UserError: there is no such network, it is damaged, or it cannot be unpacked.
+    """
+    if Path(path).suffix == trainable.SUFFIX or not Path(path).expanduser().is_file():
+        return trainable.read_network(path)
+    model = load_model_file(path)
+    try:
+        params = unpack_params(model)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return Network(model.config, {"params": params}, model.provenance)

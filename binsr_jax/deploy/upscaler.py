@@ -20,9 +20,10 @@ from binsr_jax.deploy.tiles import Tile, least_pixels, plan
 from binsr_jax.errors import UserError
 from binsr_jax.memory import available_memory
 from binsr_jax.ops.image import grey_of_rgb
+from binsr_jax.pretrained import NETWORKS, file_of
 
-# The network that comes with the package; docs/models.md says what it is.
-PRETRAINED = Path(__file__).parents[1] / "pretrained" / "sr_x2.binsr"
+# The network that is taken unless another is named.
+PRETRAINED = NETWORKS["x2"].file
 
 # The working memory of a tile unless another is asked for; or a quarter of what is available, if
 # that is less.
@@ -337,14 +338,15 @@ def load(file: str | Path = PRETRAINED, *, memory: int | None = None) -> Upscale
     """Loads a packed model (``binsr pack`` makes one) to enlarge images with it.
 
     Args:
-        file: a model file; by default the one that comes with the package, which enlarges twice.
+        file: a model file, or the name of a packaged network (``binsr models`` lists them); by
+            default the one that enlarges twice.
         memory: bytes of working memory for a tile; 1 GiB by default, or a quarter of what is
             available if that is less. Images and their outputs come on top.
 
     Raises:
         UserError: the file is missing, broken or of a later version.
     """
-    return Upscaler(Engine(load_model_file(Path(file))), memory)
+    return Upscaler(Engine(load_model_file(file_of(file))), memory)
 
 
 _Turn = Callable[[np.ndarray], np.ndarray]

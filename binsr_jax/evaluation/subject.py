@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from binsr_jax.config import Config, default
+from binsr_jax.config import Config, copy_of, default
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.deploy.engine import Arithmetic, Engine
 from binsr_jax.deploy.model_file import load_model_file
@@ -73,7 +73,7 @@ def scored_as(subject: Subject, task: str) -> Subject:
     Raises:
       UserError: the task has another scale, or is of colour and the network of grey.
     """
-    own, config = task_of(subject.config), subject.config.copy_and_resolve_references().unlock()
+    own, config = task_of(subject.config), copy_of(subject.config)
     config.task, config.eval.levels = task, ()
     if (task in ENLARGING) != (own.scale > 1) or task_of(config).channels > own.channels:
         raise UserError(

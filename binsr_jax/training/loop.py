@@ -36,7 +36,8 @@ from binsr_jax.training.settings import check_settings
 from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 from binsr_jax.training.step import Metrics, make_step
-from binsr_jax.training.transfer import initialised, make_teacher
+from binsr_jax.training.trainable import read_network
+from binsr_jax.training.transfer import ReadNetwork, initialised, make_teacher
 from binsr_jax.training.workdir import claim, writing_to
 
 _LONGEST_SCORE = 4096  # bytes, as text
@@ -44,7 +45,9 @@ _LONGEST_SCORE = 4096  # bytes, as text
 Validate = Callable[[dict[str, Any], int], Validation]
 
 
-def train(config: Config, workdir: str, validate: Validate) -> int:
+def train(
+    config: Config, workdir: str, validate: Validate, read: ReadNetwork = read_network
+) -> int:
     """Trains a network, from the start or from the newest checkpoint of the work dir.
 
     The input sequence is a function of (seed, step) and the state is restored exactly, so a run
@@ -55,6 +58,8 @@ def train(config: Config, workdir: str, validate: Validate) -> int:
         workdir: Where everything goes: config.json, checkpoints/, log.jsonl, tensorboard/.
         validate: ``(variables, step) -> Validation``; the first set's PSNR decides which checkpoint
             is the best.
+        read: Gives the network of ``train.init_from`` and of ``train.teacher``; by itself it takes
+            work dirs and trainable files.
 
     Returns:
         The exit status: 0 when all steps are done, 128 + n when signal n stopped the run.
@@ -72,7 +77,7 @@ def train(config: Config, workdir: str, validate: Validate) -> int:
         claim(path) if first else contextlib.nullcontext(),
         Checkpoints(path, keep=config.train.keep) as checkpoints,
     ):
-        run = _Run(config, path, model, mesh, checkpoints, validate)
+        run = _Run(config, path, model, mesh, checkpoints, validate, read)
         if first:
             with writing_to(path):
                 replace_text(path / "config.json", json.dumps(config_to_json(config), indent=2))
@@ -90,6 +95,7 @@ class _Run:
         mesh: jax.sharding.Mesh,
         checkpoints: Checkpoints,
         validate: Validate,
+        read: ReadNetwork,
     ):
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
@@ -100,12 +106,12 @@ class _Run:
         initial = functools.partial(create_state, config, model, optimizer)
         check_memory(config, model, initial, mesh)
         self._step = make_step(config, model, optimizer, mesh)
-        self._teacher = make_teacher(config, mesh) if config.train.teacher else None
+        self._teacher = make_teacher(config, mesh, read) if config.train.teacher else None
         latest = checkpoints.latest_step()
         if latest is None:
             fresh = initial()
             if config.train.init_from:
-                fresh = initialised(fresh, config)
+                fresh = initialised(fresh, config, read)
             state = jax.tree.map(np.asarray, fresh)
         else:
             state = self._resumed(jax.eval_shape(initial), latest)

@@ -19,31 +19,34 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import replace_text
 from binsr_jax.nn.units import UNITS
 from binsr_jax.ops.binarize import mean_scale
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.devices import place_state
 from binsr_jax.training.state import TrainState, make_optimizer
+from binsr_jax.training.trainable import Network, read_network
 from binsr_jax.training.workdir import claim, writing_to
 
 _Path = tuple[str, ...]
 Teacher = Callable[[jax.Array], jax.Array]
+ReadNetwork = Callable[[str], Network]
 
 
-def start_run(workdir: Path, config: Config, params: Any, data: str) -> None:
-    """Makes a work dir whose one checkpoint, of step 0, holds these parameters.
+def start_run(workdir: Path, config: Config, variables: dict[str, Any], data: str) -> None:
+    """Makes a work dir whose one checkpoint, of step 0, holds these variables.
 
     Args:
         workdir: a new folder, or one without checkpoints.
         config: a full config of the network.
-        params: its parameters.
+        variables: its ``params``, and other collections if it has such.
         data: what is to stand where a run has the fingerprint of its training data.
 
     Raises:
         UserError: the work dir holds a trained network, is in use, or cannot be written.
     """
     workdir = workdir.expanduser().absolute()
-    params = jax.tree.map(jnp.asarray, params)
+    collections = jax.tree.map(jnp.asarray, variables)
+    params = collections.pop("params")
     moments = make_optimizer(config.train).init(params)
-    state = TrainState(jnp.zeros((), jnp.int32), params, {}, moments, None)
+    state = TrainState(jnp.zeros((), jnp.int32), params, collections, moments, None)
     with claim(workdir), Checkpoints(workdir) as checkpoints:
         if checkpoints.latest_step() is not None:
             raise UserError(f"{workdir} holds a trained network already: name another folder.")
@@ -59,7 +62,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def initialised(state: TrainState, config: Config) -> TrainState:
+def initialised(state: TrainState, config: Config, read: ReadNetwork = read_network) -> TrainState:
     """A fresh state with the parameters of ``config.train.init_from`` wherever they fit.
 
     A parameter fits where its path and its shape are the same: so a float network of the same
@@ -73,12 +76,14 @@ def initialised(state: TrainState, config: Config) -> TrainState:
     Args:
         state: from ``create_state``.
         config: of the new run.
+        read: gives the network of a path.
 
     Raises:
-        UserError: if there is no checkpoint, it is damaged, or nothing of it fits.
+        UserError: if there is no such network, it is damaged, or nothing of it fits.
     """
     workdir = config.train.init_from
-    source, _, variables, step = load_model(workdir)
+    network = read(workdir)
+    source, variables = network.config, network.variables
     given: dict[_Path, Any] = flatten_dict(variables["params"])
     if UNITS[source.model.unit].convolutions > UNITS[config.model.unit].convolutions:
         given = {_of_single_units(path): value for path, value in given.items()}
@@ -103,7 +108,7 @@ def initialised(state: TrainState, config: Config) -> TrainState:
         "Took %d of %d parameters from step %d of %s; started anew: %s.",
         len(fresh) - len(anew),
         len(fresh),
-        step,
+        network.provenance.get("steps", 0),
         workdir,
         ", ".join(anew) or "none",
     )
@@ -127,21 +132,24 @@ def _of_single_units(path: _Path) -> _Path:
     return path
 
 
-def make_teacher(config: Config, mesh: Mesh) -> Teacher:
+def make_teacher(config: Config, mesh: Mesh, read: ReadNetwork = read_network) -> Teacher:
     """The network of ``config.train.teacher`` as a function of a batch of images.
 
     Args:
         config: of the student.
         mesh: the devices that share a batch.
+        read: gives the network of a path.
 
     Returns:
         A compiled function of a batch's ``lq``, as ``place_batch`` placed it, that gives the
         teacher's output for it, ``[..., s h, s w, C]``, not clipped.
 
     Raises:
-        UserError: if there is no checkpoint, it is damaged, or it is of another task or scale.
+        UserError: if there is no such network, it is damaged, or of another task or scale.
     """
-    source, model, variables, step = load_model(config.train.teacher)
+    network = read(config.train.teacher)
+    source = network.config
+    model = models.build(source)
     for field in ("task", "scale"):
         if source[field] != config[field]:
             raise UserError(
@@ -149,8 +157,9 @@ def make_teacher(config: Config, mesh: Mesh) -> Teacher:
                 f"{source[field]}, but the student's is {config[field]}: choose another "
                 f"config.train.teacher."
             )
+    step = network.provenance.get("steps", 0)
     logging.info("The teacher is step %d of %s.", step, config.train.teacher)
-    placed = place_state(variables, mesh)
+    placed = place_state(network.variables, mesh)
 
     @jax.jit
     def restore(variables: Any, lq: jax.Array) -> jax.Array:

@@ -26,10 +26,14 @@ def test_the_file_has_the_subsampling_and_the_tables_of_the_quality(subsampling,
     file = io.BytesIO()
     # libjpeg's rule: a table of quality 25 is that of quality 50 times 2.
     with Image.open(io.BytesIO(_file(image, 50))) as half:
-        tables = [[min(255, 2 * n) for n in half.quantization[i]] for i in (0, 1)]
+        tables = [[min(255, 2 * n) for n in half.__dict__["quantization"][i]] for i in (0, 1)]
     Image.fromarray(image).save(file, "JPEG", qtables=tables, subsampling=subsampling)
     with Image.open(file) as written:
-        assert [layer[1:3] for layer in written.layer] == [(sampling,) * 2, (1, 1), (1, 1)]
+        assert [layer[1:3] for layer in written.__dict__["layer"]] == [
+            (sampling,) * 2,
+            (1, 1),
+            (1, 1),
+        ]
         expected = np.asarray(written)
     np.testing.assert_array_equal(compress_colour_jpeg(image, 25, subsampling), expected)
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from taps import TapsEngine, photo
 
 from binsr_jax.commands import main
-from binsr_jax.commands import upscale as command
+from binsr_jax.commands import pictures as command
 from binsr_jax.deploy import jobs as jobs_module
 from binsr_jax.deploy import picture_files
 from binsr_jax.deploy import upscaler as upscaler_module

@@ -17,7 +17,7 @@ from PIL import Image
 from taps import TapsEngine, photo
 
 from binsr_jax.commands import main
-from binsr_jax.commands import upscale as command
+from binsr_jax.commands import pictures as command
 from binsr_jax.data.images import IMAGE_SUFFIXES
 from binsr_jax.deploy.pictures import FORMATS
 from binsr_jax.deploy.upscaler import Upscaler

@@ -1,0 +1,33 @@
+"""Remove noise from images, without being told how much there is.
+
+Outputs have the size of their images and are called photo_denoised.png and so on. With
+--strength 0.5 half of the change is taken. All else is as in binsr upscale.
+
+    binsr denoise photo.jpg
+    binsr denoise photos/ -o clean/ -f png --strength 0.7
+"""
+
+import argparse
+from pathlib import Path
+
+from binsr_jax.commands import pictures
+from binsr_jax.pretrained import find
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags of ``binsr denoise``."""
+    pictures.add_arguments(parser, "_denoised")
+    pictures.add_strength(parser)
+    help_ = "a name, or a model file (default: the packaged network)"
+    parser.add_argument("-m", "--model", metavar="MODEL", help=help_)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs ``binsr denoise``."""
+    model = args.model or find("denoise").name
+
+    def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
+        otherwise = "enlarge with binsr upscale"
+        return [(pictures.load_one(model, 1, memory, otherwise, args.strength), files)]
+
+    return pictures.run(args, choose, "_denoised")

@@ -1,0 +1,216 @@
+"""What the subcommands that restore pictures share: their flags, and how files are done."""
+
+import argparse
+import contextlib
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from binsr_jax.deploy.jobs import FORMATS, Options, Outcome, find_images, plan_jobs, run_jobs
+from binsr_jax.deploy.steps import load_steps
+from binsr_jax.deploy.upscaler import Upscaler, load
+from binsr_jax.enhance import parse
+from binsr_jax.errors import UserError
+from binsr_jax.files import printable
+from binsr_jax.launcher import keep_compiled_programs
+
+# Of some of the images: what restores them.
+Group = tuple[Upscaler, Sequence[Path]]
+
+
+def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
+    """Declares the flags of a command that runs networks on images, but for the network.
+
+    Args:
+        parser: of the subcommand.
+        suffix: what goes into the names of outputs, in words.
+    """
+    add_file_arguments(parser, suffix)
+    add = parser.add_argument
+    add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by the memory)")
+    add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
+    add(
+        "--memory",
+        type=amount,
+        metavar="GIB",
+        help="for a tile (default: 1, or 1/4 of what is free)",
+    )
+    steps = "done {} the network, such as {}; docs/enhance.md lists them"
+    add("--pre", default="", metavar="STEPS", help=steps.format("before", "median=0.5,clahe=0.3"))
+    add("--post", default="", metavar="STEPS", help=steps.format("after", "unsharp=0.5,colour=1"))
+
+
+def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
+    """Declares the flags of a command that makes images of images.
+
+    Args:
+        parser: of the command.
+        suffix: what goes into the names of outputs, in words.
+    """
+    defaults = Options()
+    add = parser.add_argument
+    add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
+    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more of them")
+    add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
+    formats = [ending[1:] for ending in FORMATS]
+    add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
+    add("--suffix", help=f"of an output's name (default: {suffix})")
+    add("--overwrite", action="store_true", help="make outputs again that are there")
+    add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP")
+    add(
+        "--max-megapixels",
+        type=amount,
+        default=defaults.most_pixels / 1e6,
+        metavar="MP",
+        help="larger images are refused (default: %(default)g)",
+    )
+
+
+def named_images(args: argparse.Namespace) -> list[Path]:
+    """The images that the arguments name.
+
+    Raises:
+        UserError: they name none, or one that is not there.
+    """
+    inputs = [*args.images, *args.input]
+    if not inputs:
+        raise UserError(
+            f"No image is named: binsr {args.command} PATH takes files, folders and patterns."
+        )
+    return find_images(inputs)
+
+
+def add_strength(parser: argparse.ArgumentParser) -> None:
+    """Declares ``--strength``."""
+    parser.add_argument(
+        "--strength",
+        type=share,
+        default=1.0,
+        metavar="0..1",
+        help="how much of the change is taken (default: all of it, 1)",
+    )
+
+
+def run(
+    args: argparse.Namespace,
+    choose: Callable[[list[Path], int | None], list[Group]],
+    suffix: str | None = None,
+) -> int:
+    """Restores the images that are named, and returns the exit status.
+
+    Args:
+        args: the flags of ``add_arguments``.
+        choose: ``(images, memory) -> groups``, of the images and the bytes for a tile.
+        suffix: of outputs of the same size; ``_restored`` by default.
+    """
+    memory = round(args.memory * 2**30) if args.memory else None
+    files = named_images(args)
+    pre, post = parse(args.pre, "pre"), parse(args.post, "post")
+    keep_compiled_programs()
+    groups = choose(files, memory)
+    scale = groups[0][0].scale
+    enlarges = scale > 1
+    usual = f"_x{scale}" if enlarges else (suffix or "_restored")
+    jobs = plan_jobs(files, args.output, usual if args.suffix is None else args.suffix, args.format)
+    options = Options(
+        tile=args.tile,
+        ensemble=args.ensemble,
+        overwrite=args.overwrite,
+        quality=args.quality,
+        most_pixels=int(args.max_megapixels * 1e6),
+        pre=pre,
+        post=post,
+    )
+    outcome = Outcome()
+    with sigterm_interrupts():
+        for upscaler, group in groups:
+            part = run_jobs(upscaler, [job for job in jobs if job.source in group], options)
+            outcome.done += part.done
+            outcome.skipped += part.skipped
+            outcome.failed += part.failed
+    if len(jobs) < len(files):
+        print(f"{len(files) - len(jobs)} left out, as the outputs of others.")
+    return report(outcome, "enlarged" if enlarges else "restored")
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Makes SIGTERM end what runs in its block as Ctrl-C does, which leaves no half files."""
+    ends = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, ends)
+
+
+def report(outcome: Outcome, done: str) -> int:
+    """Prints what became of the jobs, and returns the exit status.
+
+    Args:
+        outcome: of the jobs.
+        done: what was done with images, such as ``enlarged``.
+    """
+    counts = [f"{outcome.done} {done}"]
+    if outcome.skipped:
+        counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
+    if outcome.failed:
+        counts.append(f"{len(outcome.failed)} failed")
+    print(", ".join(counts) + ".")
+    for sentence in outcome.failed:
+        print(printable("error: " + " ".join(sentence.split())), file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def load_one(
+    model: str | Path, scale: int | None, memory: int | None, otherwise: str, strength: float = 1.0
+) -> Upscaler:
+    """Loads a network, and refuses one that enlarges another number of times.
+
+    Args:
+        model: a model file, or the name of a packaged network.
+        scale: how many times it is to enlarge; None takes any.
+        memory: bytes for a tile.
+        otherwise: what a user can do beside taking another network.
+        strength: how much of what it changes is taken.
+    """
+    if strength == 1:
+        upscaler = load(model, memory=memory)
+    else:
+        upscaler = load_steps([model], strength=strength, memory=memory)
+    if scale not in (None, upscaler.scale):
+        raise UserError(
+            f"The model {model} enlarges {upscaler.scale} times, not {scale}: take another with "
+            f"-m, or {otherwise}."
+        )
+    return upscaler
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers in a range."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least or (most is not None and value > most):
+            limits = f"at least {least}" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{value} is not {limits}")
+        return value
+
+    return parse
+
+
+def amount(text: str) -> float:
+    """A parser of numbers above 0."""
+    value = float(text)
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """A parser of numbers in 0..1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
+    return value

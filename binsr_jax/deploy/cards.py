@@ -1,0 +1,96 @@
+"""What is known of the packaged networks, read from their files."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.upscaler import load
+from binsr_jax.pretrained import NETWORKS, Packaged
+
+# What benchmarks/packaged.py measured: the machine, and seconds a megapixel by name.
+TIMES = Path(__file__).parents[1] / "pretrained" / "times.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network that comes with the package.
+
+    Attributes:
+        name: what ``binsr_jax.load`` and ``--model`` take.
+        task: what it restores, such as "SR x2".
+        scale: how many times larger its output is.
+        kind: clean, photo or fast where there are several for a task, else "".
+        about: for what it is.
+        file: its model file.
+        size: the bytes of the file.
+        scores: by set, level and score, such as ``{"Set5/psnr": 37.32}``.
+        terms: those of the weights, which follow from the training images; "" where the file does
+            not say.
+        seconds: for a megapixel of the input on the machine of ``pretrained/times.json``, or None.
+    """
+
+    name: str
+    task: str
+    scale: int
+    kind: str
+    about: str
+    file: Path
+    size: int
+    scores: Mapping[str, float]
+    terms: str
+    seconds: float | None
+
+
+def cards() -> list[Card]:
+    """The networks that this version has, in the order of ``pretrained.NETWORKS``."""
+    seconds = times()[1]
+    return [_card(network, seconds) for network in NETWORKS.values() if network.there]
+
+
+def times() -> tuple[str, Mapping[str, float]]:
+    """The machine where times were measured, and seconds a megapixel by name."""
+    if not TIMES.is_file():
+        return "", {}
+    measured = json.loads(TIMES.read_text(encoding="utf-8"))
+    return measured["machine"], measured["seconds_per_megapixel"]
+
+
+def seconds_per_megapixel(name: str, side: int = 700) -> float:
+    """How long a network takes for a million pixels of the input, here: the best of three.
+
+    Args:
+        name: of the network, or a model file.
+        side: of the square picture that it is measured on.
+    """
+    upscaler = load(name)
+    y, x = np.mgrid[:side, :side] / 9.0
+    waves = [100 * np.sin(y + c) * np.cos(x * (1 + c / 4)) + 128 for c in range(3)]
+    image = np.stack(waves, -1).astype(np.uint8)
+    upscaler.upscale(image)  # compiles
+    took = []
+    for _ in range(3):
+        started = time.perf_counter()
+        upscaler.upscale(image)
+        took.append(time.perf_counter() - started)
+    return min(took) / (side * side / 1e6)
+
+
+def _card(network: Packaged, seconds: Mapping[str, float]) -> Card:
+    model = load_model_file(network.file)
+    return Card(
+        name=network.name,
+        task=model.task.name,
+        scale=network.scale,
+        kind=network.kind,
+        about=network.about,
+        file=network.file,
+        size=network.file.stat().st_size,
+        scores=dict(model.provenance.get("scores", {})),
+        terms=model.provenance.get("terms", ""),
+        seconds=seconds.get(network.name),
+    )

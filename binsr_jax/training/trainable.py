@@ -1,0 +1,257 @@
+"""Trainable files: a network with its latent weights, small enough to keep beside its packed form.
+
+A packed network has only the signs of its binary weights. A trainable file keeps the latent weights
+in int8 with a step a channel: ``w = step (q + 1/2)`` with q in -128..127, which is never zero, so
+that every sign is kept. Everything else is float32. It is a safetensors file whose names are the
+paths of the Flax variables, and whose metadata holds the config and the provenance.
+"""
+
+import json
+import math
+import os
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from binsr_jax import __version__, models
+from binsr_jax.config import (
+    LOCAL_FIELDS,
+    Config,
+    config_from_json,
+    config_to_json,
+)
+from binsr_jax.data.sources import source_kinds
+from binsr_jax.errors import UserError
+from binsr_jax.files import open_regular, replace_bytes
+from binsr_jax.tasks import task_of
+from binsr_jax.training.checkpoint import load_trained
+
+SUFFIX = ".safetensors"
+
+_VERSION = 1
+_ENTRY = "binsr_trainable"  # of the file's metadata
+_MOST_BYTES = 1 << 28
+_STEP = "step"  # beside a kernel: the size of a step of each of its channels
+_MAX_REASON = 300  # characters
+_Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that can be trained on, or packed.
+
+    Attributes:
+        config: A full config.
+        variables: Of ``models.build``: ``params``, and other collections if it has such.
+        provenance: How it was trained; see ``deploy.model_file.PackedModel``.
+    """
+
+    config: Config
+    variables: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def network_of_run(
+    workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
+) -> Network:
+    """The network of a work dir.
+
+    Args:
+        workdir: Where it was trained.
+        which: The checkpoint: "best" by the first evaluation set's PSNR, or "latest".
+
+    Raises:
+        UserError: There is no checkpoint, or it is damaged.
+    """
+    trained = load_trained(workdir, which)
+    config, score = trained.config, trained.score
+    scores = {}
+    if score is not None and math.isfinite(score.psnr):  # a perfect one has no place in JSON
+        # Earlier versions stored no set; it was the first one of the config.
+        first = score.set or task_of(config).scored_sets(config.eval.sets[0])[0]
+        scores[f"{first}/psnr"] = score.psnr
+    provenance = {
+        "steps": trained.step,
+        "source": source_kinds(config),
+        "data": trained.data,
+        "scores": scores,
+        "package": __version__,
+    }
+    return Network(config, trained.variables, provenance)
+
+
+def read_network(path: str | os.PathLike[str]) -> Network:
+    """The network of a work dir or of a trainable file.
+
+    Raises:
+        UserError: There is no such network, or it is damaged.
+    """
+    if Path(path).suffix == SUFFIX:
+        return load_trainable(path)
+    return network_of_run(path)
+
+
+def quantised(network: Network) -> Network:
+    """The network as its trainable file holds it: what is packed of both is the same to the bit."""
+    arrays = _quantise(network)
+    return replace(network, variables=_dequantise(arrays, network.config))
+
+
+def save_trainable(path: str | os.PathLike[str], network: Network) -> None:
+    """Writes a trainable file; ``load_trainable`` gives back ``quantised(network)``.
+
+    Fields of the config that name folders of this machine are left out.
+
+    Raises:
+        UserError: The file cannot be written, a variable is not finite, or the variables are not
+            those of the network that the config describes.
+    """
+    path = Path(path).expanduser()
+    settings = config_to_json(network.config)
+    for section, _, name in (field.partition(".") for field in LOCAL_FIELDS):
+        del settings[section][name]
+    description = {
+        "format_version": _VERSION,
+        "config": settings,
+        "provenance": network.provenance,
+    }
+    quantised_arrays = _quantise(network)
+    _check(quantised_arrays, network.config)
+    arrays = {"/".join(name): array for name, array in quantised_arrays.items()}
+    content = safetensors.numpy.save(arrays, metadata={_ENTRY: json.dumps(description)})
+    try:
+        replace_bytes(path, content)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the trainable file {path} ({error.strerror}): name another."
+        ) from error
+
+
+def load_trainable(path: str | os.PathLike[str]) -> Network:
+    """Reads a trainable file, which is not trusted.
+
+    Raises:
+        UserError: It cannot be read, or is not exactly what its config says; the sentence says what
+            is wrong.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"There is no trainable file {path}: binsr pack --trainable makes one.")
+    try:
+        with open_regular(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"Cannot read the trainable file {path} ({error.strerror}).") from error
+    try:
+        return _read(content)
+    except (UserError, RecursionError) as error:
+        nested = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if nested else str(error).rstrip(".")[:_MAX_REASON]
+        raise UserError(f"{path} is no trainable file that can be used: {reason}.") from error
+
+
+def _read(content: bytes) -> Network:
+    if len(content) > _MOST_BYTES:
+        raise UserError(f"it has more than {_MOST_BYTES >> 20} MiB")
+    description = _description(content)
+    config = config_from_json(description["config"])
+    try:
+        arrays = safetensors.numpy.load(content)
+    except Exception as error:  # of whatever the file claims
+        raise UserError("its tensors are damaged") from error
+    if config.model.blocks > len(arrays):
+        raise UserError(f"it has {len(arrays)} tensors, too few for its config.model.blocks")
+    named = {tuple(name.split("/")): array for name, array in arrays.items()}
+    _check(named, config)
+    return Network(config, _dequantise(named, config), description["provenance"])
+
+
+def _description(content: bytes) -> dict[str, Any]:
+    """The metadata's entry: config and provenance are objects, the version is ours."""
+    length = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else len(content)
+    try:
+        header = json.loads(content[8 : 8 + length]) if length <= len(content) - 8 else None
+        entry = header["__metadata__"][_ENTRY] if isinstance(header, dict) else None
+        description = json.loads(entry) if isinstance(entry, str) else None
+    except (ValueError, KeyError, TypeError):
+        description = None
+    if not isinstance(description, dict):
+        raise UserError("binsr pack --trainable did not write it, or it is cut off")
+    if description.get("format_version") != _VERSION:
+        raise UserError(f"binsr-jax {__version__} reads only version {_VERSION} of the format")
+    for name in ("config", "provenance"):
+        if not isinstance(description.get(name), dict):
+            raise UserError(f"its description has no {name}")
+    return description
+
+
+def _variables(config: Config) -> dict[_Path, Any]:
+    """The shapes of a network's variables, by path."""
+    shapes: dict[_Path, Any] = flatten_dict(models.shapes(config))
+    return shapes
+
+
+def _kernels(config: Config) -> set[_Path]:
+    """The paths of the latent weights of binary convolutions."""
+    return {("params", *path) for path in models.binary_kernels(config)}
+
+
+def _check(arrays: dict[_Path, np.ndarray], config: Config) -> None:
+    kernels = _kernels(config)
+    wanted: dict[_Path, tuple[tuple[int, ...], type]] = {}
+    for name, leaf in _variables(config).items():
+        wanted[name] = (leaf.shape, np.int8 if name in kernels else np.float32)
+        if name in kernels:
+            wanted[*name, _STEP] = ((leaf.shape[-1],), np.float32)
+    for name in sorted(wanted.keys() | arrays.keys()):
+        text = "/".join(name)[:80]
+        if name not in arrays:
+            raise UserError(f"it has no tensor {text}, which its network needs")
+        if name not in wanted:
+            raise UserError(f"its network has no tensor {text!r}")
+        shape, kind = wanted[name]
+        if (arrays[name].shape, arrays[name].dtype) != (shape, kind):
+            raise UserError(f"its tensor {text} is not {np.dtype(kind)} {list(shape)}")
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"its tensor {text} has values that are not finite")
+
+
+def _quantise(network: Network) -> dict[_Path, np.ndarray]:
+    """All variables as the file stores them."""
+    kernels, arrays = _kernels(network.config), {}
+    given: dict[_Path, Any] = flatten_dict(network.variables)
+    for name, value in given.items():
+        array = np.asarray(value, np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"The variable {'/'.join(name)} is not finite: train with a lower learning rate."
+            )
+        if name not in kernels:
+            arrays[name] = array
+            continue
+        w = array.astype(np.float64)
+        step = np.abs(w).max(axis=(0, 1, 2)) / 127.5
+        # Half a step must be a float32 of full precision, of a channel of zeros too.
+        step = np.maximum(step, 4 * np.finfo(np.float32).tiny).astype(np.float32)
+        # Zero becomes -step / 2, as its sign is negative.
+        q = np.clip(np.ceil(w / step.astype(np.float64)) - 1, -128, 127)
+        arrays[name], arrays[*name, _STEP] = q.astype(np.int8), step
+    return arrays
+
+
+def _dequantise(arrays: dict[_Path, np.ndarray], config: Config) -> dict[str, Any]:
+    """The variables of what a file stores."""
+    kernels, variables = _kernels(config), {}
+    for name, array in arrays.items():
+        if name in kernels:
+            array = (array.astype(np.float32) + np.float32(0.5)) * arrays[*name, _STEP]
+        elif name[:-1] in kernels:
+            continue
+        variables[name] = jnp.asarray(array)
+    return unflatten_dict(variables)
