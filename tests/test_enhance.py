@@ -178,7 +178,7 @@ def test_unsharp_is_the_difference_from_a_gaussian(photo):
 
 
 def test_edges_are_steeper_and_faint_noise_stays():
-    step = np.repeat(np.float32([0.3, 0.7]), 20)[None].repeat(30, axis=0)[..., None]
+    step = np.repeat(np.array([0.3, 0.7], np.float32), 20)[None].repeat(30, axis=0)[..., None]
     result = done(step, "edges=1")
     assert 0.5 < result[15, 20, 0] - result[15, 19, 0] < 0.6
     np.testing.assert_array_equal(result[:, :15], step[:, :15])

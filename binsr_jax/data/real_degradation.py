@@ -96,11 +96,11 @@ class RealDegradation:
         x = sharpened(x, self.sharpen) if self.sharpen else x
         x = self._blurred(x, self.first, rng)
         factor = _factor(self.first, rng)
-        x = resized(x, *(max(1, int(n * factor)) for n in x.shape[:2]), _method(rng))
+        x = _scaled(x, x.shape, factor, rng)
         x = _compressed(_noisy(x, self.first, rng), self.first, rng)
         x = self._blurred(x, self.second, rng)
         factor = _factor(self.second, rng)
-        x = resized(x, *(max(1, int(n * factor)) for n in side), _method(rng))
+        x = _scaled(x, side, factor, rng)
         x = _noisy(x, self.second, rng)
         if rng.integers(2):
             x = _compressed(self._final(x, side, rng), self.second, rng)
@@ -138,7 +138,7 @@ class RealDegradation:
 
     def _final(self, x: np.ndarray, side: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """The image at its last size, with ringing."""
-        x = resized(x, *side, _method(rng))
+        x = resized(x, side[0], side[1], _method(rng))
         kernel = sinc_kernel(self._size(rng), math.pi * rng.uniform(*self.final_cutoff))
         return filtered(x, kernel) if rng.random() < self.final_sinc else x
 
@@ -269,6 +269,14 @@ def _wide_blur(image: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         image = ndimage.gaussian_filter1d(image, USM_SIGMA, axis, mode="mirror", radius=USM_RADIUS)
     return image
+
+
+def _scaled(
+    x: np.ndarray, side: tuple[int, ...], factor: float, rng: np.random.Generator
+) -> np.ndarray:
+    """The image at ``factor`` times a height and a width, by a filter that is drawn."""
+    height, width = (max(1, int(factor * n)) for n in side[:2])
+    return resized(x, height, width, _method(rng))
 
 
 def _factor(order: Order, rng: np.random.Generator) -> float:

@@ -333,10 +333,11 @@ def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
             if job.source.suffix.lower() == first.source.suffix.lower():  # it tells nothing apart
                 stems = stems[1:]
             numbered = (f"{stems[-1]}_{number}" for number in itertools.count(2))
-            for stem in itertools.chain(stems, numbered):
-                path = job.target.with_name(f"{stem}{suffix}{job.target.suffix}")
-                if _real(path) not in taken:
-                    break
+            paths = (
+                job.target.with_name(f"{stem}{suffix}{job.target.suffix}")
+                for stem in itertools.chain(stems, numbered)
+            )
+            path = next(path for path in paths if _real(path) not in taken)
             targets[job] = path
             taken.add(_real(path))
     return [Job(job.source, targets[job]) for job in jobs]

@@ -52,9 +52,9 @@ def plan(
     if height < 1 or width < 1:
         raise ValueError(f"an image of {height}x{width} pixels cannot be cut into tiles")
     if stride > 1:
-        coarse = (-(-length // stride) for length in (height, width))
         tiles = plan(
-            *coarse,
+            -(-height // stride),
+            -(-width // stride),
             -(-radius // stride),
             side=-(-side // stride),
             pixels=max(pixels // stride**2, least_pixels(-(-radius // stride))),

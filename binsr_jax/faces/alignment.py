@@ -164,14 +164,15 @@ def _sampled(
         old = np.array(image.shape[1::-1])
         new = np.maximum(1, np.rint(old / shrinks)).astype(int)
         planes = [
-            Image.fromarray(plane).resize(tuple(new), Image.Resampling.LANCZOS)
+            np.asarray(Image.fromarray(plane).resize(tuple(new), Image.Resampling.LANCZOS))
             for plane in np.moveaxis(image, -1, 0)
         ]
         image = np.stack(planes, axis=-1)
         factors = new / old
         to_image = _scaled_and_moved(factors, factors / 2 - 0.5) @ to_image
     # SciPy counts rows first.
-    matrix, offset = to_image[1::-1, 1::-1], to_image[1::-1, 2]
+    matrix = to_image[1::-1, 1::-1]
+    offset: Any = to_image[1::-1, 2]  # SciPy takes an array, though its signature says a float
     return np.stack(
         [
             ndimage.affine_transform(plane, matrix, offset, shape, mode=mode)

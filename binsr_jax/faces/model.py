@@ -39,7 +39,8 @@ def save_face_model(file: Path, params: Mapping[str, Any], dictionary: Dictionar
     Raises:
         UserError: the file cannot be written.
     """
-    arrays = {f"params/{path}": a for path, a in flatten_dict(params, sep="/").items()}
+    leaves: dict[str, Any] = flatten_dict(params, sep="/")
+    arrays = {f"params/{path}": leaf for path, leaf in leaves.items()}
     for level in LEVELS:
         arrays |= {f"dictionary/{level}/{part}": dictionary[level][part] for part in PARTS}
     try:
@@ -84,7 +85,7 @@ def load_face_network(file: Path) -> FaceNetwork:
 
 def _read(file: Path) -> dict[str, jax.Array]:
     """The arrays of a file; what it holds is compared with what DFDNet has before it is read."""
-    params = flatten_dict(dfdnet_shapes(), sep="/")
+    params: dict[str, Any] = flatten_dict(dfdnet_shapes(), sep="/")
     shapes = {f"params/{path}": leaf.shape for path, leaf in params.items()}
     entries = {
         f"dictionary/{level}/{part}": entry_shape(level, part) for level in LEVELS for part in PARTS

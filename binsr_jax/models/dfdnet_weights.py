@@ -81,7 +81,8 @@ def dfdnet_params(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
             unknown.append(name)
         elif _ARRAYS[kind]:
             places[f"{place}/{_ARRAYS[kind]}"] = name
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(dfdnet_shapes(), sep="/").items()}
+    leaves: dict[str, Any] = flatten_dict(dfdnet_shapes(), sep="/")
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
     missing = shapes.keys() - places.keys()
     wrong = [
         name
@@ -174,7 +175,7 @@ def _spectral_norm(state: Mapping[str, np.ndarray], convolution: str) -> np.floa
     kernel = state[f"{convolution}.weight_orig"]
     try:
         u, v = (state[f"{convolution}.weight_{side}"] for side in "uv")
-        norm = u @ (kernel.reshape(len(kernel), -1) @ v)
+        norm = np.float32(u @ (kernel.reshape(len(kernel), -1) @ v))
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{convolution} has a weight_orig, but no weight_u and weight_v to divide it by"

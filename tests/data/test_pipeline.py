@@ -245,7 +245,7 @@ def test_samples_need_no_settings(tmp_path):
         ("data.patch", 14, r"data\.patch is 14, .* of 2 training images .* side of 12 pixels"),
         ("train.batch", 3, r"train\.batch is 3, .* multiple of the number of processes, 2"),
         ("train.batch", 0, r"train\.batch is 0, .* multiple"),
-        ("data.workers", -1, r"data\.workers is -1, but must be 0 or more"),
+        ("data.workers", -1, r"data\.workers is -1, but must be at least 0"),
         ("seed", -1, r"seed is -1, but must lie in 0\.\.4294967295"),
     ],
 )

@@ -25,7 +25,7 @@ def config():
 def patch(side=64, seed=0):
     rng = np.random.default_rng(seed)
     x = np.cumsum(np.cumsum(rng.normal(size=(side, side, 3)), 0), 1)
-    return np.uint8(255 * (x - x.min()) / (x.max() - x.min()))
+    return (255 * (x - x.min()) / (x.max() - x.min())).astype(np.uint8)
 
 
 def test_a_gaussian_kernel_has_its_covariance():

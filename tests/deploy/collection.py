@@ -369,10 +369,10 @@ def _by_tifffile(
 ) -> Case:  # fmt: skip
     buffer = io.BytesIO()
     given = values if planes == "contig" else np.ascontiguousarray(values.transpose(2, 0, 1))
-    options: dict[str, Any] = {"extrasamples": [extra]} if extra else {}
+    options: dict[str, Any] = {"byteorder": order} | ({"extrasamples": [extra]} if extra else {})
     tifffile.imwrite(
         buffer, given, photometric="rgb", planarconfig=planes, tile=tile, compression=compression,
-        byteorder=order, **options,
+        **options,
     )  # fmt: skip
     name = "_".join(
         (values.dtype.name, "rgba" if extra else "rgb", planes, "tiles" if tile else "strips",

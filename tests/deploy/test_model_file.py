@@ -287,12 +287,12 @@ def test_a_network_of_version_1_is_read_as_strictly(tmp_path):
     ):
         assert reason in refusal(described(VERSION_1.read_bytes(), change), tmp_path)
 
-    def change(description):  # of training, which a later reader need not know
+    def train_anew(description):  # of training, which a later reader need not know
         description["config"]["train"]["holograms"] = 3
         for field in ("head", "tail", "hr_conv", "bias"):
             del description["config"]["model"][field]
 
-    (tmp_path / "one.binsr").write_bytes(described(VERSION_1.read_bytes(), change))
+    (tmp_path / "one.binsr").write_bytes(described(VERSION_1.read_bytes(), train_anew))
     assert load_model_file(tmp_path / "one.binsr").config.model.bias == "float"
 
 

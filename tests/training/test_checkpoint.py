@@ -37,7 +37,9 @@ def _state(config, step=1) -> TrainState:
 def _save(workdir: Path, config, scores: dict[int, float | None], keep: int = 2) -> None:
     with Checkpoints(workdir, keep=keep) as checkpoints:
         for step, score in scores.items():
-            checkpoints.save(_state(config, step), config, "", score and Score(score))
+            checkpoints.save(
+                _state(config, step), config, "", None if score is None else Score(score)
+            )
 
 
 def test_a_state_comes_back_bit_for_bit(tiny, tmp_path):

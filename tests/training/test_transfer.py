@@ -159,7 +159,7 @@ def test_a_run_learns_from_its_teacher(tiny, trained, tmp_path, parallel):
             }
         )
         workdir = tmp_path / f"student{weight}"
-        assert train(config, str(workdir), lambda variables, step: ({}, {})) == 0
+        assert train(config, str(workdir), lambda variables, step: Validation({}, {}, {})) == 0
         row = (workdir / "log.jsonl").read_text().splitlines()[0]
         losses[weight] = float(row.split('"loss": ')[1].split(",")[0])
     # The first step's loss is linear in the weight.
