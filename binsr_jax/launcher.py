@@ -25,6 +25,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple
 _EXAMPLES = {
     "config.data.sources": "folder:DIR=3,samples=1",
     "config.train.milestones": "200000,400000",
+    "config.train.perceptual_layers": "conv3_4=0.1,conv5_4=1",
     "config.eval.sets": "Set5,B100",
     "config.eval.levels": "15,50",
 }

@@ -163,4 +163,6 @@ def test_the_program_starts_without_jax():
         [sys.executable, "-m", "binsr_jax", "info", "missing"], capture_output=True, text=True
     )
     assert failed.returncode == 1
-    assert failed.stderr == "error: There is no model file missing: binsr pack makes one.\n"
+    sentence = "error: There is no model file and no packaged network 'missing': "
+    assert failed.stderr.startswith(sentence)
+    assert failed.stderr.count("\n") == 1

@@ -35,5 +35,6 @@ def test_names_and_files_in_a_page_exist(page):
 
 
 def test_every_page_is_in_the_sites_menu():
-    menu = set(re.findall(r"([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
-    assert menu == {page.name for page in (ROOT / "docs").glob("*.md")}
+    menu = set(re.findall(r"([\w/-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
+    folder = ROOT / "docs"
+    assert menu == {page.relative_to(folder).as_posix() for page in folder.rglob("*.md")}

@@ -103,7 +103,7 @@ def test_binsr_configs_lists_costs_and_scores(recipe, tmp_path, capsys):
     assert head[0].startswith("| recipe |")
     operations = giga(CONVENTIONS["bbcu"].operations(cost))
     cells = [f"{recipe}:size=large,scale=4", "Large", f"{operations} G / 1 K", "1.25 G"]
-    assert row == f"| {' | '.join(cells)} | Set5 31.50, CBSD68 33.00 / 30.10 |"
+    assert row == f"| {' | '.join(cells)} | bbcu, 320x180 | Set5 31.50, CBSD68 33.00 / 30.10 |"
     assert main(["configs", str(tmp_path), "--no-cost"]) == 0
     assert f"| Large |  | {cells[-1]} |" in capsys.readouterr().out
 

@@ -90,8 +90,8 @@ def test_settings_that_make_no_sense_are_left_out(make_model, tmp_path, capsys, 
     assert told.count("\n") == 1
     assert f"net.binsr: its settings of training are left out: config.train.{field} is" in told
     stored = load_model(tmp_path / "run")[0]
-    assert stored.train == default().train
-    assert stored.model == model.config.model
+    assert stored.train.to_dict() == default().train.to_dict()
+    assert stored.model.to_dict() == model.config.model.to_dict()
 
 
 def test_settings_that_make_sense_are_taken(make_model, tmp_path, capsys):
