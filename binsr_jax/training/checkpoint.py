@@ -15,7 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,17 @@ def _checksums(state: Any) -> dict[str, int]:
         jax.tree_util.keystr(path, simple=True, separator="/"): _checksum(np.atleast_1d(leaf))
         for path, leaf in leaves
     }
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    """The fields of a state as they are stored: without a discriminator, not even its name.
+
+    So a checkpoint without one is what it was before there were discriminators.
+    """
+    stored = {field.name: getattr(state, field.name) for field in fields(state)}
+    if stored.get("adversary") is None:
+        stored.pop("adversary", None)
+    return stored
 
 
 def _text_checksum(config: dict[str, Any]) -> int:
@@ -244,7 +255,7 @@ class Checkpoints:
             self._manager.save(
                 int(host.step),
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(host), metadata=ocp.args.JsonSave(metadata)
+                    state=ocp.args.StandardSave(_stored(host)), metadata=ocp.args.JsonSave(metadata)
                 ),
                 metrics=None if score is None else score.to_json(),
             )
@@ -301,7 +312,7 @@ class Checkpoints:
             UserError: If the checkpoint is damaged or holds other arrays.
         """
         host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        return self._restore_state(step, ocp.args.StandardRestore(host))
+        return TrainState(**self._restore_state(step, ocp.args.StandardRestore(_stored(host))))
 
     def variables(self, step: int) -> dict[str, Any]:
         """The variables to score of a step: see ``TrainState.variables``."""

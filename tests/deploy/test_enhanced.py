@@ -8,7 +8,7 @@ from PIL import Image
 from taps import TapsEngine, photo
 
 from binsr_jax.commands import main
-from binsr_jax.commands import upscale as command
+from binsr_jax.commands import pictures as command
 from binsr_jax.deploy import upscaler as upscaler_module
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.enhance import Input, colours_of, enhance, parse, rows_of

@@ -111,9 +111,9 @@ def test_names_that_are_no_utf8_and_ones_a_terminal_would_obey(folder) -> None:
     (folder / os.fsdecode(b"bad\xff.png")).write_bytes(b"no image")
     program = (
         "import sys; sys.path.insert(0, sys.argv[2]); from taps import TapsEngine\n"
-        "from binsr_jax.commands import main, upscale\n"
+        "from binsr_jax.commands import main, pictures\n"
         "from binsr_jax.deploy.upscaler import Upscaler\n"
-        "upscale.load = lambda model, memory: Upscaler(TapsEngine(), memory)\n"
+        "pictures.load = lambda model, memory: Upscaler(TapsEngine(), memory)\n"
         "raise SystemExit(main(['upscale', '-m', 'm', sys.argv[1]]))"
     )
     done = subprocess.run(
