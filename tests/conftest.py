@@ -40,6 +40,7 @@ SLOW = (
     "test_studies.py",
     "test_train.py",
     "test_wheel.py",
+    "training/test_adversarial.py",
     "training/test_killing.py",
     "training/test_loop.py",
     "training/test_normalised.py",
