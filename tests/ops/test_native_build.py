@@ -104,7 +104,7 @@ def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
     monkeypatch.setenv("HOME", str(tmp_path))
     made = []
     monkeypatch.setattr(build, "_compile", lambda form, file: made.append(file) or file)
-    (file,) = [build.library("Portable") for _ in range(1)]
+    file = build.library("Portable")
     file.write_bytes(os.urandom(200_000))
     build._hash_file(file).write_text(build.hashlib.sha256(file.read_bytes()).hexdigest())
     build.library("Portable")
