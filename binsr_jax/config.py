@@ -153,7 +153,7 @@ def list_value(name: str, text: str) -> tuple[Any, ...] | None:
     if not isinstance(value, tuple | list):
         value = () if value is None else (value,)
     fitting = field_value(name, (), value) if value or text.strip() in ("", "()", "[]") else None
-    if fitting is None and FIELDS[name].elements == (str,):
+    if fitting is None and FIELDS[name].elements == (str,) and text.strip()[:1] not in "([":
         fitting = tuple(filter(None, (part.strip() for part in text.split(","))))
     return fitting
 
