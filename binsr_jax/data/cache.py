@@ -1,9 +1,9 @@
-"""Decoded image pairs on disk: decoded once, memory-mapped ever after.
+"""A cache of decoded image pairs on disk, read through memory maps.
 
-A cache is a folder with three files: ``hq.bin`` and ``lq.bin`` hold the pixels of all images one
-after the other (``lq.bin`` none, where images are degraded later), ``index.json`` their names and
-sizes. Decoding a 2040x1404 PNG takes 66 ms, reading a patch from the mapped file microseconds. A
-cache folder may be deleted at any time.
+A cache is a folder with three files. ``hq.bin`` and ``lq.bin`` hold the pixels of all images, one
+after the other; ``index.json`` holds their names and sizes. ``lq.bin`` is empty if images are
+degraded later. Decoding a 2040x1404 PNG takes tens of milliseconds, reading a patch from the mapped
+file takes microseconds. A cache folder may be deleted at any time.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from binsr_jax.data.pairs import Pair
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_lock
 
-_VERSION = 1  # of the files' layout
-_DECODING = 2  # of the way that files become pixels
-_THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes outside of Python's lock
+_VERSION = 1  # version of the files' layout
+_DECODING = 2  # version of the decoding: raise it when the same file gives other pixels
+_THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the GIL while it decodes
 
 T = TypeVar("T")
 
@@ -40,18 +40,18 @@ class Undecoded:
     """Image pairs that can be decoded, one at a time.
 
     Attributes:
-        title: What log lines and the cache's folder call them; letters, digits and hyphens.
-        origin: Whatever decides the pixels (paths, sizes, times of files), as JSON values: the
-            cache is found by it.
+        title: The name of the cache in log lines and folder names; letters, digits and hyphens.
+        origin: Everything that decides the pixels (paths, sizes and times of files), as JSON
+            values. It is the key of the cache.
         scale: HQ sides / LQ sides.
-        names: One name an image.
-        decode: Index -> (lq, hq), uint8 ``[h, w, C]`` and ``[scale h, scale w, C]``; called from
-            threads. It returns None for an image too small to have a single LQ pixel, and raises
+        names: One name per image.
+        decode: Maps an index to (lq, hq), uint8 ``[h, w, C]`` and ``[scale h, scale w, C]``. It is
+            called from threads. It returns None for an image smaller than one LQ pixel, and raises
             UserError for one that cannot be read.
-        skip_broken: Whether those that cannot be read are left out and reported.
-        channels: Of the images: 3 for RGB, 1 for grey.
-        degraded: Whether an image has an LQ image beside it. If not, its LQ image is the HQ image
-            itself, which is kept once: patches of it are degraded later. The scale is 1 then.
+        skip_broken: Whether images that cannot be read are left out and reported.
+        channels: 3 for RGB images, 1 for grey ones.
+        degraded: Whether each image has its own LQ image. If not, the LQ image is the HQ image,
+            stored once; its patches are degraded later and the scale is 1.
     """
 
     title: str
@@ -67,27 +67,27 @@ class Undecoded:
 class PairCache(Sequence[Pair]):
     """Memory-mapped image pairs.
 
-    ``cache[i]`` is (lq, hq), read-only uint8 ``[h, w, C]`` and ``[scale h, scale w, C]``; lq is hq
-    where nothing is degraded yet. It is pickled as its path, so that worker processes map the same
+    ``cache[i]`` is (lq, hq), read-only uint8 ``[h, w, C]`` and ``[scale h, scale w, C]``. If images
+    are degraded later, lq is hq. A cache is pickled as its path, so worker processes map the same
     files.
 
     Attributes:
-        folder: Where the files lie.
+        folder: The folder of the cache.
         scale: HQ sides / LQ sides.
         channels: 3 for RGB, 1 for grey.
-        names: One name an image.
+        names: One name per image.
         sizes: Height and width of each HQ image.
-        left_out: Names of images that are too small to have a single LQ pixel.
-        broken: A sentence for each image that could not be read and was skipped.
-        fingerprint: Hash of all names, sizes and pixels: equal on any machine that holds the same
-            images.
+        left_out: Names of images that are smaller than one LQ pixel.
+        broken: One sentence for each image that could not be read and was skipped.
+        fingerprint: Hash of all names, sizes and pixels. It is equal on all machines that hold the
+            same images.
     """
 
     def __init__(self, folder: Path):
         """Opens a finished cache.
 
         Raises:
-            ValueError, OSError: its files are missing or do not fit one another.
+            ValueError, OSError: Its files are missing or do not fit one another.
         """
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if not isinstance(index, dict) or index.get("version") != _VERSION:
@@ -143,16 +143,16 @@ class PairCache(Sequence[Pair]):
 
 
 def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
-    """Opens the cache of these images; builds it first where it is missing, damaged or out of date.
+    """Returns the cache of these images; builds it if it is missing, damaged or out of date.
 
-    It is built beside its final name, under a lock, and renamed when complete: of two processes
-    that want the same images one builds and one waits, and what a crash leaves behind is removed by
-    the next.
+    The cache is built in a temporary folder, under a lock, and renamed when it is complete. If two
+    processes want the same images, one builds and the other waits. The next process removes what a
+    crash leaves behind.
 
     Raises:
-        UserError: an image cannot be decoded, none is left, or the folder cannot be written.
+        UserError: An image cannot be decoded, no image is left, or the folder cannot be written.
     """
-    # What was decoded with images skipped must not serve a run that refuses them.
+    # A cache with skipped images must not be used by a run that refuses broken images.
     tolerance = ["skip_broken"] if images.skip_broken else []
     form = [] if images.degraded else ["hq", images.channels]
     made = [_VERSION, _DECODING, images.scale]
@@ -235,7 +235,7 @@ def _build(images: Undecoded, folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())  # the rename must not reach the disk before the pixels
     if broken and not names:
-        raise UserError(f"No image of {images.title} can be used, the first for this: {broken[0]}")
+        raise UserError(f"No image of {images.title} can be used. The first reason: {broken[0]}")
     if not names:
         raise UserError(
             f"All {count} images of {images.title} are smaller than the scale {images.scale}."
@@ -259,7 +259,7 @@ def _build(images: Undecoded, folder: Path) -> None:
 
 
 def _in_order(pool: ThreadPoolExecutor, function: Callable[[int], T], count: int) -> Iterator[T]:
-    """function(0), function(1), ... computed in threads, only a few ahead of what was taken."""
+    """Yields function(0), function(1), ... computed in threads, a few ahead of the caller."""
     pending: deque[Future[T]] = deque()
     try:
         for i in range(count):
@@ -281,7 +281,7 @@ def _map(path: Path, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Holds a lock that the system gives back when the process ends, however it ends."""
+    """Holds a lock that the system releases when the process ends, even by a crash."""
     with open(open_lock(path), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

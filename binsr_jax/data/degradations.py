@@ -1,7 +1,7 @@
-"""From a high-quality image to the pair that a network learns from, or is scored on.
+"""Degradations: they make the low-quality input of a task from a high-quality image.
 
-Of each degradation there is one form for training, drawn at random for every patch, and one for
-benchmarks, the same for everybody (``DEGRADATIONS``).
+Each degradation has two forms: one for training, drawn at random for each patch, and a fixed one
+for benchmarks (``DEGRADATIONS``).
 """
 
 from collections.abc import Callable
@@ -26,10 +26,11 @@ from binsr_jax.ops.image import imresize_uint8
 
 
 def add_noise(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian noise as denoising papers add it to a test image: the same in every run.
+    """Adds Gaussian noise as denoising papers do to test images; the same in every run.
 
-    ``image / 255 + n`` with n from ``numpy.random.RandomState(0).normal(0, sigma / 255)``, seeded
-    anew for each image, as KAIR's and BBCU's test programs do; neither clipped nor rounded.
+    The result is ``image / 255 + n`` with n from ``numpy.random.RandomState(0).normal(0, sigma /
+    255)``, seeded anew for each image, as in KAIR's and BBCU's test programs. It is neither clipped
+    nor rounded.
 
     Args:
         image: uint8 ``[H, W, C]``.
@@ -44,11 +45,11 @@ def add_noise(image: np.ndarray, sigma: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RandomNoise:
-    """Gaussian noise whose sigma is drawn evenly for each patch; neither clipped nor rounded.
+    """Adds Gaussian noise with a sigma drawn uniformly for each patch; neither clips nor rounds.
 
     Attributes:
-        lowest: The least sigma, in units of 0..255.
-        highest: The largest; where it is the least, no sigma is drawn.
+        lowest: The lowest sigma, in units of 0..255.
+        highest: The highest sigma. If it equals ``lowest``, no sigma is drawn.
     """
 
     lowest: float
@@ -71,11 +72,11 @@ class Degradation:
     """How the input of a task is made.
 
     Attributes:
-        training: From a config to what degrades training patches; None where pairs of whole images
-            are made, or given, beforehand.
-        benchmark: ``(hq, scale, level) -> (lq, hq)`` of a benchmark's image, uint8 ``[H, W, C]``.
-        protocol: In words, what that is at a level: ``"noise of sigma {}"``.
-        title: What tables call the input itself, as a method: "noisy input".
+        training: Maps a config to the degradation of training patches. None if pairs of whole
+            images are made, or given, beforehand.
+        benchmark: ``(hq, scale, level) -> (lq, hq)`` for a benchmark image, uint8 ``[H, W, C]``.
+        protocol: The degradation at a level, in words: ``"noise of sigma {}"``.
+        title: The name of the input itself in tables of methods: "noisy input".
     """
 
     training: Callable[[Config], RandomDegradation] | None
@@ -123,7 +124,7 @@ def _subsamplings(config: Config) -> tuple[str, ...]:
 
 
 def _share(config: Config, field: str) -> float:
-    """A field of ``config.data`` that is a part of the patches."""
+    """A field of ``config.data`` that is a share of the patches."""
     share = config.data[field]
     if not 0 <= share <= 1:
         raise UserError(f"config.data.{field} is {share}, but must be a share in 0..1.")
@@ -131,7 +132,7 @@ def _share(config: Config, field: str) -> float:
 
 
 def _range(config: Config, field: str, kinds: tuple[type, ...], most: int) -> tuple[Any, Any]:
-    """The two ends of a field of ``config.data``."""
+    """The two ends of a range in ``config.data``."""
     ends = tuple(config.data[field])
     right = len(ends) == 2 and all(type(end) in kinds for end in ends)
     if not (right and 0 <= ends[0] <= ends[1] <= most):
@@ -190,14 +191,14 @@ DEGRADATIONS: dict[str, Degradation] = {
 
 
 def as_image(lq: np.ndarray, scale: int) -> np.ndarray:
-    """The input as the result of a method that does nothing: what a network must beat.
+    """The input as an image: the result of a method that does nothing, which a network must beat.
 
-    It is enlarged by bicubic interpolation if there is a scale, and floats are clipped to 0..1 and
-    rounded to 8 bits as a network's output is.
+    If there is a scale, the input is enlarged by bicubic interpolation. Floats are clipped to 0..1
+    and rounded to 8 bits, like the output of a network.
 
     Args:
         lq: uint8, or float32 in about 0..1, ``[h, w, C]``.
-        scale: How many times larger the result is.
+        scale: The upscaling factor.
 
     Returns:
         uint8 ``[scale h, scale w, C]``.

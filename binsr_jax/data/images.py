@@ -1,4 +1,4 @@
-"""Image files to arrays, in colour or in grey."""
+"""Decodes image files into arrays, in colour or in grey."""
 
 import os
 import stat
@@ -39,13 +39,13 @@ _PLANAR, _APART = 284, 2
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in a folder, sorted by name; hidden files are left out.
+    """The image files directly in a folder, sorted by name, without hidden files.
 
-    Folders, pipes, sockets and devices are none, whatever they are called. A link to nothing is
-    listed, so that reading it says what is missing.
+    Folders, pipes, sockets and devices do not count, whatever their names are. A dangling link is
+    listed, so that reading it reports what is missing.
 
     Raises:
-        UserError: there is no such folder, or it cannot be read.
+        UserError: There is no such folder, or it cannot be read.
     """
     try:
         files = sorted(folder.iterdir())
@@ -63,29 +63,27 @@ def list_images(folder: Path) -> list[Path]:
 def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
     """Decodes an image into uint8 ``[H, W, 1]`` if it is grey, or ``[H, W, 3]`` if it has colours.
 
-    The meaning of the values decides: files of one channel are grey (1, 2, 4, 8 or 16 bits, with
-    transparency or without), and those with a palette whose colours in the picture are all greys.
-    A file with three channels is a colour image even if they are equal, since the programs that
-    published scores come from go by the number of channels.
+    A file is grey if it has one channel (1, 2, 4, 8 or 16 bits, with or without transparency), or a
+    palette whose used colours are all greys. A file with three channels is a colour image even if
+    the channels are equal: the programs behind published scores decide by the number of channels.
 
-    Palettes are looked up, transparency is dropped, and of 16-bit values the high byte is kept (as
-    Pillow does for 16-bit colour).
+    Palettes are looked up and transparency is dropped. Of 16-bit values the high byte is used, as
+    Pillow does for 16-bit colour.
 
     Args:
         file: A path or an open binary file.
-        name: What error messages call an open file.
-        full_range: Makes grey of colours as 0.299 R + 0.587 G + 0.114 B, in 0..255.
+        name: The name of an open file in error messages.
 
     Raises:
-        UserError: the file is missing, is no image, is cut off, is too large to be trusted, or has
-            values whose meaning is not known, such as floats or 32-bit integers.
+        UserError: The file is missing, is no image, is truncated, is too large to be trusted, or
+            has values without a known range, such as floats or 32-bit integers.
     """
     try:
         if isinstance(file, Path):
             with open_regular(file) as opened:
                 return _decoded(opened)
         return _decoded(file)
-    except Exception as error:  # decoders raise any of a dozen types on broken data
+    except Exception as error:  # decoders raise a dozen different types on broken data
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
             f"Cannot read the image {name or file} ({reason}); replace it or remove it."
@@ -95,19 +93,20 @@ def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
 def read_image(
     file: Path | BinaryIO, channels: int, name: str = "", full_range: bool = False
 ) -> np.ndarray:
-    """Decodes an image into uint8 ``[H, W, channels]``: see ``read_pixels``.
+    """Decodes an image into uint8 ``[H, W, channels]``; see ``read_pixels``.
 
-    Grey values go into all three channels of a colour image. A grey image is a grey file's values
-    as they are, or the luma of a colour file: that of MATLAB, in 16..235 (``luma_uint8``), or with
-    ``full_range`` in 0..255.
+    For 3 channels, grey values are repeated. For 1 channel, the values of a grey file are used as
+    they are, and a colour file is converted to luma.
 
     Args:
         file: A path or an open binary file.
         channels: 3 for RGB, 1 for grey.
-        name: What error messages call an open file.
+        name: The name of an open file in error messages.
+        full_range: Whether luma is 0.299 R + 0.587 G + 0.114 B in 0..255; otherwise it is MATLAB's,
+            in 16..235 (``luma_uint8``).
 
     Raises:
-        UserError: as ``read_pixels``.
+        UserError: See ``read_pixels``.
     """
     pixels = read_pixels(file, name)
     if pixels.shape[-1] == channels:
@@ -120,7 +119,7 @@ def read_image(
 
 
 def read_rgb(file: Path | BinaryIO, name: str = "") -> np.ndarray:
-    """Decodes an image into uint8 ``[H, W, 3]``: see ``read_image``."""
+    """Decodes an image into uint8 ``[H, W, 3]``; see ``read_image``."""
     return read_image(file, 3, name)
 
 
@@ -143,14 +142,14 @@ def _decoded(file: BinaryIO) -> np.ndarray:
             kind = {"F": "floats", "I": "32-bit integers"}.get(image.mode, f"of mode {image.mode}")
             raise ValueError(f"its pixels are {kind}, of unknown range: convert it to 8 bits")
         rgb = np.array(image.convert("RGB"))
-        one_channel = "LA;16" in layout  # which Pillow reads as RGBA
+        one_channel = "LA;16" in layout  # Pillow reads it as RGBA
         if image.mode in _PALETTE_MODES:
             one_channel = bool((rgb == rgb[..., :1]).all())
         return rgb[..., :1].copy() if one_channel else rgb
 
 
 def _refuse_misread(image: Image.Image, layout: str) -> None:
-    """Raises ValueError for the TIFF files whose values Pillow gives as others than they are."""
+    """Raises ValueError for TIFF files whose values Pillow reads wrongly."""
     if image.format != "TIFF":
         return
     tags = getattr(image, "tag_v2", {})

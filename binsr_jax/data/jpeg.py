@@ -1,4 +1,4 @@
-"""JPEG compression of grey and of colour images, and training pairs made by it."""
+"""JPEG compression of grey and colour images, and the training pairs that it makes."""
 
 import io
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from binsr_jax.data.pairs import Pair, random_window
 SUBSAMPLINGS = ("4:2:0", "4:4:4")
 
 _BLOCK = 8  # pixels of a side of JPEG's blocks
-_GRID = 16  # of a block of chroma with 4:2:0, in pixels of the image
-GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in luma as JPEG files have it (BT.601)
+_GRID = 16  # side of a chroma block with 4:2:0, in pixels of the image
+GREY = (0.299, 0.587, 0.114)  # weights of R, G and B in the luma of JPEG files (BT.601)
 
 
 def compress_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
     """A grey image after JPEG compression.
 
-    Pillow's baseline grey JPEG gives the pixels of OpenCV's and of MATLAB's, which the papers used:
-    all have libjpeg's quantisation tables and its slow integer transform.
+    Pillow's baseline grey JPEG gives the same pixels as OpenCV's and MATLAB's, which the papers
+    used: all of them have libjpeg's quantisation tables and its slow integer transform.
 
     Args:
         grey: uint8 ``[H, W, 1]``.
@@ -39,8 +39,9 @@ def compress_jpeg(grey: np.ndarray, quality: int) -> np.ndarray:
 def compress_colour_jpeg(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
     """A colour image after JPEG compression.
 
-    Luma and chroma have libjpeg's quantisation tables. With ``4:2:0`` chroma has half the
-    resolution in both directions, and is enlarged by libjpeg's triangle filter when it is read.
+    Luma and chroma use libjpeg's quantisation tables. With ``4:2:0``, chroma has half the
+    resolution in both directions, and libjpeg's triangle filter enlarges it when the file is
+    decoded.
 
     Args:
         image: uint8 ``[H, W, 3]``, R, G and B.
@@ -61,7 +62,7 @@ def compress_colour_jpeg(image: np.ndarray, quality: int, subsampling: str) -> n
 
 
 def compress_picture(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
-    """A picture ``[H, W, 1 or 3]`` after JPEG compression: a grey one has no chroma."""
+    """A picture ``[H, W, 1 or 3]`` after JPEG compression; a grey one has no chroma."""
     if image.shape[-1] == 1:
         return compress_jpeg(image, quality)
     return compress_colour_jpeg(image, quality, subsampling)
@@ -76,15 +77,15 @@ def _decoded(image: Image.Image, quality: int, **options: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RandomJPEG:
-    """JPEG compression whose quality is drawn evenly for each patch.
+    """JPEG compression with a quality drawn uniformly for each patch.
 
-    The patch is compressed with a margin of one block, and cut out of it: half of the time at the
-    top left, so that the blocks' edges lie at multiples of 8 as in a test image, else anywhere
-    (KAIR's data set of BBCU's and DnCNN-3's training).
+    The patch is compressed with a margin of one block and then cut out: half of the time at the top
+    left, so that block edges lie at multiples of 8 as in a test image, else at a random place. This
+    is KAIR's data set, with which BBCU and DnCNN-3 were trained.
 
     Attributes:
-        lowest: The least quality.
-        highest: The largest, which can be drawn, too.
+        lowest: The lowest quality.
+        highest: The highest quality, included.
     """
 
     lowest: int
@@ -101,16 +102,16 @@ class RandomJPEG:
 
 @dataclass(frozen=True)
 class RandomColourJPEG:
-    """JPEG compression of colour, of a quality and a subsampling drawn evenly for each patch.
+    """JPEG compression in colour, with a quality and a subsampling drawn uniformly for each patch.
 
-    The patch is compressed with a margin of one block of chroma, 16 pixels, and cut out of it as
-    by ``RandomJPEG``.
+    The patch is compressed with a margin of one chroma block, 16 pixels, and then cut out as in
+    ``RandomJPEG``.
 
     Attributes:
-        lowest: The least quality.
-        highest: The largest, which can be drawn, too.
-        subsamplings: Of ``SUBSAMPLINGS``, those that are drawn.
-        grey: The share of patches that are grey: their luma, three times.
+        lowest: The lowest quality.
+        highest: The highest quality, included.
+        subsamplings: The subsamplings to draw from, out of ``SUBSAMPLINGS``.
+        grey: The share of patches that are grey: luma in all three channels.
     """
 
     lowest: int

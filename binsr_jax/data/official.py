@@ -1,4 +1,4 @@
-"""Official pairs: which low-resolution file belongs to which high-resolution one."""
+"""Official pairs: finds the low-resolution file of each high-resolution file."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from binsr_jax.errors import UserError
 def pair_up(
     hr_files: Sequence[Path], lr_files: Sequence[Path], lr_folder: Path, scale: int
 ) -> list[Path]:
-    """The LR file of each HR file: 0001x2.png of 0001.png, or else 0001.png.
+    """The LR file of each HR file: 0001x2.png for 0001.png, or else 0001.png.
 
-    The endings may differ, unless two files differ in nothing else.
+    File endings may differ, unless two files differ only in their ending.
 
     Raises:
-        UserError: an HR file has no LR file, or it is not clear which.
+        UserError: An HR file has no LR file, or more than one.
     """
     by_stem: defaultdict[str, list[Path]] = defaultdict(list)
     for file in lr_files:
@@ -43,26 +43,27 @@ def pair_up(
 
 
 def _ambiguous(hr: Path, hr_files: Sequence[Path], lr_files: Sequence[Path]) -> str:
-    """The sentence about files that differ in their ending alone."""
+    """The message about files that differ only in their ending."""
     twins = [file.name for file in hr_files if file.stem == hr.stem]
     low = [file.name for file in lr_files]
     return (
         f"In {hr.parent} there is {' and '.join(twins)}, and in {lr_files[0].parent} "
-        f"{' and '.join(low)}: remove all but one pair, since files of one name cannot be told "
-        "apart."
+        f"{' and '.join(low)}: remove all but one pair, since only their endings differ."
     )
 
 
 def official_pair(
     lq: np.ndarray, hq: np.ndarray, scale: int, lq_name: str, hq_name: str
 ) -> Pair | None:
-    """Crops a given pair to HQ = scale x LQ; LQ may cover a last row or column that is cropped.
+    """Crops a given pair so that HQ sides are exactly the scale times LQ sides.
+
+    If an HQ side is no multiple of the scale, LQ may have one more row or column for the rest.
 
     Returns:
-        The pair, or None if there is not one LQ pixel.
+        The pair, or None if not one LQ pixel is left.
 
     Raises:
-        UserError: the sizes are not those of a pair.
+        UserError: The two sizes do not fit the scale.
     """
     for low, high in zip(lq.shape[:2], hq.shape[:2], strict=True):
         if low not in (high // scale, -(-high // scale)):

@@ -1,4 +1,4 @@
-"""Pairs of a low-quality and a high-quality image, and what makes them of training patches."""
+"""Pairs of a low-quality and a high-quality image, and the protocol of random degradations."""
 
 from typing import Protocol
 
@@ -10,11 +10,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class RandomDegradation(Protocol):
-    """Makes training pairs of patches; it can be pickled.
+    """Makes training pairs from patches; it can be pickled.
 
-    A patch is given ``margin`` pixels larger than the pair will be; the pair is (lq, hq), with hq
-    uint8 and lq uint8, or float32 in about 0..1. Where the task enlarges, lq is smaller by the
-    scale.
+    Its input is a patch that is ``margin`` pixels larger per side than the pair. The pair is (lq,
+    hq): hq is uint8, and lq is uint8, or float32 in about 0..1. For super-resolution, lq is smaller
+    by the scale.
     """
 
     @property
@@ -24,16 +24,16 @@ class RandomDegradation(Protocol):
 
 
 def crop_to_multiple(image: np.ndarray, factor: int) -> np.ndarray:
-    """The largest top left part of an image ``[H, W, C]`` whose sides are multiples of a factor."""
+    """The largest top left part of an image ``[H, W, C]`` with sides that ``factor`` divides."""
     height, width = (size - size % factor for size in image.shape[:2])
     return image[:height, :width]
 
 
 def bicubic_pair(hq: np.ndarray, scale: int) -> Pair:
-    """An image and its bicubic reduction, as super-resolution benchmarks make it.
+    """A low-resolution image and its original, made as for super-resolution benchmarks.
 
-    The image is cropped to a multiple of the scale and reduced like MATLAB's ``imresize`` with
-    mirrored edges, rounded to 8 bits (DIV2K's ``LR_bicubic`` track).
+    The image is cropped to a multiple of the scale, reduced like MATLAB's ``imresize`` with
+    mirrored edges, and rounded to 8 bits (DIV2K's ``LR_bicubic`` track).
 
     Args:
         hq: uint8 ``[H, W, C]``, no side shorter than the scale.
@@ -47,14 +47,14 @@ def bicubic_pair(hq: np.ndarray, scale: int) -> Pair:
 
 
 def random_window(lq: np.ndarray, hq: np.ndarray, grid: int, rng: np.random.Generator) -> Pair:
-    """The same window of both images of a pair, smaller than lq by ``grid`` pixels a side.
+    """The same window of both images of a pair, ``grid`` pixels per side smaller than lq.
 
-    Half of the time it lies at the top left, so that edges of JPEG's blocks lie where a test image
-    has them; else anywhere.
+    Half of the time it lies at the top left, so that the edges of JPEG blocks lie where a test
+    image has them. Otherwise it lies at a random place.
 
     Args:
         lq: ``[h, w, C]``.
-        hq: ``[s h, s w, C]`` with a whole number s.
+        hq: ``[s h, s w, C]`` with an integer s.
         grid: The side of a block of ``lq``.
         rng: Draws the place.
     """

@@ -10,25 +10,25 @@ from binsr_jax.data.jpeg import SUBSAMPLINGS, compress_colour_jpeg, compress_pic
 from binsr_jax.data.pairs import Pair, bicubic_pair, crop_to_multiple, random_window
 from binsr_jax.ops.image import imresize, to_uint8
 
-# Of the benchmark: the blur's deviation in pixels of the small image, and the noise's in 0..255.
+# Standard deviations in the benchmark: blur in pixels of the small image, noise in 0..255.
 BLUR = 0.25
 NOISE = 3
 
-_GRID = 16  # pixels of a side of JPEG's blocks of chroma with 4:2:0
+_GRID = 16  # side of a chroma block of JPEG with 4:2:0, in pixels
 _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX)
 
 
 def photo_pair(hq: np.ndarray, scale: int, quality: int) -> Pair:
-    """An image and what a camera of less resolution would have made of it: always the same.
+    """A degraded small image and its original, always the same: a photo from a lesser camera.
 
-    The image is blurred by a Gaussian of ``BLUR * scale`` pixels and reduced by MATLAB's bicubic;
-    Gaussian noise of ``NOISE`` is added (numpy's of seed 0, anew for each image), and the rounded
+    The image is blurred by a Gaussian of ``BLUR * scale`` pixels and reduced by MATLAB's bicubic.
+    Gaussian noise of ``NOISE`` is added (numpy's with seed 0, anew for each image). The rounded
     image is compressed by JPEG with 4:2:0.
 
     Args:
-        hq: uint8 ``[H, W, 3]``, or 1 if it is grey, no side shorter than the scale.
+        hq: uint8 ``[H, W, 3]``, or ``[H, W, 1]`` if it is grey, no side shorter than the scale.
         scale: How many times smaller the low-quality image is.
-        quality: Of JPEG.
+        quality: The JPEG quality.
 
     Returns:
         uint8 ``[H // scale, W // scale, 3 or 1]`` and ``hq``, cropped to multiples of the scale.
@@ -41,20 +41,20 @@ def photo_pair(hq: np.ndarray, scale: int, quality: int) -> Pair:
 
 @dataclass(frozen=True)
 class RandomPhoto:
-    """Reduced photographs with blur, noise and JPEG compression drawn for each patch.
+    """Reduces patches, with random blur, noise and JPEG compression.
 
-    A part of the patches is only reduced, by MATLAB's bicubic. The others are blurred by a
-    Gaussian, reduced by a bicubic, bilinear or area filter, made noisy (one half by Gaussian noise,
-    the other by noise whose variance grows with the brightness, as that of light), and compressed.
-    Some of these are reduced twice: they are compressed at a size in between first, as a picture is
-    that was sent on. Patches are cut out of larger ones, half of the time at the blocks' grid.
+    A share of the patches is only reduced, by MATLAB's bicubic. The others are blurred by a
+    Gaussian, reduced by a bicubic, bilinear or area filter, made noisy and compressed. One half
+    gets Gaussian noise, the other noise whose variance grows with the brightness, like shot noise.
+    Some patches are reduced twice, with noise and compression at a size in between, like a picture
+    that was shared again. Patches are cut out of larger ones, half of the time at the blocks' grid.
 
     Attributes:
         scale: How many times smaller the low-quality patch is.
-        blur: Range of the Gaussian's deviation, in pixels of the small image.
-        sigma: Range of the noise's deviation, in units of 0..255: of the second kind at white.
-        quality: Range of JPEG's quality, ends included.
-        subsamplings: Of JPEG: those that are drawn.
+        blur: Range of the Gaussian's standard deviation, in pixels of the small image.
+        sigma: Range of the noise's standard deviation, in units of 0..255; for shot noise at white.
+        quality: Range of the JPEG quality, ends included.
+        subsamplings: The JPEG subsamplings to draw from.
         twice: The share of degraded patches that are reduced and compressed twice.
         clean: The share of patches that are only reduced.
     """
@@ -69,7 +69,7 @@ class RandomPhoto:
 
     @property
     def margin(self) -> int:
-        """How much larger a patch is than the pair: a block of the small image, enlarged."""
+        """How much larger a patch is than the pair: one block of the small image, enlarged."""
         return _GRID * self.scale
 
     def __call__(self, patch: np.ndarray, rng: np.random.Generator) -> Pair:
@@ -105,6 +105,6 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _resized(image: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """The image reduced to a height and a width by one of the filters, wide enough not to alias."""
+    """The image reduced to a height and width by a random filter, wide enough to avoid aliasing."""
     filter_ = _FILTERS[int(rng.integers(len(_FILTERS)))]
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), filter_))

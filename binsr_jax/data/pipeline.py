@@ -1,8 +1,7 @@
-"""From image pairs to training batches, through Grain.
+"""Makes training batches from image pairs, with Grain.
 
-The sequence of batches is a function of (config.seed, step) alone: a run that starts at any step,
-with any number of worker processes and shared by any number of hosts, sees the same pictures in the
-same order.
+The sequence of batches is a function of (config.seed, step) alone. A run that starts at any step,
+with any number of worker processes and hosts, sees the same patches in the same order.
 """
 
 import contextlib
@@ -26,15 +25,15 @@ from binsr_jax.tasks import task_of
 
 Batch = dict[str, np.ndarray]
 
-# Batches prepared ahead, a process; Grain's default of 500 would take gigabytes.
+# Batches that each process prepares ahead; Grain's default of 500 would take gigabytes.
 _READING = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
 class RandomPatch:
     """Cuts the same random patch out of both images of a pair, flipped and rotated at random.
 
-    The corner is uniform over the LQ pixel grid. With flips and rotations the eight symmetries of
-    the square are equally likely. Where images are degraded only now, that comes last.
+    The corner is uniform over the LQ pixel grid. With flips and rotations, the eight symmetries of
+    the square are equally likely. If the task degrades patches, that is done last.
     """
 
     def __init__(
@@ -45,14 +44,14 @@ class RandomPatch:
         rotate: bool,
         degrade: RandomDegradation | None = None,
     ):
-        """Settings as in `config.data`; `patch`, the HQ side, is a multiple of the scale."""
+        """Takes settings as in ``config.data``; the scale divides ``patch``, the HQ side."""
         self._source, self._patch, self._flip, self._rotate = source, patch, flip, rotate
         self._degrade = degrade
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-        """A patch of image `index`: {"lq": `[p / s, p / s, C]`, "hq": `[p, p, C]`}.
+        """A patch of image ``index``: {"lq": ``[p / s, p / s, C]``, "hq": ``[p, p, C]``}.
 
-        Both are uint8, but for a degradation that makes floats.
+        Both are uint8, unless the degradation makes floats.
         """
         lq, hq = self._source[index]
         scale, patch = self._source.scale, self._patch
@@ -82,31 +81,32 @@ def training_batches(
     process_count: int = 1,
     mixture: list[tuple[PairCache, float]] | None = None,
 ) -> Iterator[Iterator[Batch]]:
-    """An endless iterator over training batches, as a context that stops its workers at the end.
+    """Yields an endless iterator over training batches, as a context that stops its workers.
 
-    Of several sources (`data.sources`) each has its weight's share of any run of patches. Images
-    are shuffled anew in every epoch, each gives one random patch (`RandomPatch`), and
-    `config.train.batch` patches in a row are the global batch of a step. Process p of n gets its
-    rows p B/n to (p + 1) B/n - 1. Images with a side shorter than the patch are skipped.
+    If there are several sources (``data.sources``), each gives its weight's share of any run of
+    patches. Images are shuffled anew in every epoch, and each gives one random patch
+    (``RandomPatch``). ``config.train.batch`` consecutive patches are the global batch of a step.
+    Process p of n gets its rows p B/n to (p + 1) B/n - 1. Images with a side shorter than the patch
+    are skipped.
 
-    With `config.data.workers` > 0 the script needs an ``if __name__ == "__main__"`` guard, as with
-    any spawned processes.
+    With ``config.data.workers`` > 0 the main script needs an ``if __name__ == "__main__"`` guard,
+    because worker processes are spawned.
 
     Args:
-        config: All settings; read are `seed`, `task`, `scale`, `train.batch` and `data`.
-        start_step: The step whose batch comes first.
-        process_index: Which of the processes (hosts) this is.
+        config: All settings; ``seed``, ``task``, ``scale``, ``train.batch`` and ``data`` are read.
+        start_step: The step of the first batch.
+        process_index: The index of this process (host).
         process_count: How many processes share a batch.
-        mixture: From `open_mixture`, which is called if it is not given.
+        mixture: The result of ``open_mixture``, which is called if this is None.
 
     Yields:
-        Iterator of {"lq": float32 `[b, h, w, C]`, "hq": float32 `[b, s h, s w, C]`} in 0..1; noise
-        in "lq" goes beyond.
+        Iterator of {"lq": float32 ``[b, h, w, C]``, "hq": float32 ``[b, s h, s w, C]``} in 0..1;
+        with noise, "lq" goes beyond.
 
     Raises:
-        UserError: the settings contradict one another, no image is as large as a patch, or the
-            source cannot be opened.
-        ValueError: a step or process that does not exist.
+        UserError: Settings contradict one another, no image is as large as a patch, or the source
+            cannot be opened.
+        ValueError: There is no such step or process.
     """
     if start_step < 0 or not 0 <= process_index < process_count:
         raise ValueError(f"no step {start_step} for process {process_index} of {process_count}")
@@ -119,7 +119,8 @@ def training_batches(
         mixed = patches[0]
     batches = (
         mixed
-        # Batches of consecutive patches, dealt out in turn: together they are the global batch.
+        # Batches of consecutive patches; the processes take them in turn. Together they are the
+        # global batch.
         .batch(config.train.batch // process_count, drop_remainder=True)
         .slice(slice(process_index, None, process_count))
         .slice(slice(start_step, None))
@@ -132,7 +133,7 @@ def training_batches(
             grain.MultiprocessingOptions(num_workers=config.data.workers, per_worker_buffer_size=2),
             worker_init_fn=_end_with_parent,
         )
-    # Bytes where it can be, not floats, come from the workers: a quarter of the memory to copy.
+    # Workers send bytes rather than floats where possible: a quarter of the memory to copy.
     iterator = iter(batches.map(_to_float))
     try:
         yield iterator
@@ -141,7 +142,7 @@ def training_batches(
 
 
 def _patches(config: Config, source: PairCache, number: int) -> grain.MapDataset:
-    """An endless sequence of random patches; every source of a mixture has its own chance."""
+    """An endless sequence of random patches; each source has its own random numbers."""
     data = config.data
     training = DEGRADATIONS[task_of(config).degradation].training
     degrade = training(config) if training is not None else None
@@ -191,7 +192,7 @@ def _check(config: Config, process_count: int) -> None:
 
 
 def _large_enough(source: PairCache, patch: int, least: int) -> list[int]:
-    """Indices of the images with a side of `least`, which a patch and its margin take."""
+    """Indices of the images with sides of at least ``least``: a patch and its margin."""
     shortest = [min(size) for size in source.sizes]
     small = [name for name, side in zip(source.names, shortest, strict=True) if side < least]
     if len(small) == len(source):

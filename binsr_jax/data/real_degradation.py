@@ -1,8 +1,8 @@
 """Real-ESRGAN's degradation: blur, resizing, noise and JPEG, twice, with ringing at the end.
 
-Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data". All
-images are float32 ``[H, W, 3]`` in 0..1 unless it is said otherwise. What is drawn comes from the
-generator alone, so a patch is a function of its seed.
+Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data".
+Images are float32 ``[H, W, 3]`` in 0..1 unless stated otherwise. All random values come from the
+given generator, so a patch is a function of its seed.
 """
 
 import math
@@ -22,29 +22,29 @@ KERNELS = tuple(
     for shape in ("isotropic", "anisotropic")
 )
 METHODS = ("area", "bilinear", "bicubic")
-_CUBIC = -0.75  # of the bicubic kernel, as in OpenCV and PyTorch
+_CUBIC = -0.75  # parameter of the bicubic kernel, as in OpenCV and PyTorch
 _GREY = np.array([0.2989, 0.587, 0.114], np.float32)
-USM_RADIUS, USM_SIGMA, USM_THRESHOLD = 25, 8.0, 10 / 255  # of sharpening
+USM_RADIUS, USM_SIGMA, USM_THRESHOLD = 25, 8.0, 10 / 255  # of the unsharp mask
 
 
 @dataclass(frozen=True)
 class Order:
-    """The ranges of one of the two rounds; what is drawn, is drawn evenly.
+    """The ranges of one of the two rounds of degradation; values are drawn uniformly.
 
     Attributes:
-        blur: the share of patches that are blurred.
-        kernels: a share for each of ``KERNELS``.
-        sinc: the share of kernels that are sinc filters instead.
-        sigma: deviations of the kernel, in pixels.
-        generalised: the exponent of generalised Gaussians; below and above 1 alike often.
-        plateau: that of plateau-shaped kernels, likewise.
-        resize: the shares of patches that are enlarged, reduced and left.
-        factor: the least factor of reduction and the largest of enlarging.
-        gaussian: the share with Gaussian noise; the others have Poisson noise.
-        noise: the deviation of Gaussian noise, in units of 0..255.
-        poisson: the factor of Poisson noise.
-        grey: the share of noise that is the same in all channels.
-        quality: of JPEG.
+        blur: The share of patches that are blurred.
+        kernels: One share for each of ``KERNELS``.
+        sinc: The share of kernels that are sinc filters instead.
+        sigma: Standard deviations of the kernel, in pixels.
+        generalised: The exponent of generalised Gaussians; below and above 1 equally often.
+        plateau: The exponent of plateau-shaped kernels, likewise.
+        resize: The shares of patches that are enlarged, reduced and left as they are.
+        factor: The smallest reduction factor and the largest enlargement factor.
+        gaussian: The share with Gaussian noise; the others get Poisson noise.
+        noise: The standard deviation of Gaussian noise, in units of 0..255.
+        poisson: The factor of Poisson noise.
+        grey: The share of noise that is the same in all channels.
+        quality: The JPEG quality.
     """
 
     blur: float
@@ -67,15 +67,16 @@ class RealDegradation:
     """Makes pairs of training patches.
 
     Attributes:
-        scale: how many times smaller the low-quality patch is.
-        margin: pixels that a patch has more than the pair; it is cut out at a random place.
-        first, second: the two rounds.
-        sizes: the least and largest side of a kernel; odd ones are drawn.
-        cutoff_small, cutoff_large: cutoffs of sinc kernels with sides below 13 and from 13 on, in
-            units of pi.
-        final_sinc: the share of patches that a sinc filter rings at the end.
-        final_cutoff: its cutoffs.
-        sharpen: the weight of the unsharp mask that the patch has before it is degraded.
+        scale: How many times smaller the low-quality patch is.
+        margin: How many pixels larger a patch is than the pair, which is cut out of it at a random
+            place.
+        first, second: The two rounds.
+        sizes: The smallest and largest side of a kernel; odd sides are drawn.
+        cutoff_small, cutoff_large: Cutoffs of sinc kernels with sides below 13, and of 13 or more,
+            in units of pi.
+        final_sinc: The share of patches that a last sinc filter gives ringing.
+        final_cutoff: The cutoffs of the last sinc filter.
+        sharpen: The weight of the unsharp mask that sharpens a patch before it is degraded.
     """
 
     scale: int
@@ -90,7 +91,7 @@ class RealDegradation:
     sharpen: float
 
     def __call__(self, patch: np.ndarray, rng: np.random.Generator) -> Pair:
-        """A pair of uint8 patches of a uint8 patch with sides that are multiples of the scale."""
+        """A pair of uint8 patches from a uint8 patch with sides that are multiples of the scale."""
         side = tuple(length // self.scale for length in patch.shape[:2])
         x = patch.astype(np.float32) / np.float32(255)
         x = sharpened(x, self.sharpen) if self.sharpen else x
@@ -114,7 +115,7 @@ class RealDegradation:
         return filtered(x, kernel) if rng.random() < order.blur else x
 
     def _kernel(self, order: Order, rng: np.random.Generator) -> np.ndarray:
-        """A random kernel of an order."""
+        """A random kernel of a round."""
         size = self._size(rng)
         if rng.random() < order.sinc:
             cutoffs = self.cutoff_small if size < 13 else self.cutoff_large
@@ -137,13 +138,13 @@ class RealDegradation:
         return low + 2 * int(rng.integers((high - low) // 2 + 1))
 
     def _final(self, x: np.ndarray, side: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """The image at its last size, with ringing."""
+        """The image at its final size, with ringing."""
         x = resized(x, side[0], side[1], _method(rng))
         kernel = sinc_kernel(self._size(rng), math.pi * rng.uniform(*self.final_cutoff))
         return filtered(x, kernel) if rng.random() < self.final_sinc else x
 
     def _window(self, lq: np.ndarray, hq: np.ndarray, rng: np.random.Generator) -> Pair:
-        """The pair without the margin, anywhere in it."""
+        """The pair without the margin, cut out at a random place."""
         spare = self.margin // self.scale
         top, left = (int(n) for n in rng.integers(spare + 1, size=2))
 
@@ -165,16 +166,16 @@ def gaussian_kernel(
 ) -> np.ndarray:
     """A blur kernel ``[size, size]`` that sums to 1.
 
-    With ``q = (u / along)^2 + (v / across)^2``, (u, v) being the offset from the centre turned by
-    the angle, it is ``exp(-q^exponent / 2)``, or as a plateau ``1 / (1 + q^exponent)``.
+    Let (u, v) be the offset from the centre, rotated by the angle, and ``q = (u / along)^2 + (v /
+    across)^2``. The kernel is ``exp(-q^exponent / 2)``, or ``1 / (1 + q^exponent)`` for a plateau.
 
     Args:
-        size: an odd number.
-        along: deviation along the first axis of the ellipse, in pixels.
-        across: along the second.
-        angle: from the x axis to the first, in radians.
+        size: An odd number.
+        along: Standard deviation along the first axis of the ellipse, in pixels.
+        across: Standard deviation along the second axis.
+        angle: From the x axis to the first axis, in radians.
         exponent: 1 for a Gaussian.
-        plateau: the form.
+        plateau: Whether the kernel has the form of a plateau.
     """
     offsets = np.arange(size) - size // 2
     x, y = np.meshgrid(offsets, offsets)
@@ -186,13 +187,13 @@ def gaussian_kernel(
 
 
 def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
-    """The ideal low-pass filter of a circle of frequencies, cut to ``[size, size]``; sums to 1.
+    """An ideal circular low-pass filter, cropped to ``[size, size]`` and normalised to sum 1.
 
-    ``cutoff J1(cutoff r) / (2 pi r)`` at distance r, and ``cutoff^2 / (4 pi)`` in the centre.
+    It is ``cutoff J1(cutoff r) / (2 pi r)`` at distance r, and ``cutoff^2 / (4 pi)`` in the centre.
 
     Args:
-        size: an odd number.
-        cutoff: in radians a pixel; pi is the highest frequency along a side.
+        size: An odd number.
+        cutoff: In radians per pixel; pi is the highest frequency along a side.
     """
     offsets = np.arange(size) - size // 2
     r = np.hypot(*np.meshgrid(offsets, offsets))
@@ -206,19 +207,19 @@ def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """The image correlated with a symmetric kernel, mirrored about its edge pixels."""
     spare = kernel.shape[0] // 2
     padded = np.pad(image, ((spare, spare), (spare, spare), (0, 0)), mode="reflect")
-    # A kernel that is turned by half a circle is itself, so convolution is correlation.
+    # The kernel equals itself rotated by 180 degrees, so convolution is correlation.
     return signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
 
 
 def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
-    """The image at another size, by one of ``METHODS``, without a filter against aliasing.
+    """The image resized by one of ``METHODS``, without an anti-aliasing filter.
 
     Args:
         image: ``[H, W, C]``.
-        height: of the result.
-        width: of the result.
-        method: "area" gives means of the pixels that a new one touches; "bilinear" and "bicubic"
-            interpolate between the centres of pixels, as PyTorch does without ``align_corners``.
+        height: Height of the result.
+        width: Width of the result.
+        method: "area" averages the pixels that a new one overlaps; "bilinear" and "bicubic"
+            interpolate between pixel centres, as PyTorch does without ``align_corners``.
     """
     rows, columns = (
         _interpolation(before, after, method)
@@ -230,7 +231,7 @@ def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarr
 
 
 def _interpolation(before: int, after: int, method: str) -> np.ndarray:
-    """``[after, before]``: the weights of the old pixels in each new one."""
+    """``[after, before]``: the weights of the old pixels in each new pixel."""
     weights = np.zeros((after, before), np.float32)
     new = np.arange(after)
     if method == "area":
@@ -258,7 +259,7 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 
 
 def sharpened(image: np.ndarray, weight: float) -> np.ndarray:
-    """The image after an unsharp mask of a wide Gaussian, where it differs enough from the blur."""
+    """The image after an unsharp mask with a wide Gaussian, where they differ enough."""
     blur = _wide_blur(image)
     residual = image - blur
     mask = _wide_blur((np.abs(residual) > USM_THRESHOLD).astype(np.float32))
@@ -274,13 +275,13 @@ def _wide_blur(image: np.ndarray) -> np.ndarray:
 def _scaled(
     x: np.ndarray, side: tuple[int, ...], factor: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """The image at ``factor`` times a height and a width, by a filter that is drawn."""
+    """The image at ``factor`` times a height and a width, resized by a randomly chosen method."""
     height, width = (max(1, int(factor * n)) for n in side[:2])
     return resized(x, height, width, _method(rng))
 
 
 def _factor(order: Order, rng: np.random.Generator) -> float:
-    """A factor of resizing."""
+    """A random resizing factor."""
     shares = np.array(order.resize) / sum(order.resize)
     low, high = ((1, order.factor[1]), (order.factor[0], 1), (1, 1))[int(rng.choice(3, p=shares))]
     return rng.uniform(low, high)
@@ -303,7 +304,7 @@ def _noisy(x: np.ndarray, order: Order, rng: np.random.Generator) -> np.ndarray:
 
 
 def poisson_noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The noise of counting, with as many counts at white as the image has values of 8 bits.
+    """Shot noise, with as many counts at white as the image has distinct 8-bit values.
 
     That number is rounded up to a power of two.
     """

@@ -1,4 +1,4 @@
-"""The settings of Real-ESRGAN's degradation, from a config."""
+"""Reads the settings of Real-ESRGAN's degradation from a config."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from binsr_jax.data.real_degradation import KERNELS, Order, RealDegradation
 from binsr_jax.errors import UserError
 from binsr_jax.settings import RealConfig
 
-_RANGES = {  # of pairs: the least and the most that they may hold
+_RANGES = {  # of each pair of numbers: the least and the greatest allowed value
     "sigma": (0.05, 20),
     "generalised": (0.05, 20),
     "plateau": (0.05, 20),
@@ -28,7 +28,7 @@ def random_real(config: Config) -> RealDegradation:
     """The degradation that ``config.real`` describes.
 
     Raises:
-        UserError: a field has a value that it cannot have.
+        UserError: A field has a value that is not allowed.
     """
     real = config.real
     margin = real.margin

@@ -1,4 +1,4 @@
-"""Where training images come from: DIV2K through TFDS, folders, or the packaged samples."""
+"""Sources of training images: DIV2K through TFDS, folders, or the packaged samples."""
 
 import dataclasses
 import hashlib
@@ -25,33 +25,34 @@ from binsr_jax.files import printable
 from binsr_jax.tasks import Task, task_of
 
 SPLITS = ("train", "valid")
-_LISTED = 5  # images that a line names
+_LISTED = 5  # most images named in one line
 SAMPLES = Path(__file__).parent / "samples"  # the packaged pictures: train/ and valid/
 
 
 def open_source(config: Config, split: str) -> PairCache:
-    """The image pairs of a config's `data.source`, decoded into a cache on first use.
+    """The image pairs of ``data.source``, decoded into a cache on first use.
 
-    * "tfds": DIV2K's official pairs (`div2k/bicubic_x2`, x3, x4), prepared by TFDS as array_record
-      files. They are read without TensorFlow; only preparing them needs it.
-    * "folder": under `data.dir`, either official pairs (`DIV2K_train_HR` with
-      `DIV2K_train_LR_bicubic/X2/0001x2.png`, or `HR` with `LR_bicubic/X2`) or HR images alone, from
-      which LR images are made with MATLAB's bicubic. Only `DIV2K_valid_HR` is a validation split.
+    * "tfds": DIV2K's official pairs (``div2k/bicubic_x2``, x3, x4), prepared by TFDS as
+      array_record files. Reading them needs no TensorFlow; preparing them does.
+    * "folder": ``data.dir`` has either official pairs (``DIV2K_train_HR`` with
+      ``DIV2K_train_LR_bicubic/X2/0001x2.png``, or ``HR`` with ``LR_bicubic/X2``) or HR images
+      alone. For these, LR images are made with MATLAB's bicubic. Only ``DIV2K_valid_HR`` is a
+      validation split.
     * "samples": a few small pictures that come with the package.
 
-    HR images are cropped to multiples of the scale; images smaller than the scale are left out. A
-    task that degrades patches takes the HR images alone, whole and in its number of channels.
+    HR images are cropped to multiples of the scale. Images smaller than the scale are left out. A
+    task that degrades patches uses whole HR images only, in its number of channels.
 
     Args:
-        config: All settings; read are `task`, `scale` and `data`.
+        config: All settings; ``task``, ``scale`` and ``data`` are read.
         split: "train" or "valid".
 
     Returns:
-        A sequence of (lq, hq), uint8 `[h, w, C]` and `[scale h, scale w, C]`; of a task
-        that degrades patches lq is hq, and the scale is 1.
+        A sequence of (lq, hq), uint8 ``[h, w, C]`` and ``[scale h, scale w, C]``. If the task
+        degrades patches, lq is hq and the scale is 1.
 
     Raises:
-        UserError: the source is unknown, its files are missing, unreadable or do not pair up.
+        UserError: The source is unknown, or its files are missing, unreadable or do not pair up.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, but must be one of {SPLITS}")
@@ -82,19 +83,20 @@ def open_source(config: Config, split: str) -> PairCache:
 
 
 def open_mixture(config: Config) -> list[tuple[PairCache, float]]:
-    """The training images: one source, or several with the share that each has of a batch.
+    """The training images: one source, or several with their shares of a batch.
 
-    `data.sources` lists them as "SOURCE=WEIGHT" or "SOURCE:DIR=WEIGHT", such as "folder:/photos=3";
-    without a weight it is 1. Where it is empty there is the one of `data.source`.
+    ``data.sources`` lists them as "SOURCE=WEIGHT" or "SOURCE:DIR=WEIGHT", such as
+    "folder:/photos=3". The default weight is 1. If the list is empty, ``data.source`` is the only
+    source.
 
     Args:
-        config: All settings; read are `scale` and `data`.
+        config: All settings; ``scale`` and ``data`` are read.
 
     Returns:
         Each source with its weight; the weights add up to 1.
 
     Raises:
-        UserError: as `open_source`, or an entry is none.
+        UserError: See ``open_source``; or an entry is malformed.
     """
     if not config.data.sources:
         return [(open_source(config, "train"), 1.0)]
@@ -110,20 +112,20 @@ def open_mixture(config: Config) -> list[tuple[PairCache, float]]:
 
 
 def source_names(config: Config) -> list[str]:
-    """What the sources of `open_mixture` are called: a folder by its name, others by their kind."""
+    """Names for the sources of ``open_mixture``: a folder's own name, or the kind of source."""
     entries = [_mixed(entry)[:2] for entry in config.data.sources]
     entries = entries or [(config.data.source, config.data.dir)]
     return [Path(folder).name if kind == "folder" else kind for kind, folder in entries]
 
 
 def source_kinds(config: Config) -> str:
-    """The kinds of source that `open_mixture` opens, each once, such as "folder samples"."""
+    """The kinds of source that ``open_mixture`` opens, each once, such as "folder samples"."""
     kinds = [_mixed(entry)[0] for entry in config.data.sources] or [config.data.source]
     return " ".join(dict.fromkeys(kinds))
 
 
 def _mixed(entry: str) -> tuple[str, str, float]:
-    """Source, folder and weight of an entry of `data.sources`."""
+    """Source, folder and weight of an entry of ``data.sources``."""
     where, equals, number = entry.rpartition("=")
     if not equals:
         where, number = entry, "1"
@@ -141,7 +143,7 @@ def _mixed(entry: str) -> tuple[str, str, float]:
 
 
 def fingerprint(mixture: list[tuple[PairCache, float]]) -> str:
-    """A hash of all images and weights; of a single source, its own fingerprint."""
+    """A hash of all images and weights; for a single source, its own fingerprint."""
     if len(mixture) == 1:
         return mixture[0][0].fingerprint
     parts = [[source.fingerprint, weight] for source, weight in mixture]
@@ -149,7 +151,7 @@ def fingerprint(mixture: list[tuple[PairCache, float]]) -> str:
 
 
 def some(texts: Sequence[str], between: str = ", ") -> str:
-    """The first few texts in one line, and how many there are beside them."""
+    """The first few texts in one line, and how many more there are."""
     listed = between.join(printable(text) for text in texts[:_LISTED])
     more = len(texts) - _LISTED
     return f"{listed} and {more} more" if more > 0 else listed
@@ -161,12 +163,12 @@ def _samples(config: Config, split: str) -> Undecoded:
 
 
 def _source_scale(task: Task) -> int:
-    """HQ sides / LQ sides of the images; 1 where only patches are degraded."""
+    """HQ sides / LQ sides of the images; 1 if patches are degraded instead of images."""
     return task.scale if DEGRADATIONS[task.degradation].training is None else 1
 
 
 def _title(source: str, split: str, task: Task) -> str:
-    """What a cache is called: "folder-train-x2", or "folder-train-grey" if it has no LQ images."""
+    """The name of a cache: "folder-train-x2", or "folder-train-grey" if it has no LQ images."""
     scale, grey = _source_scale(task), "full-grey" if task.grey else "grey"
     colours = "rgb" if task.channels == 3 else grey
     return f"{source}-{split}-{f'x{scale}' if scale > 1 else colours}"
@@ -203,7 +205,7 @@ def _tfds(config: Config, split: str) -> Undecoded:
     task = task_of(config)
     data_dir = Path(config.data.dir).expanduser() if config.data.dir else None
     scale = _source_scale(task)
-    # At scale 1 any of them will do: they have the same HR images.
+    # At scale 1 any of them is good enough: they have the same HR images.
     scales = (2, 3, 4) if scale == 1 else (scale,)
     names = [f"div2k/bicubic_x{n}" for n in scales]
     builders: list[Any] = [tfds.builder(name, data_dir=data_dir) for name in names]
@@ -320,9 +322,9 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def _identity(file: Path) -> list[str | int]:
-    """What changes whenever a file is replaced, without reading it.
+    """Values that change whenever a file is replaced, found without reading it.
 
-    Of a link to nothing it is the path; reading the image says what is missing.
+    For a dangling link it is the path only; reading the image later reports what is missing.
     """
     path = os.path.realpath(file)
     try:
