@@ -1,4 +1,4 @@
-"""The discriminator that a generator is trained against: its state, its losses and its update."""
+"""The discriminator of adversarial training: its state, its losses and its update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +11,18 @@ from flax import struct
 from binsr_jax.config import Config
 from binsr_jax.models.discriminators import DISCRIMINATORS, SPECTRAL
 
-# Of the logits of real and made images: a scalar.
+# Maps the logits of real images and of generated ones to a scalar.
 GanLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @struct.dataclass
 class Adversary:
-    """What a discriminator carries from step to step.
+    """The state of a discriminator.
 
     Attributes:
-        params: its parameters.
-        collections: its other variables by name: vectors of spectral normalisation.
-        opt_state: of its optimiser.
+        params: Its parameters.
+        collections: Its other variables by name: the vectors of spectral normalisation.
+        opt_state: The state of its optimiser.
     """
 
     params: Any
@@ -55,7 +55,10 @@ def _vanilla_generator(real: jax.Array, made: jax.Array) -> jax.Array:
 
 
 def _relativistic(real: jax.Array, made: jax.Array) -> jax.Array:
-    """Jolicoeur-Martineau, "The relativistic discriminator": each against the others' mean."""
+    """Relativistic loss (Jolicoeur-Martineau, "The relativistic discriminator").
+
+    Each logit is compared with the mean of the other kind.
+    """
     more = _cross_entropy(real - made.mean(), True)
     return (more + _cross_entropy(made - real.mean(), False)) / 2
 
@@ -64,7 +67,7 @@ def _relativistic_generator(real: jax.Array, made: jax.Array) -> jax.Array:
     return _relativistic(made, real)
 
 
-# The loss of the discriminator and that of the generator.
+# The discriminator's loss and the generator's loss.
 GAN_LOSSES: dict[str, tuple[GanLoss, GanLoss]] = {
     "vanilla": (_vanilla, _vanilla_generator),
     "relativistic": (_relativistic, _relativistic_generator),
@@ -72,7 +75,10 @@ GAN_LOSSES: dict[str, tuple[GanLoss, GanLoss]] = {
 
 
 def generator_loss(config: Config, state: Adversary, output: jax.Array, real: jax.Array) -> Any:
-    """What the discriminator, as it is, makes of a generator's output: lower is more real."""
+    """The adversarial loss of a generator's output; lower means that it looks more real.
+
+    The discriminator is not changed.
+    """
     model = DISCRIMINATORS[config.train.discriminator](config.train.discriminator_features)
     variables = {"params": state.params, **state.collections}
     logits: list[Any] = [model.apply(variables, x) for x in (jax.lax.stop_gradient(real), output)]
@@ -86,12 +92,12 @@ def update_adversary(
     made: jax.Array,
     real: jax.Array,
 ) -> tuple[Adversary, jax.Array]:
-    """One update of the discriminator; returns its new state and its loss before it."""
+    """Updates the discriminator once; returns its new state and its loss before the update."""
     model = DISCRIMINATORS[config.train.discriminator](config.train.discriminator_features)
 
     def loss_of(params: Any) -> tuple[jax.Array, dict[str, Any]]:
         variables = {"params": params, **state.collections}
-        # The vectors move once in a step, and both images see the same network.
+        # The vectors are updated once per step, so both images see the same network.
         on_real, collections = model.apply(variables, real, mutable=[SPECTRAL])
         on_made: Any = model.apply(variables, jax.lax.stop_gradient(made))
         return GAN_LOSSES[config.train.gan_loss][0](on_real, on_made), dict(collections)

@@ -1,8 +1,8 @@
-"""Checkpoints: the whole state of a run, with the config that made it.
+"""Checkpoints: the whole state of a run and the config that made it.
 
-``WORKDIR/checkpoints/STEP`` is an Orbax checkpoint of two items: ``state``, and ``metadata`` with
-the config, the versions of the libraries, what the data was, what computed, and a checksum of every
-array.
+``WORKDIR/checkpoints/STEP`` is an Orbax checkpoint of two items. ``state`` holds the arrays.
+``metadata`` holds the config, the versions of the libraries, the fingerprint of the data, the
+hardware or native code that computed, and a checksum of every array.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ from binsr_jax.training.workdir import unwritable
 
 _LIBRARIES = ("binsr-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
-# What a network is; a run with another value of these cannot go on from its checkpoint.
+# The fields that define a network. A run with another value cannot continue its checkpoint.
 _IDENTITY = ("task", "scale", "model.")
-# What a state has, or has not.
+# The fields that decide which parts a state has.
 _SWITCHES = ("train.ema", "train.gan_weight")
 
 
-# How often a checkpoint that a training has replaced meanwhile is looked for again, and the seconds
-# between two looks.
+# How often to look again for a checkpoint that a running training has just replaced, and the
+# seconds between two attempts.
 _LOOKS, _PAUSE = 20, 0.2
 
 
@@ -52,7 +52,7 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def _checksums(state: Any) -> dict[str, int]:
-    """A checksum of every leaf: the storage itself does not notice all flipped bits."""
+    """A checksum of every leaf, because Orbax does not notice all flipped bits."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): _checksum(np.atleast_1d(leaf))
@@ -61,9 +61,9 @@ def _checksums(state: Any) -> dict[str, int]:
 
 
 def _stored(state: TrainState) -> dict[str, Any]:
-    """The fields of a state as they are stored: without a discriminator, not even its name.
+    """The fields of a state as they are stored; a missing discriminator has no entry.
 
-    So a checkpoint without one is what it was before there were discriminators.
+    So checkpoints without a discriminator have the same form as those of earlier versions.
     """
     stored = {field.name: getattr(state, field.name) for field in fields(state)}
     if stored.get("adversary") is None:
@@ -76,12 +76,12 @@ def _text_checksum(config: dict[str, Any]) -> int:
 
 
 def arithmetic() -> str:
-    """What computes: an accelerator, or the form of the native code on CPU, ``"cpu, table"``.
+    """The arithmetic: an accelerator, or the form of the native code on CPU, ``"cpu, table"``.
 
-    Two of them round floats differently: a run goes on bit for bit with the same one alone.
+    Two of them may round floats differently. A run continues bit for bit only with the same one.
 
     Raises:
-        UserError: the environment variable BINSR_KERNEL names no form that this machine can run.
+        UserError: The environment variable BINSR_KERNEL names no form that this machine can run.
     """
     backend = jax.default_backend()
     if backend != "cpu":
@@ -93,7 +93,7 @@ def arithmetic() -> str:
 
 
 def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configs differ: name -> (value stored, value asked)."""
+    """The fields in which two configs differ: name -> (stored value, requested value)."""
     old, new = flat_fields(stored), flat_fields(asked)
     return {
         name: (old.get(name), new.get(name))
@@ -103,10 +103,10 @@ def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
-    """Refuses to go on with a config of another network.
+    """Refuses to continue a checkpoint with the config of another network.
 
     Raises:
-        UserError: Names the fields that differ, with both values.
+        UserError: The networks differ; the message names the fields with both values.
     """
     fields = {
         name: values
@@ -126,7 +126,7 @@ def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
 
 
 def _of_discriminator(config: Config) -> tuple[str, ...]:
-    """The fields that a discriminator's parameters have their shapes from."""
+    """The fields that decide the shapes of a discriminator's parameters."""
     if not config.train.gan_weight:
         return ()
     sides = ("data.patch",) if config.train.discriminator == "vgg" else ()
@@ -134,10 +134,10 @@ def _of_discriminator(config: Config) -> tuple[str, ...]:
 
 
 def _without_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """An exception hook that leaves out what the storage prints of writes that come too late.
+    """An exception hook that drops the tracebacks of late writes in Orbax.
 
-    When one write of a save fails, Orbax closes its event loop, and each other write that was under
-    way then prints a traceback. The failure itself is raised, and becomes a sentence.
+    If one write of a save fails, Orbax closes its event loop, and each other pending write prints a
+    traceback. The failure itself is raised and reported as one sentence.
     """
 
     def filtered(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -148,18 +148,18 @@ def _without_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one work dir.
+    """The checkpoints of one work dir; a context manager, which waits for the last save.
 
-    Saving is asynchronous, a save that was cut off leaves nothing behind, and what is kept are the
-    latest ``keep`` and the one with the best score among those that were scored like the latest. A
-    context manager, which waits for the last save.
+    Saving is asynchronous, and an interrupted save leaves nothing behind. Two kinds of checkpoint
+    stay: the latest ``keep``, and the one with the best score. Only scores of the same kind as the
+    latest are compared.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False):
-        """Opens ``workdir/checkpoints``; unless ``read_only``, leftovers of cut-off saves go.
+        """Opens ``workdir/checkpoints``; unless ``read_only``, removes interrupted saves.
 
         Raises:
-            UserError: If the folder cannot be read or written.
+            UserError: The folder cannot be read or written.
         """
         self.workdir = workdir
         self.folder = workdir / "checkpoints"
@@ -195,7 +195,7 @@ class Checkpoints:
         try:
             self._manager.close()
         except (OSError, RuntimeError, ValueError) as error:
-            if kind is None:  # an error on its way out tells more than this one
+            if kind is None:  # an exception in flight is more informative than this one
                 raise unwritable(self.workdir, error) from error
         finally:
             sys.excepthook = self._hook
@@ -205,9 +205,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step with the best score, the newest if none was scored, or None.
+        """The step with the best score, the newest if none has a score, or None.
 
-        Only scores of the same set, level and images as the latest are compared: see
+        Only scores on the same set, level and images as the latest are compared; see
         ``scores.best_step``.
         """
         saved = self._manager.all_steps()
@@ -230,16 +230,16 @@ class Checkpoints:
 
         Args:
             state: Any arrays that this process holds whole.
-            config: Stored with it.
+            config: Stored with the state.
             data: The fingerprint of the training images.
-            score: What "best" is decided by.
-            pending: Loss, gradient norm and so on of each step since the last line of the log, of
-                which the next line has the means.
+            score: The score that decides which checkpoint is the best.
+            pending: Loss, gradient norm and so on of each step since the last line of the log. The
+                next line will hold their means.
 
         Raises:
-            UserError: If this or the previous save cannot be written.
+            UserError: This or the previous save cannot be written.
         """
-        # A true copy: on CPU numpy would see the device's memory, which the next step donates.
+        # A real copy: on CPU numpy would share the device's memory, which the next step donates.
         host = jax.tree.map(lambda leaf: np.array(leaf), state)
         self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(host)))
         settings = config_to_json(config)
@@ -263,10 +263,10 @@ class Checkpoints:
             raise unwritable(self.workdir, error) from error
 
     def check(self) -> None:
-        """Looks whether a save in the background has failed.
+        """Reports a failed save in the background.
 
         Raises:
-            UserError: If it cannot be written.
+            UserError: The save cannot be written.
         """
         try:
             self._manager.check_for_errors()
@@ -277,7 +277,7 @@ class Checkpoints:
         """Returns when the last save is complete on disk.
 
         Raises:
-            UserError: If it cannot be written.
+            UserError: It cannot be written.
         """
         try:
             self._manager.wait_until_finished()
@@ -298,30 +298,30 @@ class Checkpoints:
         return [{name: float(value) for name, value in values.items()} for values in stored]
 
     def arithmetic(self, step: int) -> str | None:
-        """What computed the steps up to this one; None in checkpoints that do not say it."""
+        """The arithmetic of the steps up to this one; None if the checkpoint does not name it."""
         return self._metadata(step).get("arithmetic")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, bit for bit, as numpy arrays.
 
         Args:
-            step: One of those saved.
-            like: A state of the same structure, of arrays or shapes.
+            step: A saved step.
+            like: A state of the same structure, made of arrays or shapes.
 
         Raises:
-            UserError: If the checkpoint is damaged or holds other arrays.
+            UserError: The checkpoint is damaged or holds other arrays.
         """
         host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         return TrainState(**self._restore_state(step, ocp.args.StandardRestore(_stored(host))))
 
     def variables(self, step: int) -> dict[str, Any]:
-        """The variables to score of a step: see ``TrainState.variables``."""
+        """The variables of a step that are used for scoring: see ``TrainState.variables``."""
         state = self._restore_state(step, ocp.args.StandardRestore())
         params = state["params"] if state["ema"] is None else state["ema"]
         return {"params": params, **state["collections"]}
 
     def _check_space(self, size: int) -> None:
-        """Refuses a save that a full disk would cut off."""
+        """Refuses a save that would fill the disk."""
         if shutil.disk_usage(self.folder).free < size:
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise unwritable(self.workdir, error)
@@ -363,7 +363,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _KeepBest(checkpoint_managers.PreservationPolicy):
-    """Keeps the best of the checkpoints that were scored like the latest scored one."""
+    """Keeps the best of the checkpoints whose scores are of the same kind as the latest."""
 
     def __init__(self, workdir: Path):
         self._workdir = workdir
@@ -376,7 +376,7 @@ class _KeepBest(checkpoint_managers.PreservationPolicy):
     ) -> list[bool]:
         del context
         scores = saved_scores(self._workdir)
-        for info in checkpoints:  # one of them is still being written
+        for info in checkpoints:  # one of them may still be incomplete
             score = stored_score(info.metrics)
             if score is not None:
                 scores[info.step] = score
@@ -390,12 +390,12 @@ class Trained:
     """A trained network, as a checkpoint holds it.
 
     Attributes:
-        config: of its training.
-        model: the network.
-        variables: its variables; averaged parameters where the config has an EMA.
-        step: how many steps it was trained.
-        data: the fingerprint of its training images.
-        score: of the validation after that step, if there was one.
+        config: The config of its training.
+        model: The network.
+        variables: Its variables; averaged parameters if the config has an EMA.
+        step: The number of training steps.
+        data: The fingerprint of its training images.
+        score: The score of the validation after that step, if there was one.
     """
 
     config: Config
@@ -411,15 +411,15 @@ def load_trained(
 ) -> Trained:
     """A trained network, rebuilt from its work dir alone.
 
-    A training that goes on there replaces its checkpoints. One that goes while it is read is no
-    damaged one: what is there then is read instead.
+    A training that still runs in the work dir replaces its checkpoints. If one disappears while it
+    is read, it is not reported as damaged: its successor is read instead.
 
     Args:
-        workdir: Where it was trained; training may still be going on there.
+        workdir: The work dir; training may still run in it.
         which: "best" by the first evaluation set's PSNR, or "latest".
 
     Raises:
-        UserError: If there is no checkpoint or it is damaged.
+        UserError: There is no checkpoint or it is damaged.
     """
     path = Path(workdir).expanduser().absolute()
     none = UserError(
@@ -443,7 +443,7 @@ def load_trained(
             if trained is None:
                 raise none
             return trained
-    if len(failures) == 1:  # always the same one: others may come and go, but this one is damaged
+    if len(failures) == 1:  # the same checkpoint failed each time, so it is damaged
         raise UserError(failures.pop())
     raise UserError(
         f"The checkpoints in {path} are replaced faster than they can be read: try again later, or "
@@ -454,13 +454,13 @@ def load_trained(
 def load_model(
     workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
 ) -> tuple[Config, nn.Module, dict[str, Any], int]:
-    """Config, network, variables and step of a trained network: see ``load_trained``."""
+    """Config, network, variables and step of a trained network; see ``load_trained``."""
     trained = load_trained(workdir, which)
     return trained.config, trained.model, trained.variables, trained.step
 
 
 def _load(path: Path, which: Literal["best", "latest"]) -> Trained | None:
-    """The network of a work dir as it is at this moment, or None if there is no checkpoint."""
+    """The network of a work dir at this moment, or None if there is no checkpoint."""
     with Checkpoints(path, read_only=True) as checkpoints:
         step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
         if step is None:
@@ -473,7 +473,7 @@ def _load(path: Path, which: Literal["best", "latest"]) -> Trained | None:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Every entry below a folder with its size and time: another one if anything has changed."""
+    """Every entry below a folder with its size and time; it changes with any file."""
     found = {}
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):

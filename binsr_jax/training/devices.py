@@ -1,4 +1,4 @@
-"""Which devices share a batch, and how arrays are laid out on them."""
+"""The devices of a run, and how arrays are laid out on them."""
 
 from typing import TypeVar
 
@@ -18,8 +18,8 @@ def make_mesh(config: Config) -> Mesh:
     """The devices of a run, in a row along the axis ``data``.
 
     Raises:
-        UserError: If there are fewer devices than ``config.devices`` or they cannot share
-            ``config.train.batch``, worked in ``config.train.accumulate`` parts, evenly.
+        UserError: There are fewer devices than ``config.devices``, or they cannot evenly share the
+            ``config.train.accumulate`` parts of ``config.train.batch``.
     """
     available = jax.devices()
     count = config.devices or len(available)
@@ -55,7 +55,7 @@ def place_batch(config: Config, batch: dict[str, np.ndarray], mesh: Mesh) -> dic
     """Splits this process's part of a batch among its devices.
 
     Args:
-        config: Its ``parallel`` names the layout.
+        config: The run; its ``parallel`` names the layout.
         batch: Arrays ``[B, ...]``, the local part of the global batch.
         mesh: The devices.
 

@@ -1,4 +1,4 @@
-"""What a training step takes of memory, found out before anything is gathered for it."""
+"""The memory that a training step needs, estimated before it is allocated."""
 
 import math
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from binsr_jax.training.perceptual import vgg_shapes
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.step import make_training_loss
 
-# Of a batch, in floats: four batches of bytes prepared ahead, one taken, two on the device.
+# Copies of a batch, counted as floats: four prepared ahead as bytes, one taken, two on the device.
 _COPIES = 4
-_WORTH_A_LOOK = 2**24  # bytes of a batch
-_WORTH_A_LINE = 2**31  # bytes of a step
+_WORTH_A_LOOK = 2**24  # bytes of a batch from which the step is examined
+_WORTH_A_LINE = 2**31  # bytes of a step from which its memory is logged
 
 
 def check_memory(
     config: Config, model: nn.Module, initial: Callable[[], TrainState], mesh: Mesh
 ) -> None:
-    """Says what a step of a large batch takes, and refuses one that cannot fit.
+    """Logs the memory of a step with a large batch, and refuses a step that cannot fit.
 
     Args:
         config: The run.
@@ -71,7 +71,7 @@ def patch_bytes(config: Config) -> int:
 
 
 def kept_bytes(config: Config, model: nn.Module, state: TrainState) -> int:
-    """Bytes that the gradient of a patch keeps from the forward pass for the backward pass."""
+    """Bytes per patch that the forward pass saves for the backward pass."""
     side, channels = config.data.patch, task_of(config).channels
     low = side // config.scale
     batch = {
@@ -84,7 +84,7 @@ def kept_bytes(config: Config, model: nn.Module, state: TrainState) -> int:
     def backward(params: Any, *others: Any) -> Any:
         return jax.vjp(lambda params: loss(params, *others)[0], params)[1]
 
-    # The backward pass is a tree whose leaves are what it keeps.
+    # The backward pass is a tree whose leaves are the saved arrays.
     others = (state.collections, batch, jax.ShapeDtypeStruct((), jnp.float32), state.adversary)
     kept = jax.eval_shape(backward, state.params, *others, fixed)
     total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))

@@ -1,4 +1,4 @@
-"""What a run tells: lines or a progress bar on the terminal, ``log.jsonl``, TensorBoard."""
+"""The output of a run: terminal lines or a progress bar, ``log.jsonl`` and TensorBoard."""
 
 import contextlib
 import datetime
@@ -26,31 +26,31 @@ from binsr_jax.training.workdir import writing_to
 
 
 class Journal:
-    """The log of a run; a context manager, and silent on all processes but the first.
+    """The log of a run; a context manager. Only the first process writes.
 
     ``log.jsonl`` has one row per log line, ``{"step", "loss", "gradient_norm", "learning_rate",
-    "steps_per_second", "time"}``, and one per validation, ``{"step", "scores", "images", "time"}``,
-    the images being the fingerprint of each set. Rows past the step that a run resumes from are
-    dropped, since they will be written again. A score that is infinite is null.
+    "steps_per_second", "time"}``, and one per validation, ``{"step", "scores", "images", "time"}``.
+    ``images`` holds the fingerprint of each set. Rows past the step from which a run resumes are
+    dropped, since they will be written again. An infinite score is null.
     """
 
     def __init__(self, workdir: Path, start: int, steps: int, *, active: bool = True):
         """Continues the log of a work dir.
 
         Args:
-            workdir: Where the files are.
-            start: The step that the run goes on from; 0 for a new one.
-            steps: The step that it ends at.
+            workdir: The folder of the files.
+            start: The step from which the run continues; 0 for a new one.
+            steps: The last step.
             active: Whether this process writes.
 
         Raises:
-            UserError: If the files cannot be written.
+            UserError: The files cannot be written.
         """
         self._workdir, self._steps, self._active = workdir, steps, active
         self._path = workdir / "log.jsonl"
         self._bar: tqdm | None = None
         self._rows: list[dict[str, Any]] = []
-        self._signs: dict[str, np.ndarray] = {}  # of latent weights, packed into bits
+        self._signs: dict[str, np.ndarray] = {}  # signs of latent weights, packed into bits
         self.restart_clock(start)
         if not active:
             return
@@ -68,7 +68,9 @@ class Journal:
         if self._bar is not None:
             self._bar.close()
         if self._active:
-            with contextlib.suppress(OSError):  # all was flushed, or the failure is on its way
+            with contextlib.suppress(
+                OSError
+            ):  # everything is flushed, or the failure is being raised
                 self._board.close()
 
     def has_scores(self, step: int) -> bool:
@@ -76,11 +78,11 @@ class Journal:
         return any(row["step"] == step and "scores" in row for row in self._rows)
 
     def restart_clock(self, step: int) -> None:
-        """Measures the speed from here on: after compilation, validation and saving."""
+        """Restarts the measurement of speed, after compilation, validation or saving."""
         self._clock, self._clock_step = time.monotonic(), step
 
     def advance(self) -> None:
-        """One step is done."""
+        """Counts one step."""
         if self._bar is not None:
             self._bar.update()
 
@@ -95,7 +97,7 @@ class Journal:
         """Logs a training step.
 
         Args:
-            step: How many steps are done.
+            step: The number of steps done.
             values: ``loss``, ``gradient_norm``, ``learning_rate``, and terms of the loss, if any.
         """
         done, seconds = step - self._clock_step, time.monotonic() - self._clock
@@ -126,13 +128,13 @@ class Journal:
         self.say(f"step {step}/{self._steps}: {listed}")
 
     def latent_weights(self, step: int, kernels: dict[str, np.ndarray]) -> None:
-        """Shows TensorBoard latent binary weights and how many of their signs have flipped.
+        """Writes latent binary weights and their share of flipped signs to TensorBoard.
 
-        The share of flips is of the signs of a layer, since this was called before; the first call
-        of a process has none to show.
+        A layer's share compares its signs with the previous call. The first call of a process has
+        no such share.
 
         Args:
-            step: How many steps are done.
+            step: The number of steps done.
             kernels: Latent weights by layer.
         """
         if not self._active:
@@ -167,12 +169,12 @@ class Journal:
 class _Board:
     """A TensorBoard file, written in this thread.
 
-    The usual SummaryWriter writes in another thread; on a full disk that thread dies, and then
-    whoever logs waits for it without end.
+    The usual SummaryWriter writes in another thread. On a full disk that thread dies, and then the
+    next caller waits for it forever.
     """
 
     def __init__(self, folder: Path, start: int):
-        """Starts a file; TensorBoard hides what earlier files say about steps after ``start``."""
+        """Starts a file; TensorBoard hides the entries of earlier files after ``start``."""
         folder.mkdir(exist_ok=True)
         self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}")
         log = SessionLog(status=SessionLog.START)

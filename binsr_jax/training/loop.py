@@ -1,4 +1,4 @@
-"""The training loop: resume, step, log, validate, save, and stop when asked to."""
+"""The training loop: resumes, steps, logs, validates, saves, and stops on request."""
 
 import contextlib
 import functools
@@ -50,23 +50,23 @@ def train(
 ) -> int:
     """Trains a network, from the start or from the newest checkpoint of the work dir.
 
-    The input sequence is a function of (seed, step) and the state is restored exactly, so a run
-    that is stopped and started again ends with the same bits as one that was not.
+    The input sequence is a function of (seed, step) and the state is restored exactly. So an
+    interrupted and resumed run ends with the same bits as an uninterrupted one.
 
     Args:
         config: See ``binsr_jax.config``.
-        workdir: Where everything goes: config.json, checkpoints/, log.jsonl, tensorboard/.
+        workdir: The output folder: config.json, checkpoints/, log.jsonl, tensorboard/.
         validate: ``(variables, step) -> Validation``; the first set's PSNR decides which checkpoint
             is the best.
-        read: Gives the network of ``train.init_from`` and of ``train.teacher``; by itself it takes
+        read: Reads the network of ``train.init_from`` and of ``train.teacher``; the default reads
             work dirs and trainable files.
 
     Returns:
         The exit status: 0 when all steps are done, 128 + n when signal n stopped the run.
 
     Raises:
-        UserError: For a setting that cannot work, a work dir that is in use, cannot be written, or
-            belongs to another network, a damaged checkpoint, and a loss that is not finite.
+        UserError: A setting is invalid; the work dir is in use, cannot be written, or belongs to
+            another network; a checkpoint is damaged; or a loss is not finite.
     """
     check_settings(config)
     mesh = make_mesh(config)
@@ -85,7 +85,7 @@ def train(
 
 
 class _Run:
-    """One call of ``train``: its state, and what happens between two steps."""
+    """One call of ``train``: its state, and the work between two steps."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class _Run:
     ):
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
-        # Decodes the images where that was not done before, so that no step waits for it.
+        # Decodes the images if that was not done before, so that no step waits for it.
         self._mixture = open_mixture(config)
         self._data = fingerprint(self._mixture)
         optimizer = make_optimizer(config.train)
@@ -116,14 +116,14 @@ class _Run:
         else:
             state = self._resumed(jax.eval_shape(initial), latest)
         self._start = int(state.step)
-        # From numpy in either case: a fresh and a restored state are one type to the compiler.
+        # Both a fresh and a restored state come from numpy, so the step is compiled once.
         self._state: TrainState = place_state(state, mesh)
-        self._pending: list[Metrics] = []  # on the device, of the steps since the last look
-        # Loss and gradient norm, looked at and finite, of the steps since the last log line.
+        self._pending: list[Metrics] = []  # on the device: the steps since the last check
+        # Checked and finite loss and gradient norm of the steps since the last log line.
         self._window: list[dict[str, float]] = []
         if latest is not None:
             self._window = checkpoints.pending(latest)
-        self._rate = 0.0  # of the last step that was looked at
+        self._rate = 0.0  # learning rate of the last checked step
         self._finite = self._start
         self._logged = self._start - len(self._window)
 
@@ -147,14 +147,14 @@ class _Run:
         return state
 
     def to_the_end(self) -> int:
-        """Trains, says how it ended, and returns the exit status."""
+        """Trains, logs how the run ended, and returns the exit status."""
         start, steps = self._start, self._config.train.steps
         first = jax.process_index() == 0
         with (
             StopRequest() as stop,
             Journal(self._workdir, start, steps, active=first) as journal,
         ):
-            # A run that was stopped right before a validation makes up for it.
+            # A run that was stopped right before a validation does it now.
             if start and self._validation_is_due(start) and not journal.has_scores(start):
                 with contextlib.suppress(StoppedError):
                     self._scores(start, journal, stop)
@@ -171,7 +171,7 @@ class _Run:
             return 0
 
     def _steps(self, journal: Journal, stop: StopRequest) -> int | None:
-        """Runs the steps that are left; returns the signal that stopped them, if any."""
+        """Runs the remaining steps; returns the signal that stopped them, if any."""
         shard = (jax.process_index(), jax.process_count())
         with training_batches(self._config, self._start, *shard, self._mixture) as batches:
             with stop.ignoring_interrupts():  # workers start at the first batch
@@ -189,7 +189,7 @@ class _Run:
         if self._teacher is not None:
             placed["teacher"] = self._teacher(placed["lq"])
         self._state, metrics = self._step(self._state, placed)
-        # Waiting for the step before keeps the device busy, and the queue one step long.
+        # Waiting for the previous step keeps the device busy and the queue one step long.
         jax.block_until_ready(self._pending[-1] if self._pending else metrics)
         self._pending.append(metrics)
         if step == self._start + 1:
@@ -197,7 +197,7 @@ class _Run:
         journal.advance()
 
     def _between_steps(self, step: int, journal: Journal, stop: StopRequest) -> int | None:
-        """Logs, validates and saves what is due; returns the signal that asks to stop, if any."""
+        """Logs, validates and saves if due; returns the signal that asks to stop, if any."""
         train = self._config.train
         signal = stop.at(step)
         validation = self._validation_is_due(step)
@@ -252,10 +252,11 @@ class _Run:
         return {"/".join(path[:-1]): np.asarray(params[path]) for path in sorted(names)}
 
     def _check_losses(self, step: int) -> None:
-        """Looks at the losses of the steps since the last look, before anything is saved.
+        """Checks the losses of the steps since the last check, before anything is saved.
 
         Raises:
-            UserError: If a loss or gradient is not finite; says between which steps it became so.
+            UserError: A loss or gradient is not finite; the message names the steps between which
+                that happened.
         """
         for values in jax.device_get(self._pending):
             self._finite += 1
@@ -283,7 +284,7 @@ class _Run:
 
 
 def _broadcast(score: Score | None) -> Score | None:
-    """The score of the first process, bit for bit, on all of them."""
+    """The first process's score, bit for bit, on all processes."""
     text = json.dumps(None if score is None else score.to_json()).encode()
     bytes_ = np.zeros(_LONGEST_SCORE, np.uint8)
     bytes_[: len(text)] = np.frombuffer(text, np.uint8)

@@ -1,4 +1,4 @@
-"""What training makes small: a penalty of the error, and terms that may join it."""
+"""The training loss: a penalty of the error and optional further terms."""
 
 import math
 from collections.abc import Callable
@@ -44,23 +44,28 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
 
 
 def make_loss(train: TrainConfig) -> Loss:
-    """The loss of a config: a penalty of the error, and terms that may join it.
+    """The loss of a config: a penalty of the error and optional further terms.
 
         penalty(output, target) + luma_weight penalty(Y(output), Y(target)) + ssim_weight (1 - SSIM)
 
-    The penalty is the mean of ``|e|`` ("l1"), ``e^2`` ("l2") or ``sqrt(e^2 + epsilon^2)``
-    ("charbonnier"; Lai et al., "Deep Laplacian Pyramid Networks"), epsilon being
-    ``train.loss_epsilon``, or the mean of ``10 log10(mean e^2 + epsilon^2)`` over the images
-    ("psnr"; Chen et al., "Simple Baselines for Image Restoration"): minus the PSNR in dB, so that
-    images count alike whether their errors are large or small. Y is the luma that scores are of,
-    without its constant.
+    ``train.loss`` names the penalty:
+
+    * "l1": the mean of ``|e|``.
+    * "l2": the mean of ``e^2``.
+    * "charbonnier": the mean of ``sqrt(e^2 + epsilon^2)``, with ``train.loss_epsilon`` (Lai et al.,
+      "Deep Laplacian Pyramid Networks").
+    * "psnr": the mean over images of ``10 log10(mean e^2 + epsilon^2)`` (Chen et al., "Simple
+      Baselines for Image Restoration"). It is minus the PSNR in dB, so images with large and small
+      errors count alike.
+
+    Y is the luma used for scores, without its constant.
 
     Args:
         train: ``config.train``; its ``loss`` is a key of ``LOSSES``.
 
     Returns:
-        A function of two arrays ``[B, H, W, C]`` with values around 0..1 that gives a scalar, and
-        that raises a ValueError if there is a luma to weigh and C is not 3.
+        A function of two arrays ``[B, H, W, C]`` with values around 0..1, which returns a scalar.
+        It raises ValueError if ``luma_weight`` is set and C is not 3.
     """
     penalty, luma_weight, ssim_weight = LOSSES[train.loss], train.luma_weight, train.ssim_weight
 
@@ -78,7 +83,7 @@ def make_loss(train: TrainConfig) -> Loss:
 def _luma(image: jax.Array) -> jax.Array:
     """``Y - 16 / 255`` of RGB ``[B, H, W, 3]`` in 0..1, as ``[B, H, W]``."""
     if image.shape[-1] != 3:
-        raise ValueError(f"luma is that of 3 channels, not of an image {image.shape}")
+        raise ValueError(f"luma needs an image of 3 channels, not {image.shape}")
     # A sum, not a matrix product, which accelerators would round to bfloat16.
     return jnp.sum(image * (jnp.asarray(LUMA_WEIGHTS, image.dtype) / 255), axis=-1)
 
@@ -86,20 +91,20 @@ def _luma(image: jax.Array) -> jax.Array:
 def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """Structural similarity of images in 0..1, averaged over all channels; differentiable.
 
-    The formula and window of ``binsr_jax.evaluation.metrics.ssim``, in the arrays' own precision
-    and for unrounded values. A filter along a side is a product with a banded matrix, which is fast
-    on every backend. (``dm_pix.ssim`` is not used: its window does not shrink with images of fewer
-    pixels than it has, as that of the metric does.)
+    Formula and window are those of ``binsr_jax.evaluation.metrics.ssim``, applied to unrounded
+    values in the arrays' own precision. A filter along a side is a product with a banded matrix,
+    which is fast on every backend. ``dm_pix.ssim`` is not used: its window does not shrink for
+    images smaller than the window, as the metric's does.
 
     Args:
         a: ``[B, H, W, C]``.
-        b: of the same shape.
+        b: Of the same shape.
 
     Returns:
         A scalar, at most 1.
 
     Raises:
-        ValueError: the shapes differ, or are not those of images.
+        ValueError: The shapes differ, or are not image shapes.
     """
     if a.shape != b.shape or a.ndim != 4:
         raise ValueError(
@@ -119,7 +124,7 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _gaussian_filter(side: int) -> np.ndarray:
-    """``[positions, side]``: a row of weights for each place of the window inside the side."""
+    """``[positions, side]``: one row of weights per position of the window inside the side."""
     taps = min(_WINDOW, side)
     weights = [math.exp(-((i - (taps - 1) / 2) ** 2) / (2 * _SIGMA**2)) for i in range(taps)]
     matrix = np.zeros((side - taps + 1, side))

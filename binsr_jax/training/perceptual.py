@@ -1,4 +1,4 @@
-"""The distance of images in the features of VGG19, whose weights the user names."""
+"""The perceptual loss: a distance in the features of VGG19, with weights from the user's file."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from binsr_jax.models.torch_files import read_state
 from binsr_jax.models.vgg import VGG19
 from binsr_jax.settings import TrainConfig
 
-# The convolutions in order, and their numbers in torchvision's list of layers.
+# The convolutions in order, with their numbers in torchvision's list of layers.
 _CONVS = [f"conv{block}_{i}" for block, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1)]
 _TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 
@@ -23,7 +23,7 @@ def perceptual_layers(train: TrainConfig) -> dict[str, float]:
     """The layers of ``config.train.perceptual_layers`` and their weights.
 
     Raises:
-        UserError: it is not made of names of VGG19's convolutions and weights.
+        UserError: The text is not a list of VGG19 convolutions with weights.
     """
     layers = {}
     for text in train.perceptual_layers:
@@ -44,7 +44,7 @@ def perceptual_layers(train: TrainConfig) -> dict[str, float]:
 
 
 def vgg_shapes(train: TrainConfig) -> dict[str, Any]:
-    """The shapes of what ``load_vgg`` gives."""
+    """The shapes of the arrays that ``load_vgg`` returns."""
     image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     network = VGG19(tuple(perceptual_layers(train)))
     return jax.eval_shape(network.init, jax.random.key(0), image)["params"]
@@ -54,11 +54,11 @@ def load_vgg(train: TrainConfig) -> dict[str, Any]:
     """The parameters of VGG19, up to the last layer that is needed.
 
     Args:
-        train: ``config.train``: its ``perceptual_file`` has the weights, under torchvision's names
+        train: ``config.train``; its ``perceptual_file`` holds the weights, named as in torchvision
             (``features.0.weight``) or by layer (``conv1_1.weight``).
 
     Raises:
-        UserError: there is no such file, or it has not these weights.
+        UserError: There is no such file, or it lacks these weights.
     """
     if not train.perceptual_file:
         raise UserError(
@@ -80,7 +80,7 @@ def load_vgg(train: TrainConfig) -> dict[str, Any]:
         shape = shapes[conv]["kernel"].shape
         if kernel is None or bias is None or kernel.shape != (shape[3], shape[2], *shape[:2]):
             raise UserError(
-                f"{path} has not the weights of VGG19: {name}weight of shape "
+                f"{path} lacks the weights of VGG19: {name}weight of shape "
                 f"{(shape[3], shape[2], *shape[:2])} and its bias are missing or of another shape."
             )
         params[conv] = {"kernel": np.moveaxis(kernel, (0, 1), (-1, -2)), "bias": bias}
@@ -90,16 +90,16 @@ def load_vgg(train: TrainConfig) -> dict[str, Any]:
 def perceptual_distance(
     params: Any, layers: dict[str, float], output: jax.Array, target: jax.Array
 ) -> jax.Array:
-    """The weighted sum over layers of the mean absolute difference of their features.
+    """The weighted sum over layers of the mean absolute difference of features.
 
-    Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution"; the
-    features are taken before the activation, as in ESRGAN.
+    Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution". Features
+    are taken before the activation, as in ESRGAN.
 
     Args:
-        params: of ``load_vgg``.
-        layers: weights by layer.
+        params: The result of ``load_vgg``.
+        layers: Weights by layer.
         output: ``[B, H, W, 3]`` in about 0..1.
-        target: of the same shape; no gradient flows to it.
+        target: Of the same shape; no gradient flows to it.
     """
     network = VGG19(tuple(layers))
     ours, theirs = (network.apply({"params": params}, x) for x in (output, target))

@@ -1,4 +1,4 @@
-"""Scores of validations, and which step is the best one: only like is compared with like."""
+"""Scores of validations and the choice of the best step; only comparable scores are compared."""
 
 import json
 import math
@@ -16,12 +16,12 @@ _PSNR = "/psnr"
 
 
 class Validation(NamedTuple):
-    """What a validation found.
+    """The result of a validation.
 
     Attributes:
-        scores: such as ``{"Set5/psnr": 36.9, "Set5/ssim": 0.95}``, the first set first.
+        scores: Such as ``{"Set5/psnr": 36.9, "Set5/ssim": 0.95}``, the first set first.
         pictures: uint8 ``[H, W, 3]`` by name.
-        images: the fingerprint of the images of each set, ``{"Set5": "9f2c..."}``.
+        images: The fingerprint of the images of each set, ``{"Set5": "9f2c..."}``.
     """
 
     scores: dict[str, float]
@@ -31,12 +31,12 @@ class Validation(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """What "best" is decided by: the PSNR on the first set.
+    """The score that decides which step is the best: the PSNR on the first set.
 
     Attributes:
-        psnr: in dB; infinite where all images are restored without an error.
-        set: the set, with its level; empty if it is not known.
-        images: the fingerprint of its images; empty if it is not known.
+        psnr: In dB; infinite if all images are restored without an error.
+        set: The set, with its level; empty if it is not known.
+        images: The fingerprint of its images; empty if it is not known.
     """
 
     psnr: float
@@ -59,10 +59,10 @@ def score_of(scores: Mapping[str, float], images: Mapping[str, str]) -> Score | 
 
 
 def best_step(scores: Mapping[int, Score]) -> int | None:
-    """The step with the highest PSNR; of equal ones the latest.
+    """The step with the highest PSNR; if several are equal, the latest.
 
-    Scores of other sets, levels or images than those of the latest step say nothing about it, and
-    are left out.
+    Scores on another set, level or images than the latest step's are not comparable and are left
+    out.
     """
     if not scores:
         return None
@@ -76,10 +76,10 @@ def best_step(scores: Mapping[int, Score]) -> int | None:
 
 
 def saved_scores(workdir: Path) -> dict[int, Score]:
-    """The scores of the checkpoints of a work dir, as far as they have some.
+    """The scores of the checkpoints of a work dir that have one.
 
-    A checkpoint holds the score that it was saved with. One that was saved before its validation
-    has that of the log.
+    A checkpoint holds the score with which it was saved. If it was saved before its validation, the
+    score comes from the log.
     """
     scores: dict[int, Score] = {}
     unscored = []
@@ -104,7 +104,7 @@ def saved_scores(workdir: Path) -> dict[int, Score]:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints of a work dir, from the first."""
+    """The steps of the complete checkpoints of a work dir, in order."""
     try:
         names = [path.name for path in (workdir / "checkpoints").iterdir()]
     except OSError:
@@ -113,7 +113,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def stored_score(metrics: Any) -> Score | None:
-    """What ``Score.to_json`` wrote, or an earlier version: a PSNR without its set."""
+    """Reads the result of ``Score.to_json``, or of an earlier version: a PSNR without its set."""
     if not isinstance(metrics, dict) or "psnr" not in metrics:
         return None
     return Score(
@@ -124,7 +124,7 @@ def stored_score(metrics: Any) -> Score | None:
 def read_log(workdir: Path) -> list[Row]:
     """The rows of a work dir's ``log.jsonl``; rows of a validation have ``scores`` and ``images``.
 
-    Scores are floats, infinite ones as well. Lines that are no rows are dropped.
+    Scores are floats, including infinite ones. Lines that are not rows are dropped.
     """
     rows = []
     for row in read_rows(workdir / "log.jsonl"):
@@ -147,9 +147,9 @@ def psnr_of(row: Row) -> dict[tuple[str, str], float]:
 
 
 def set_titles(sets: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What sets (name, images) are called: by their names, as far as these tell them apart.
+    """Titles for sets (name, images): the name, if it is unambiguous.
 
-    Where one name stands for different images, the beginning of their fingerprint is behind it.
+    If one name stands for different images, the title also has the start of their fingerprint.
     """
     found = dict.fromkeys(sets)
     names = Counter(name for name, _ in found)
@@ -160,7 +160,7 @@ def set_titles(sets: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 
 def scores_of(values: Mapping[str, Any]) -> dict[str, float]:
-    """Scores from JSON, which has None for infinity."""
+    """Scores from JSON, where infinity is None."""
     return {name: _number(value) for name, value in values.items()}
 
 

@@ -11,14 +11,14 @@ from binsr_jax.tasks import task_of
 from binsr_jax.training.perceptual import perceptual_layers
 from binsr_jax.training.state import warmup_steps
 
-_LEAST_SIDE = 16  # of what VGG19 halves four times
+_LEAST_SIDE = 16  # least patch side, since VGG19 halves images four times
 
 
 def check_settings(config: Config) -> None:
-    """Checks each field by its own rule, and those of ``config.train`` that depend on each other.
+    """Checks each field by its own rule, and the rules between fields of ``config.train``.
 
     Raises:
-        UserError: Names the field, its value and the values that it may have.
+        UserError: A field is invalid; the message names it, its value and the allowed values.
     """
     for name, value in flat_fields(config).items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -44,7 +44,7 @@ def check_settings(config: Config) -> None:
 
 
 def _check_terms(config: Config) -> None:
-    """Checks what perceptual and adversarial terms of the loss need."""
+    """Checks the requirements of perceptual and adversarial terms of the loss."""
     train, side = config.train, config.data.patch
     if task_of(config).channels != 3:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The unsharp mask of Real-ESRGAN's targets, on arrays of JAX."""
+"""The unsharp mask for Real-ESRGAN's targets, on JAX arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from binsr_jax.data.real_degradation import (
 
 
 def sharpened(images: jax.Array, weight: float) -> jax.Array:
-    """``data.real_degradation.sharpened`` of each of ``[B, H, W, C]`` in 0..1."""
+    """``data.real_degradation.sharpened`` of each image of ``[B, H, W, C]`` in 0..1."""
     rows, columns = (jnp.asarray(_blur_matrix(side)) for side in images.shape[1:3])
 
     def blurred(x: jax.Array) -> jax.Array:
@@ -25,7 +25,7 @@ def sharpened(images: jax.Array, weight: float) -> jax.Array:
 
 
 def _blur_matrix(side: int) -> np.ndarray:
-    """``[side, side]``: the weights of a line's pixels, mirrored about its ends, in each blur."""
+    """``[side, side]``: the weights of a line's pixels in each blurred pixel, mirrored."""
     offsets = np.arange(-USM_RADIUS, USM_RADIUS + 1)
     weights = np.exp(-0.5 * (offsets / USM_SIGMA) ** 2)
     weights /= weights.sum()

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and SIGINT end a run at the next step, after it has saved."""
+"""Stops a run on request: after SIGTERM or SIGINT it saves and ends at the next step."""
 
 import contextlib
 import signal
@@ -14,14 +14,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """Breaks off work that holds no state, such as a validation, on a request to stop."""
+    """Interrupts work that changes no state, such as a validation, on a request to stop."""
 
 
 class StopRequest:
-    """Notices SIGTERM and SIGINT while it is entered; a second signal ends the process as usual.
+    """Catches SIGTERM and SIGINT while it is entered; a second signal ends the process as usual.
 
-    With several processes SIGTERM is noticed by ``jax.distributed``, which lets all of them stop at
-    the same step.
+    With several processes, ``jax.distributed`` catches SIGTERM, so that all of them stop at the
+    same step.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Work that a request to stop breaks off with ``StoppedError`` at once."""
+        """A context for work that a request to stop interrupts at once with ``StoppedError``."""
         if self._received is not None:
             raise StoppedError
         self._interruptible = True
@@ -58,10 +58,10 @@ class StopRequest:
 
     @contextlib.contextmanager
     def ignoring_interrupts(self) -> Iterator[None]:
-        """Ignores SIGINT for a moment; processes that start inside ignore it for good.
+        """Ignores SIGINT for a moment; processes started inside keep ignoring it.
 
-        Ctrl-C on a terminal goes to all processes of a run, and the workers that prepare batches
-        must not die of it while this process still needs them to finish its step.
+        Ctrl-C on a terminal reaches all processes of a run. The workers that prepare batches must
+        survive it, because this process still needs them to finish its step.
         """
         if signal.SIGINT in self._previous:
             signal.signal(signal.SIGINT, signal.SIG_IGN)

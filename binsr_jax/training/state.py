@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and the optimiser that updates it."""
+"""The state of a run and the optimiser that updates it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +23,12 @@ class TrainState:
     """Everything that a step reads and writes; a checkpoint stores exactly this.
 
     Attributes:
-        step: int32 scalar, how many updates were made.
+        step: int32 scalar, the number of updates.
         params: The network's parameters.
         collections: Its other variables by name, such as ``batch_stats``; often none.
         opt_state: Moments and counters of the optimiser.
-        ema: Moving average of the parameters, or None where ``config.train.ema`` is 0.
-        adversary: The discriminator, or None where ``config.train.gan_weight`` is 0.
+        ema: Moving average of the parameters, or None if ``config.train.ema`` is 0.
+        adversary: The discriminator, or None if ``config.train.gan_weight`` is 0.
     """
 
     step: jax.Array
@@ -40,12 +40,12 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables to score: averaged parameters where there are any, else the raw ones."""
+        """The variables to score: averaged parameters if there are any, otherwise the raw ones."""
         return {"params": self.params if self.ema is None else self.ema, **self.collections}
 
 
 def warmup_steps(train: TrainConfig) -> int:
-    """Steps of warm-up: ``train.warmup``, but at most half of a short run's."""
+    """Steps of warm-up: ``train.warmup``, but at most half of the run."""
     return min(train.warmup, train.steps // 2)
 
 
@@ -56,7 +56,7 @@ def _constant(train: TrainConfig, steps: int) -> optax.Schedule:
 
 def _multistep(train: TrainConfig, steps: int) -> optax.Schedule:
     del steps
-    # Milestones count from the first step, while a joined schedule counts from the warm-up's end.
+    # Milestones count from the first step, a joined schedule from the end of the warm-up.
     drops = {milestone - warmup_steps(train): train.decay for milestone in train.milestones}
     return optax.piecewise_constant_schedule(train.learning_rate, drops)
 
@@ -75,7 +75,7 @@ SCHEDULES: dict[str, Callable[[TrainConfig, int], optax.Schedule]] = {
 
 
 def learning_rate(train: TrainConfig) -> optax.Schedule:
-    """The rate as a function of the step: ``warmup_steps(train)`` up from 0, then a schedule.
+    """The learning rate as a function of the step: a linear warm-up from 0, then a schedule.
 
     Args:
         train: ``config.train``; its ``schedule`` is a key of ``SCHEDULES``.
@@ -89,10 +89,10 @@ def learning_rate(train: TrainConfig) -> optax.Schedule:
 
 
 def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015) at the rate of ``learning_rate(train)``.
+    """Adam (Kingma and Ba, 2015) with the rate of ``learning_rate(train)``.
 
-    With ``train.clip_norm`` gradients of a larger global norm are first scaled down to it. The
-    optimiser's state is Adam's alone, so that a run can go on with another ``clip_norm``.
+    With ``train.clip_norm``, gradients with a larger global norm are first scaled down to it. The
+    optimiser's state is Adam's only, so a run can be continued with another ``clip_norm``.
     """
     adam = optax.adam(learning_rate(train), b1=train.beta1, b2=train.beta2, eps=train.epsilon)
     if not train.clip_norm:
@@ -109,7 +109,7 @@ def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
 
 
 def discriminator_settings(config: Config) -> TrainConfig:
-    """``config.train`` as the discriminator's optimiser has it: with its own rate."""
+    """``config.train`` with the discriminator's learning rate, for its optimiser."""
     own = copy_of(config).train
     own.learning_rate = own.discriminator_rate
     return own
@@ -120,15 +120,15 @@ def create_state(
 ) -> TrainState:
     """The state before the first step, as a function of ``config.seed`` alone.
 
-    All leaves are strongly typed: a weak type would change after the first update and compile the
-    step a second time.
+    All leaves are strongly typed. A weak type would change after the first update, and the step
+    would be compiled twice.
     """
     low = jnp.zeros((1, 16, 16, task_of(config).channels), jnp.float32)
 
     def initial(key: jax.Array) -> TrainState:
         variables = dict(model.init(key, low, train=False, progress=jnp.float32(0.0)))
         params = variables.pop("params")
-        # The average is a copy, since a buffer that appears twice cannot be donated.
+        # The average is a copy, because a buffer that appears twice cannot be donated.
         average = jax.tree.map(jnp.copy, params) if config.train.ema else None
         step = jnp.zeros((), jnp.int32)
         adversary = None
@@ -142,12 +142,12 @@ def create_state(
 
 
 def _without_waste(f: Callable[[jax.Array], Any], key: jax.Array) -> Any:
-    """``f(key)``, operation by operation, of which only those are made that the result needs.
+    """``f(key)``, computed operation by operation, without those that the result does not need.
 
-    Equal operations are compiled once. In one program XLA compiles each draw of random numbers
-    anew, which for 16 blocks of 64 channels takes seconds and more than 200 MB; and without a
-    program the network would be run, although nobody asks for its output. JAX's own dead-code
-    elimination, ``dce_jaxpr``, is not public.
+    Each distinct operation is compiled once. In one program, XLA would compile every random draw
+    separately, which takes seconds and more than 200 MB for 16 blocks of 64 channels. Without a
+    program, the network would run although its output is not used. JAX's own dead-code elimination,
+    ``dce_jaxpr``, is not public.
     """
     closed, shapes = jax.make_jaxpr(f, return_shape=True)(key)
     needed = {variable for variable in closed.jaxpr.outvars if not isinstance(variable, Literal)}

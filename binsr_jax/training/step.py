@@ -1,4 +1,4 @@
-"""One training step: the loss, its gradients, and the update, compiled for all devices at once."""
+"""One training step: the loss, its gradients and the update, compiled for all devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,15 +29,15 @@ from binsr_jax.training.state import (
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Collections = dict[str, Any]
-Terms = dict[str, jax.Array]  # of the loss, by name; and "output" where the network's is needed
+Terms = dict[str, jax.Array]  # terms of the loss by name; also the network's "output" if needed
 Gradient = Callable[[TrainState, Batch, Any], tuple[jax.Array, Collections, Any, Terms]]
-# Of parameters, other variables, a batch, the progress, the discriminator and fixed networks.
+# Takes parameters, other variables, a batch, the progress, the discriminator and fixed networks.
 TrainingLoss = Callable[..., tuple[jax.Array, tuple[Collections, Terms]]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
-    """``d * old + (1 - d) * new``, with d at most ``decay`` and small in the first steps.
+    """``d * old + (1 - d) * new``, with d at most ``decay`` and smaller in the first steps.
 
     With ``d = min(decay, (1 + t) / (10 + t))`` the average forgets the random start quickly.
     """
@@ -47,9 +47,9 @@ def _average(old: Any, new: Any, step: jax.Array, decay: float) -> Any:
 
 
 def _clip(params: Any, names: frozenset[tuple[str, ...]]) -> Any:
-    """The parameters with those of these names clipped to -1..1.
+    """The parameters; those with these names are clipped to -1..1.
 
-    Beyond, the gradient of a binary weight is 0: it would never come back.
+    Outside of this range the gradient of a binary weight is 0, so it would never return.
     """
     flat: dict[tuple[str, ...], Any] = flatten_dict(params)
     project = optax.projections.projection_box
@@ -58,24 +58,25 @@ def _clip(params: Any, names: frozenset[tuple[str, ...]]) -> Any:
 
 
 def _parts(array: jax.Array, count: int) -> jax.Array:
-    """``[B, ...] -> [count, B / count, ...]``: every part has as much of each device's share."""
+    """``[B, ...] -> [count, B / count, ...]``; each part has an equal share of every device."""
     return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
 
 
 def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
-    """The loss of a batch, the network's other variables after it, and the loss's terms.
+    """Returns the loss function of a batch.
 
-    The terms, where there are several, are ``pixel``, ``perceptual`` and ``adversarial``, each
-    before its weight; with a discriminator the network's ``output`` is beside them.
+    If the loss has several terms, they are ``pixel``, ``perceptual`` and ``adversarial``, each
+    before its weight. With a discriminator, the terms also hold the network's ``output``.
 
     Args:
         config: The run.
-        model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
+        model: As in ``make_step``; with ``train.scan`` it has an attribute ``scan``.
 
     Returns:
-        ``(params, collections, batch, progress, adversary, fixed) -> (loss, (collections, terms))``
-        with the state of a discriminator or None, and what ``fixed_networks`` gives. With
-        ``train.remat`` its gradient keeps the inputs of the units alone.
+        ``(params, collections, batch, progress, adversary, fixed) -> (loss, (collections,
+        terms))``. ``collections`` are the network's other variables, ``adversary`` is the state of
+        a discriminator or None, and ``fixed`` is the result of ``fixed_networks``. With
+        ``train.remat``, the gradient saves only the inputs of the units and recomputes the rest.
     """
     loss_of, train = make_loss(config.train), config.train
     layers = perceptual_layers(train) if train.perceptual_weight else {}
@@ -118,19 +119,17 @@ def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
 
 
 def make_gradient(config: Config, model: nn.Module) -> Gradient:
-    """The mean loss of a batch, the network's other variables after it, and the mean gradient.
+    """Returns a function for a batch's mean loss, new variables, loss terms and mean gradient.
 
-    Beside them are the terms of the loss. The third argument is what ``fixed_networks`` gives.
-
-    With ``train.accumulate`` the batch is worked in parts, one after the other. Losses are means,
-    so the mean over the parts is that over the batch; other variables, such as statistics of
-    batches, go from part to part. With ``train.remat`` and ``train.scan`` the program is another
-    and its values the same; with ``train.compute`` "bfloat16" the factors in convolutions are
-    rounded.
+    Its third argument is the result of ``fixed_networks``. With ``train.accumulate`` the batch is
+    split into parts, which are processed one after the other. Losses are means, so the mean over
+    the parts equals the mean over the batch. Other variables, such as batch statistics, are passed
+    from part to part. ``train.remat`` and ``train.scan`` change the program but not the values.
+    With ``train.compute`` "bfloat16" the factors in convolutions are rounded.
 
     Args:
         config: The run.
-        model: As ``make_step`` wants it; with ``train.scan`` it has an attribute ``scan``.
+        model: As in ``make_step``; with ``train.scan`` it has an attribute ``scan``.
     """
     parts = config.train.accumulate
     differentiate = jax.value_and_grad(make_training_loss(config, model), has_aux=True)
@@ -164,10 +163,10 @@ def make_gradient(config: Config, model: nn.Module) -> Gradient:
 
 
 def fixed_networks(train: TrainConfig) -> dict[str, Any]:
-    """The parameters of networks that a step uses and does not train, by name.
+    """The parameters of networks that a step uses but does not train, by name.
 
     Raises:
-        UserError: their weights cannot be read.
+        UserError: Their weights cannot be read.
     """
     return {"vgg": load_vgg(train)} if train.perceptual_weight else {}
 
@@ -177,10 +176,10 @@ def make_step(
 ) -> Step:
     """Compiles one update: ``state, metrics = step(state, batch)``.
 
-    The same function runs in both forms of data parallelism. With ``config.parallel`` "mesh" it is
-    jitted on global arrays, batch split and state replicated over the mesh, and XLA adds the sums
-    over devices. With "pmap" each device runs it on its part, and gradients, metrics and other
-    variables are averaged by hand.
+    Both forms of data parallelism run the same function. With ``config.parallel`` "mesh" it is
+    jitted on global arrays, with the batch split and the state replicated over the mesh, and XLA
+    adds the sums over devices. With "pmap" each device runs it on its part, and gradients, metrics
+    and other variables are averaged explicitly.
 
     Args:
         config: The run.
@@ -190,15 +189,15 @@ def make_step(
 
     Returns:
         A function of a state and a batch ``{"lq": f32[B, h, w, C], "hq": f32[B, s*h, s*w, C]}``,
-        placed by ``place_state`` and ``place_batch``. A teacher's output beside them, ``teacher``
-        like ``hq``, adds ``train.teacher_weight`` times the loss against it. The step
-        donates the state, and returns the new one with float32 scalars ``loss``, ``gradient_norm``
-        and ``learning_rate``, all of them as before the update, and the terms of the loss if there
-        are several. With ``train.gan_weight`` it then updates the discriminator on the same output,
-        and adds its loss, ``discriminator``.
+        placed by ``place_state`` and ``place_batch``. If the batch also has a teacher's output,
+        ``teacher`` of the shape of ``hq``, the loss against it is added ``train.teacher_weight``
+        times. The step donates the state. It returns the new state, and float32 scalars ``loss``,
+        ``gradient_norm``, ``learning_rate`` and the terms of the loss if there are several, all
+        from before the update. With ``train.gan_weight`` it then updates the discriminator on the
+        same output and adds its loss, ``discriminator``.
 
     Raises:
-        UserError: the weights of a perceptual loss cannot be read.
+        UserError: The weights of a perceptual loss cannot be read.
     """
     gradient_of = make_gradient(config, model)
     schedule = learning_rate(config.train)

@@ -1,9 +1,10 @@
 """Trainable files: a network with its latent weights, small enough to keep beside its packed form.
 
-A packed network has only the signs of its binary weights. A trainable file keeps the latent weights
-in int8 with a step a channel: ``w = step (q + 1/2)`` with q in -128..127, which is never zero, so
-that every sign is kept. Everything else is float32. It is a safetensors file whose names are the
-paths of the Flax variables, and whose metadata holds the config and the provenance.
+A packed network has only the signs of its binary weights. A trainable file stores the latent
+weights as int8 with one step size per channel: ``w = step (q + 1/2)`` with q in -128..127. This is
+never zero, so every sign is preserved. Everything else is float32. The file is a safetensors file:
+tensors are named by the paths of the Flax variables, and the metadata holds the config and the
+provenance.
 """
 
 import json
@@ -35,20 +36,20 @@ from binsr_jax.training.checkpoint import load_trained
 SUFFIX = ".safetensors"
 
 _VERSION = 1
-_ENTRY = "binsr_trainable"  # of the file's metadata
+_ENTRY = "binsr_trainable"  # entry in the file's metadata
 _MOST_BYTES = 1 << 28
-_STEP = "step"  # beside a kernel: the size of a step of each of its channels
+_STEP = "step"  # name beside a kernel: the step size of each of its channels
 _MAX_REASON = 300  # characters
 _Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that can be trained on, or packed.
+    """A network that can be trained further, or packed.
 
     Attributes:
         config: A full config.
-        variables: Of ``models.build``: ``params``, and other collections if it has such.
+        variables: Those of ``models.build``: ``params``, and other collections if it has any.
         provenance: How it was trained; see ``deploy.model_file.PackedModel``.
     """
 
@@ -63,7 +64,7 @@ def network_of_run(
     """The network of a work dir.
 
     Args:
-        workdir: Where it was trained.
+        workdir: The work dir of its training.
         which: The checkpoint: "best" by the first evaluation set's PSNR, or "latest".
 
     Raises:
@@ -72,8 +73,8 @@ def network_of_run(
     trained = load_trained(workdir, which)
     config, score = trained.config, trained.score
     scores = {}
-    if score is not None and math.isfinite(score.psnr):  # a perfect one has no place in JSON
-        # Earlier versions stored no set; it was the first one of the config.
+    if score is not None and math.isfinite(score.psnr):  # JSON has no infinity
+        # Earlier versions stored no set; it was the config's first one.
         first = score.set or task_of(config).scored_sets(config.eval.sets[0])[0]
         scores[f"{first}/psnr"] = score.psnr
     provenance = {
@@ -98,19 +99,19 @@ def read_network(path: str | os.PathLike[str]) -> Network:
 
 
 def quantised(network: Network) -> Network:
-    """The network as its trainable file holds it: what is packed of both is the same to the bit."""
+    """The network as its trainable file stores it; both give the same packed bits."""
     arrays = _quantise(network)
     return replace(network, variables=_dequantise(arrays, network.config))
 
 
 def save_trainable(path: str | os.PathLike[str], network: Network) -> None:
-    """Writes a trainable file; ``load_trainable`` gives back ``quantised(network)``.
+    """Writes a trainable file; ``load_trainable`` returns ``quantised(network)``.
 
-    Fields of the config that name folders of this machine are left out.
+    Fields of the config that name local folders are left out.
 
     Raises:
-        UserError: The file cannot be written, a variable is not finite, or the variables are not
-            those of the network that the config describes.
+        UserError: The file cannot be written, a variable is not finite, or the variables do not fit
+            the network that the config describes.
     """
     path = Path(path).expanduser()
     settings = config_to_json(network.config)
@@ -137,8 +138,8 @@ def load_trainable(path: str | os.PathLike[str]) -> Network:
     """Reads a trainable file, which is not trusted.
 
     Raises:
-        UserError: It cannot be read, or is not exactly what its config says; the sentence says what
-            is wrong.
+        UserError: The file cannot be read, or does not fit its config; the message names the
+            reason.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -163,7 +164,7 @@ def _read(content: bytes) -> Network:
     config = config_from_json(description["config"])
     try:
         arrays = safetensors.numpy.load(content)
-    except Exception as error:  # of whatever the file claims
+    except Exception as error:  # an untrusted file may raise anything
         raise UserError("its tensors are damaged") from error
     if config.model.blocks > len(arrays):
         raise UserError(f"it has {len(arrays)} tensors, too few for its config.model.blocks")
@@ -173,7 +174,7 @@ def _read(content: bytes) -> Network:
 
 
 def _description(content: bytes) -> dict[str, Any]:
-    """The metadata's entry: config and provenance are objects, the version is ours."""
+    """The metadata's entry, with checked version, config and provenance."""
     length = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else len(content)
     try:
         header = json.loads(content[8 : 8 + length]) if length <= len(content) - 8 else None
@@ -237,16 +238,16 @@ def _quantise(network: Network) -> dict[_Path, np.ndarray]:
             continue
         w = array.astype(np.float64)
         step = np.abs(w).max(axis=(0, 1, 2)) / 127.5
-        # Half a step must be a float32 of full precision, of a channel of zeros too.
+        # Half a step must be a normal float32, even for a channel of zeros.
         step = np.maximum(step, 4 * np.finfo(np.float32).tiny).astype(np.float32)
-        # Zero becomes -step / 2, as its sign is negative.
+        # Zero becomes -step / 2, because its sign is negative.
         q = np.clip(np.ceil(w / step.astype(np.float64)) - 1, -128, 127)
         arrays[name], arrays[*name, _STEP] = q.astype(np.int8), step
     return arrays
 
 
 def _dequantise(arrays: dict[_Path, np.ndarray], config: Config) -> dict[str, Any]:
-    """The variables of what a file stores."""
+    """The variables from the stored arrays."""
     kernels, variables = _kernels(config), {}
     for name, array in arrays.items():
         if name in kernels:

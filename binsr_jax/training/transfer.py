@@ -1,4 +1,4 @@
-"""What a run takes over: the parameters that it starts from, or a teacher."""
+"""Transfer from other networks: initial parameters, or a teacher."""
 
 import dataclasses
 import hashlib
@@ -31,16 +31,16 @@ ReadNetwork = Callable[[str], Network]
 
 
 def start_run(workdir: Path, config: Config, variables: dict[str, Any], data: str) -> None:
-    """Makes a work dir whose one checkpoint, of step 0, holds these variables.
+    """Makes a work dir with one checkpoint, of step 0, that holds these variables.
 
     Args:
-        workdir: a new folder, or one without checkpoints.
-        config: a full config of the network.
-        variables: its ``params``, and other collections if it has such.
-        data: what is to stand where a run has the fingerprint of its training data.
+        workdir: A new folder, or one without checkpoints.
+        config: A full config of the network.
+        variables: Its ``params``, and other collections if it has any.
+        data: Stored in place of the fingerprint of the training images.
 
     Raises:
-        UserError: the work dir holds a trained network, is in use, or cannot be written.
+        UserError: The work dir holds a trained network, is in use, or cannot be written.
     """
     workdir = workdir.expanduser().absolute()
     collections = jax.tree.map(jnp.asarray, variables)
@@ -65,21 +65,25 @@ def digest(path: Path) -> str:
 def initialised(state: TrainState, config: Config, read: ReadNetwork = read_network) -> TrainState:
     """A fresh state with the parameters of ``config.train.init_from`` wherever they fit.
 
-    A parameter fits where its path and its shape are the same: so a float network of the same
-    shape, a network of another scale (all but its upsampler), or one with fewer blocks gives what
-    both have. The convolutions 0 and 1 of block i of a float network with ``ResidualBlock`` fit
-    those of the units 2i and 2i + 1. There, and in the upsampler, float kernels become latent
-    weights, of which the binary convolution uses signs and mean |w| (XNOR-Net's start); a learnable
-    scale starts at that mean. Biases that a binary convolution lacks are dropped. What does not fit
-    starts anew and is named in one log line. Statistics of normalisation that fit are taken over.
+    A parameter fits if its path and shape are equal. So a float network of the same shape, a
+    network of another scale (all but its upsampler), or one with fewer blocks gives everything that
+    both have.
+
+    The convolutions 0 and 1 of block i of a float network with ``ResidualBlock`` fit those of the
+    units 2i and 2i + 1. There, and in the upsampler, float kernels become latent weights, as in
+    XNOR-Net's initialisation: the binary convolution uses their signs and mean |w|, and a learnable
+    scale starts at that mean. Biases that a binary convolution lacks are dropped.
+
+    Parameters that do not fit are initialised anew and named in one log line. Statistics of
+    normalisation are copied if they fit.
 
     Args:
-        state: from ``create_state``.
-        config: of the new run.
-        read: gives the network of a path.
+        state: From ``create_state``.
+        config: The config of the new run.
+        read: Reads the network of a path.
 
     Raises:
-        UserError: if there is no such network, it is damaged, or nothing of it fits.
+        UserError: There is no such network, it is damaged, or no parameter fits.
     """
     workdir = config.train.init_from
     network = read(workdir)
@@ -124,7 +128,7 @@ def initialised(state: TrainState, config: Config, read: ReadNetwork = read_netw
 
 
 def _of_single_units(path: _Path) -> _Path:
-    """The place of a parameter when each convolution of a block is a unit of its own."""
+    """The path of a parameter in a network where each convolution of a block is its own unit."""
     part, _, number = path[0].partition("_")
     if part == "body" and number.isdecimal() and path[1].startswith("conv_"):
         index = 2 * int(number) + int(path[1].removeprefix("conv_"))
@@ -136,16 +140,16 @@ def make_teacher(config: Config, mesh: Mesh, read: ReadNetwork = read_network) -
     """The network of ``config.train.teacher`` as a function of a batch of images.
 
     Args:
-        config: of the student.
-        mesh: the devices that share a batch.
-        read: gives the network of a path.
+        config: The student's config.
+        mesh: The devices that share a batch.
+        read: Reads the network of a path.
 
     Returns:
-        A compiled function of a batch's ``lq``, as ``place_batch`` placed it, that gives the
-        teacher's output for it, ``[..., s h, s w, C]``, not clipped.
+        A compiled function of a batch's ``lq``, as placed by ``place_batch``. It returns the
+        teacher's output, ``[..., s h, s w, C]``, not clipped.
 
     Raises:
-        UserError: if there is no such network, it is damaged, or of another task or scale.
+        UserError: There is no such network, it is damaged, or it has another task or scale.
     """
     network = read(config.train.teacher)
     source = network.config
@@ -163,7 +167,7 @@ def make_teacher(config: Config, mesh: Mesh, read: ReadNetwork = read_network) -
 
     @jax.jit
     def restore(variables: Any, lq: jax.Array) -> jax.Array:
-        # With "pmap" there is an axis of devices in front of the batch.
+        # With "pmap" the batch has a leading axis of devices.
         restored = model.apply(variables, lq.reshape(-1, *lq.shape[-3:]), train=False)
         assert isinstance(restored, jax.Array)  # without mutable collections there is only this
         return restored.reshape(*lq.shape[:-3], *restored.shape[-3:])

@@ -1,4 +1,4 @@
-"""A work dir: held by one process at a time."""
+"""The work dir: its lock and its error messages."""
 
 import contextlib
 import fcntl
@@ -12,10 +12,10 @@ from binsr_jax.files import open_lock
 
 @contextlib.contextmanager
 def writing_to(workdir: Path) -> Iterator[None]:
-    """Turns a failed write below a work dir into one sentence.
+    """Turns a failed write below a work dir into one clear error.
 
     Raises:
-        UserError: For an OSError inside: a full or read-only disk, missing rights.
+        UserError: A write inside failed: a full or read-only disk, or missing permissions.
     """
     try:
         yield
@@ -24,34 +24,34 @@ def writing_to(workdir: Path) -> Iterator[None]:
 
 
 def unwritable(workdir: Path, error: Exception) -> UserError:
-    """The sentence for a work dir that cannot be written."""
+    """The message for a work dir that cannot be written."""
     text = " ".join(str(error).split())
     reason = getattr(error, "strerror", None) or next(
         (reason for reason in ("No space left on device", "File too large") if reason in text),
         text[:200] or type(error).__name__,
     )
     return UserError(
-        f"The work dir {workdir} cannot be written ({reason}): make room or mend its rights, and "
-        f"start again, or choose another folder."
+        f"The work dir {workdir} cannot be written ({reason}): free some space or correct its "
+        "permissions and start again, or choose another folder."
     )
 
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Makes the work dir and holds its lock; the lock goes with the process, however it ends.
+    """Makes the work dir and holds its lock, which the system releases when the process ends.
 
     Args:
         path: The folder.
 
     Raises:
-        UserError: If another process holds it, or it cannot be written.
+        UserError: Another process holds it, or it cannot be written.
     """
     with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
         lock = open_lock(path / ".lock")
     try:
         try:
-            # Not filelock: it empties the file, which names the holder, before it has the lock.
+            # Not filelock: it truncates the file, which names the holder, before it has the lock.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
