@@ -161,7 +161,9 @@ def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outco
     """Enlarges or restores the images of jobs; see ``run_each``."""
 
     def work(job: Job, bar: tqdm) -> None:
-        _do(upscaler, job, options, bar)
+        notes = restore_file(upscaler, job, options, bar.update)
+        if notes:
+            tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
 
     def require_memory(height: int, width: int) -> None:
         upscaler.require_memory(height, width, options.pre)
@@ -224,24 +226,42 @@ def run_each(
     return outcome
 
 
-def _do(upscaler: Upscaler, job: Job, options: Options, bar: tqdm) -> None:
+def restore_file(
+    upscaler: Upscaler,
+    job: Job,
+    options: Options,
+    progress: Callable[[float], object] = lambda megapixels: None,
+) -> tuple[str, ...]:
+    """Enlarges or restores one image file.
+
+    Args:
+        upscaler: what restores it.
+        job: its file, and the file that the result goes to.
+        options: how.
+        progress: called after each tile with the megapixels of the input that it has done. What it
+            raises ends the work, and no file is written.
+
+    Returns:
+        What was done to the image that its owner may not expect, as short clauses.
+
+    Raises:
+        UserError: the image cannot be read or written, or the memory ran out.
+    """
     picture = fitted(read_picture(job.source, options.most_pixels), job.target, upscaler.scale)
     try:
         work = upscaler.plan(*picture.pixels.shape[:2], tile=options.tile, pre=options.pre)
-        notes = [*picture.notes, *_note_of(work)]
-        if notes:
-            tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
         image = canvas(picture, upscaler.scale)
         pixels, before = upscaler.prepared(picture.pixels, options.pre, options.post)
         for piece in upscaler.run(pixels, work, ensemble=options.ensemble):
             paste(image, piece.rows, piece.columns, piece.pixels)
             height, width = piece.pixels.shape[:2]
-            bar.update(height * width / upscaler.scale**2 / 1e6)
+            progress(height * width / upscaler.scale**2 / 1e6)
         enhance_canvas(image, options.post, before)
         finish(image, picture)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(f"{job.source}: the memory ran out; give less with --memory.") from error
     write_picture(image, job.target, exif=picture.exif, dpi=picture.dpi, quality=options.quality)
+    return (*picture.notes, *_note_of(work))
 
 
 def _is_there(target: Path) -> bool:

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 from binsr_jax.deploy import gif, jpeg, png, tiff
 from binsr_jax.deploy.ifd import EXIF_MARK, Directories, add_exif, kept_exif, orientation_and_dpi
 from binsr_jax.deploy.pictures import FORMATS, Picture, from_pillow
-from binsr_jax.errors import UserError
+from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.files import open_regular, replacing
 
 _OPTIONS = {
@@ -208,7 +208,7 @@ def _named(file: Path | None) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{file or 'The image'}: {str(error).rstrip('.')}.") from error
+        raise type(error)(f"{file or 'The image'}: {str(error).rstrip('.')}.") from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise any of a dozen types on broken data
@@ -232,7 +232,7 @@ def _opened(source: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Itera
                 raise ValueError("it has no pixels")
             yield opened
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise UserError(
+            raise TooLargeError(
                 f"it has more than {most_pixels / 1e6:g} megapixels, which may be an attack; if "
                 "you trust it, raise --max-megapixels."
             ) from error

@@ -17,7 +17,7 @@ from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.picture_files import picture_of
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
-from binsr_jax.errors import UserError
+from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.memory import available_memory
 from binsr_jax.ops.image import grey_of_rgb
 from binsr_jax.pretrained import NETWORKS, file_of
@@ -228,7 +228,7 @@ class Upscaler:
         return Work(tiles, reduction, overlap)
 
     def require_memory(self, height: int, width: int, pre: Sequence[enhance.Step] = ()) -> None:
-        """Raises UserError if the machine has too little memory for an image and its output."""
+        """Raises TooLargeError if the machine has too little memory for an image and its output."""
         # Pillow takes 4 bytes a pixel, and its encoders up to as much again.
         bytes_per_pixel = 8 + 8 * self.scale**2 + enhance.bytes_per_pixel(pre)
         needed = height * width * bytes_per_pixel + self._memory
@@ -236,7 +236,7 @@ class Upscaler:
         if available is not None and needed > available:
             work = f"{width}x{height} pixels"
             work = f"Enlarging {work} {self.scale} times" if self.scale > 1 else f"Restoring {work}"
-            raise UserError(
+            raise TooLargeError(
                 f"{work} takes {_gib(needed)} of memory, but only {_gib(available)} are available; "
                 "cut the image into parts."
             )
