@@ -199,7 +199,7 @@ def test_choose_takes_patterns_in_their_order(recipe):
     both = [f"{recipe}:seed={seed},unit=residual" for seed in (1, 2)]
     assert [found.spec for found in choose([f"{recipe}:*"])] == both
     assert [found.spec for found in choose([both[1], f"{recipe}:seed=?,*"])] == both[::-1]
-    with pytest.raises(UserError, match=r"No row of .* fits 'x\*': it has seed=1"):
+    with pytest.raises(UserError, match=r"No row of .* matches 'x\*': it has seed=1"):
         choose([f"{recipe}:x*"])
     with pytest.raises(UserError, match="There is no config file"):
         choose([f"{recipe.parent}/none.py:*"])

@@ -1,4 +1,4 @@
-"""Scores of networks on benchmark sets, and the validation of a training."""
+"""Scores networks on benchmark sets, and validates them during training."""
 
 import hashlib
 import sys
@@ -28,21 +28,21 @@ from binsr_jax.training.scores import Validation
 Restore = Callable[[np.ndarray], np.ndarray]
 """From an input ``[h, w, C]``, uint8 or float32 in about 0..1, to uint8 ``[s h, s w, C]``."""
 
-# Bytes of a picture's name, so that "_comparison.png" fits behind it: file systems take 255.
+# Longest name of a picture in bytes: "_comparison.png" is appended, and file systems allow 255.
 _LONGEST_STEM = 220
 
 
 def restorer(model: nn.Module, variables: Mapping[str, Any], channels: int = 3) -> Restore:
-    """Makes a function of images of a network: its output clipped to 0..1, rounded to 8 bits.
+    """Returns a function that restores an image, with output clipped to 0..1 and rounded to 8 bits.
 
-    A grey image goes through a network for colour in three equal channels, and what comes out is
-    made grey again. It is compiled once for each shape of image, however many sets of variables a
-    network is given.
+    A grey image passes through a colour network as three equal channels, and the output is
+    converted back to grey. The network is compiled once for each image shape, for any number of
+    variables.
 
     Args:
-      model: takes float ``[1, h, w, channels]`` in 0..1 (see ``binsr_jax.models``).
-      variables: its parameters, and other collections if it has such.
-      channels: of the images that it takes.
+        model: Takes float ``[1, h, w, channels]`` in 0..1 (see ``binsr_jax.models``).
+        variables: Its parameters, and other collections if it has any.
+        channels: The number of channels of its input.
     """
     return lambda image: np.asarray(_restore(model, channels, variables, jnp.asarray(image)))
 
@@ -56,7 +56,7 @@ def _restore(
     if grey:
         x = jnp.repeat(x, channels, axis=-1)
     y = model.apply(variables, x, train=False, progress=jnp.float32(1))
-    assert isinstance(y, jax.Array)  # without mutable collections, apply returns only this
+    assert isinstance(y, jax.Array)  # apply returns only this if no collection is mutable
     y = grey_of_rgb(y[0]) if grey else y[0]
     return jnp.round(jnp.clip(y, 0, 1) * 255).astype(jnp.uint8)
 
@@ -64,24 +64,25 @@ def _restore(
 def score_set(
     benchmark: BenchmarkSet, restore: Restore | None = None, images_dir: Path | None = None
 ) -> list[report.Row]:
-    """Scores one set.
+    """Scores one set and returns its rows.
 
     Args:
-      benchmark: the set.
-      restore: what restores an image; None scores the input itself, enlarged by bicubic
-        interpolation if the task enlarges.
-      images_dir: where to write ``SET/IMAGE.png``, the restored images, and beside them
-        ``SET/IMAGE_comparison.png``, the pictures of ``report.comparison``.
+        benchmark: The set.
+        restore: Restores an image. None scores the input itself, enlarged by bicubic interpolation
+            if the task is super-resolution.
+        images_dir: The folder for restored images, ``SET/IMAGE.png``, and comparison pictures,
+            ``SET/IMAGE_comparison.png`` (see ``report.comparison``).
 
     Returns:
-      One row an image (set, task, protocol, image, the task's scores such as psnr and ssim, and
-      with ``restore`` those of the input: bicubic_psnr, noise_psnr or jpeg_psnr and so on), then
-      one row of the set with ``images``, their number, in place of ``image``, the ``fingerprint``
-      of their pixels, and the means of the scores. A grey picture of a task for colour is scored
-      on its own values; the protocol says so where there is one.
+        One row per image, then one row for the set. A row of an image has set, task, protocol,
+        image and the task's scores, such as psnr and ssim. With ``restore`` it also has the input's
+        scores: bicubic_psnr, noise_psnr or jpeg_psnr and so on. The row of the set has ``images``,
+        their number, instead of ``image``, the ``fingerprint`` of their pixels, and the means of
+        the scores. In a colour task, a grey picture is scored on its own values, and the protocol
+        says so.
 
     Raises:
-      UserError: an image cannot be read or scored, or a picture cannot be written.
+        UserError: An image cannot be read or scored, or a picture cannot be written.
     """
     task, rows, started = benchmark.task, [], time.monotonic()
     names: list[str] = []
@@ -112,7 +113,7 @@ def score_set(
 def _save_pictures(
     folder: Path, example: Example, restorations: Mapping[str, np.ndarray], benchmark: BenchmarkSet
 ) -> None:
-    """Writes the last restoration, and the picture of ``report.comparison`` beside it."""
+    """Writes the last restoration and its picture from ``report.comparison``."""
     stem = example.name
     if len(stem.encode()) > _LONGEST_STEM:
         start = stem.encode()[: _LONGEST_STEM - 20].decode(errors="ignore")
@@ -127,12 +128,13 @@ def validator(config: Config) -> Callable[[Restore, int], Validation]:
     """The validation of a training run, on the sets that its config names.
 
     Returns:
-      ``validate(restore, step)``, with the scores "SET/psnr" and so on, or with levels
-      "SET-LEVEL/psnr", means over each set in the config's order, and a comparison picture
-      "SET/IMAGE" of each set's first image.
+        ``validate(restore, step)``. It returns the scores "SET/psnr" and so on, or "SET-LEVEL/psnr"
+        if there are levels: means over each set, in the config's order. It also returns a
+        comparison picture "SET/IMAGE" of each set's first image.
 
     Raises:
-      UserError: a set is missing (at once, not at the first validation), or there are none.
+        UserError: A set is missing (reported at once, not at the first validation), or there are
+            none.
     """
     task, sets = task_of(config), validation_sets(config)
 
@@ -160,10 +162,10 @@ def validator(config: Config) -> Callable[[Restore, int], Validation]:
 
 
 def validation_sets(config: Config) -> list[BenchmarkSet]:
-    """The sets that a training is validated on.
+    """The sets for the validation of a training run.
 
     Raises:
-      UserError: a set is missing, or there are none.
+        UserError: A set is missing, or there are none.
     """
     if not config.eval.sets or not all(isinstance(name, str) for name in config.eval.sets):
         raise UserError(
@@ -176,10 +178,10 @@ def validation_sets(config: Config) -> list[BenchmarkSet]:
 def network_validator(
     config: Config, model: nn.Module
 ) -> Callable[[Mapping[str, Any], int], Validation]:
-    """The `validator` of a network, as a function of its variables and the step.
+    """The ``validator`` of a network, as a function of its variables and the step.
 
     Raises:
-      UserError: as `validator`.
+        UserError: See ``validator``.
     """
     validate, channels = validator(config), task_of(config).channels
     return lambda variables, step: validate(restorer(model, variables, channels), step)

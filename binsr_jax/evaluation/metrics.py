@@ -1,7 +1,7 @@
-"""PSNR, SSIM and PSNR-B as the restoration papers take them, in float64.
+"""PSNR, SSIM and PSNR-B as restoration papers compute them, in float64.
 
-The protocol is BasicSR's: cut the border off, convert to luma (float, not rounded), compare. An
-image of one channel is its own luma, as in the papers' MATLAB programs.
+The protocol is BasicSR's: crop the border, convert to luma (float, not rounded), compare. A
+one-channel image is its own luma, as in the papers' MATLAB programs.
 """
 
 from collections.abc import Callable
@@ -11,27 +11,28 @@ import numpy as np
 from binsr_jax.ops.image import rgb_to_y
 
 PEAK = 255.0
-WINDOW = 11  # pixels; with SIGMA, the Gaussian window of Wang et al.
+WINDOW = 11  # pixels; with SIGMA the Gaussian window of Wang et al.
 SIGMA = 1.5
-BLOCK = 8  # pixels of a side of JPEG's blocks
+BLOCK = 8  # side of a JPEG block in pixels
 
 
 def psnr(a: np.ndarray, b: np.ndarray, border: int, luma: bool) -> float:
     """Peak signal-to-noise ratio: ``10 log10(255^2 / mean (a - b)^2)`` in dB.
 
     Args:
-      a: uint8 ``[H, W, C]``.
-      b: uint8, of the same shape.
-      border: pixels cut off on each side.
-      luma: whether the Y channel of RGB is compared, or all channels together; of images of one
-        channel that one is.
+        a: uint8 ``[H, W, C]``.
+        b: uint8, of the same shape.
+        border: Pixels cropped on each side.
+        luma: Whether to compare the Y channel of RGB rather than all channels together. For a
+            one-channel image both are the same.
 
     Returns:
-      dB; infinite where the images do not differ.
+        DB; infinite if the images are equal.
 
     Raises:
-      TypeError: an image is not uint8.
-      ValueError: the shapes differ or are not ``[H, W, C]``, or the border leaves nothing of them.
+        TypeError: An image is not uint8.
+        ValueError: The shapes differ or are not ``[H, W, C]``, or nothing is left inside the
+            border.
     """
     x, y = _prepare(a, b, border, luma)
     error = np.mean(np.square(x - y))
@@ -42,16 +43,24 @@ def ssim(a: np.ndarray, b: np.ndarray, border: int, luma: bool) -> float:
     """Structural similarity (Wang et al. 2004, equation 13), averaged over the image.
 
     ``(2 m_a m_b + c1)(2 s_ab + c2) / ((m_a^2 + m_b^2 + c1)(s_a^2 + s_b^2 + c2))`` with means m and
-    (co)variances s under a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at the
+    (co)variances s under a Gaussian window of 11 x 11 pixels and standard deviation 1.5, at all
     positions where the window lies inside the image; c1 = (0.01 * 255)^2, c2 = (0.03 * 255)^2.
 
-    A side shorter than 11 pixels, for which the papers define nothing, is covered by one window of
-    just that length, the central part of the Gaussian, so that small images have a score too.
+    The papers define nothing for a side shorter than 11 pixels. Here the window shrinks to that
+    length, as the central part of the Gaussian, so that small images have a score too.
 
-    Args, errors: as :func:`psnr`.
+    Args:
+        a: uint8 ``[H, W, C]``.
+        b: uint8, of the same shape.
+        border: See ``psnr``.
+        luma: See ``psnr``.
 
     Returns:
-      The mean over positions and channels; at most 1, which identical images reach.
+        The mean over positions and channels; at most 1, for identical images.
+
+    Raises:
+        TypeError: See ``psnr``.
+        ValueError: See ``psnr``.
     """
     x, y = _prepare(a, b, border, luma)
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
@@ -65,20 +74,26 @@ def ssim(a: np.ndarray, b: np.ndarray, border: int, luma: bool) -> float:
 
 
 def psnrb(restored: np.ndarray, original: np.ndarray, border: int, luma: bool) -> float:
-    """PSNR with a penalty for visible 8x8 blocks (Yim and Bovik 2011), on one channel or the mean.
+    """PSNR with a penalty for visible 8x8 blocks (Yim and Bovik 2011), averaged over channels.
 
-    ``10 log10(255^2 / (MSE + BEF))``. With D_B the mean squared step between neighbours of
-    different blocks of the restored image, and D_N that between all other neighbours,
-    ``BEF = log2(8) / log2(min(H, W)) (D_B - D_N)`` where D_B is larger, else 0. The steps between
-    blocks are divided by H (W // 8 - 1) + W (H // 8 - 1), as KAIR counts them.
+    ``10 log10(255^2 / (MSE + BEF))``. In the restored image, D_B is the mean squared step between
+    neighbours in different blocks, and D_N is the same between all other neighbours. ``BEF =
+    log2(8) / log2(min(H, W)) (D_B - D_N)`` if D_B is larger, else 0. The steps between blocks are
+    divided by H (W // 8 - 1) + W (H // 8 - 1), as in KAIR.
 
     Args:
-      restored: uint8 ``[H, W, C]``. Blocks are looked for in this image; some published programs
-        hand over the original in its place.
-      original: uint8, of the same shape.
-      border, luma: as in :func:`psnr`. Blocks are counted from the border.
+        restored: uint8 ``[H, W, C]``. Blocks are measured in this image; some published programs
+            pass the original here.
+        original: uint8, of the same shape.
+        border: See ``psnr``. Blocks are counted from the border.
+        luma: See ``psnr``.
 
-    Errors, returns: as :func:`psnr`.
+    Returns:
+        DB; infinite if the images are equal and no blocks are visible.
+
+    Raises:
+        TypeError: See ``psnr``.
+        ValueError: See ``psnr``.
     """
     x, y = _prepare(restored, original, border, luma)
     scores = []
@@ -88,7 +103,7 @@ def psnrb(restored: np.ndarray, original: np.ndarray, border: int, luma: bool) -
     return float(np.mean(scores))
 
 
-# Of a restored image, the original, a border and whether luma is compared.
+# Takes a restored image, the original, a border and whether luma is compared.
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray, int, bool], float]] = {
     "psnr": psnr,
     "ssim": ssim,
@@ -97,7 +112,7 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray, int, bool], float]] = {
 
 
 def _blocking(x: np.ndarray) -> float:
-    """The blocking effect factor of a channel ``[H, W]``; 0 where there is no edge of blocks."""
+    """The blocking effect factor of a channel ``[H, W]``; 0 if it has no block edge."""
     height, width = x.shape
     boundaries = height * max(width // BLOCK - 1, 0) + width * max(height // BLOCK - 1, 0)
     if not boundaries:
@@ -115,9 +130,9 @@ def _blocking(x: np.ndarray) -> float:
 def _prepare(
     a: np.ndarray, b: np.ndarray, border: int, luma: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both images in float64 ``[H, W, C]``, without the border, as luma if asked."""
+    """Both images in float64 ``[H, W, C]``, without the border, as luma if requested."""
     if a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise TypeError(f"scores are taken of uint8 images, not of {a.dtype} and {b.dtype}")
+        raise TypeError(f"scores need uint8 images, not {a.dtype} and {b.dtype}")
     if a.shape != b.shape or a.ndim != 3:
         raise ValueError(f"scores need two images of one shape [H, W, C], not {a.shape}, {b.shape}")
     if border < 0 or min(a.shape[:2]) <= 2 * border:

@@ -18,36 +18,36 @@ from binsr_jax.json_lines import Row, encoded, json_line
 from binsr_jax.ops.image import rgb_to_y
 from binsr_jax.tasks import Task
 
-# How each score is headed and printed, in the order of the columns.
+# The heading and the format of each score, in the order of the columns.
 _COLUMNS = {"psnr": ("PSNR", ".2f"), "ssim": ("SSIM", ".4f"), "psnrb": ("PSNR-B", ".2f")}
 
 _USUAL_BICUBIC = 33.67  # dB on Set5 x2
 
 
 def _is_bicubic_on_set5(row: Row) -> bool:
-    """Whether a row is the one that the BBCU paper has another number for."""
+    """Whether a row is bicubic on Set5 x2, for which the BBCU paper prints another number."""
     return (row["task"], row["set"], row.get("method")) == ("SR x2", "Set5", "bicubic") and abs(
         row["psnr"] - _USUAL_BICUBIC
     ) < 0.01
 
 
 def _is_of(task: str, name: str) -> Callable[[Row], bool]:
-    """Whether a row is of a task, on a set at any level or with any centre."""
+    """Whether a row has this task and this set, at any level and with any centre crop."""
     sets = re.compile(rf"{name}(@\d+)?(-\d+)?")
     return lambda row: row["task"].startswith(task) and sets.fullmatch(row["set"]) is not None
 
 
-# Where published numbers are of another protocol: under which rows that is said, and how.
+# Notes about published numbers of another protocol: the rows that need the note, and its text.
 _NOTES: tuple[tuple[Callable[[Row], bool], str], ...] = (
     (
         _is_bicubic_on_set5,
-        "The bicubic row of the BBCU paper (33.97 dB on Set5 x2) is of another protocol; the usual "
-        f"one, which this is, gives {_USUAL_BICUBIC}.",
+        "The bicubic row of the BBCU paper (33.97 dB on Set5 x2) follows another protocol; the "
+        f"usual protocol, used here, gives {_USUAL_BICUBIC}.",
     ),
     (
         _is_of("JPEG", "Classic5"),
-        "Classic5: the BBCU repository reads these grey images as RGB and takes luma of that, "
-        "which adds 0.2 to 0.4 dB; here they are scored as they are.",
+        "Classic5: the BBCU repository reads these grey images as RGB and converts them to luma, "
+        "which adds 0.2 to 0.4 dB; here their own values are scored.",
     ),
     (
         _is_of("Colour denoising", "Kodak24"),
@@ -58,7 +58,7 @@ _NOTES: tuple[tuple[Callable[[Row], bool], str], ...] = (
 
 
 def input_row(row: Row) -> Row | None:
-    """The row of the input itself, of a set row that holds its scores: what is to be beaten.
+    """The row of the input itself, made from a set row that holds the input's scores.
 
     Such scores have names like bicubic_psnr, noise_psnr and jpeg_ssim.
     """
@@ -75,9 +75,9 @@ def input_row(row: Row) -> Row | None:
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table of set rows (see ``benchmark.score_set``).
 
-    A row that holds the scores of the input, too, is two lines: that of the input comes first,
-    since it is what is to be beaten. The PSNR of a set with a perfectly restored image is
-    infinite, as that image's is, and printed "inf".
+    A row that also holds the input's scores gives two lines: the input's line comes first, since it
+    is the baseline. If a set has a perfectly restored image, its mean PSNR is infinite and printed
+    as "inf".
     """
     rows = [line for row in rows for line in (input_row(row), row) if line is not None]
     with_method = any("method" in row for row in rows)
@@ -91,7 +91,7 @@ def table(rows: Sequence[Row]) -> str:
         lines.append([row["set"], *method, str(row["images"]), *cells, protocol])
 
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    # Numbers, which are all between the names and the protocol, are set to the right.
+    # Numbers are right-aligned: all columns between the names and the protocol.
     numbers = range(len(header) - 1, len(widths) - 1)
     lines.insert(
         1, ["-" * (width - 1) + (":" if i in numbers else "-") for i, width in enumerate(widths)]
@@ -108,15 +108,15 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What to bear in mind when these set rows are held against published numbers."""
+    """Notes on comparing these set rows with published numbers."""
     return [text for concerns, text in _NOTES if any(map(concerns, rows))]
 
 
 def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Appends rows to a file of JSON lines, all in one write, so that no line is ever cut in two.
+    """Appends rows to a file of JSON lines in one write, so that no line is ever cut.
 
     Raises:
-      UserError: the file or its folder cannot be written.
+        UserError: The file or its folder cannot be written.
     """
     lines = "".join(map(json_line, rows))
     try:
@@ -130,10 +130,10 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Writes a uint8 image ``[H, W, 3 or 1]``, beside its name first: no half file has that name.
+    """Writes a uint8 image ``[H, W, 3 or 1]`` as PNG; it is never half written.
 
     Raises:
-      UserError: the file or its folder cannot be written.
+        UserError: The file or its folder cannot be written.
     """
     encoded = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(encoded, "PNG")
@@ -146,7 +146,7 @@ def save_png(path: Path, image: np.ndarray) -> None:
         ) from error
 
 
-# The comparison picture, in its pixels.
+# Sizes in the comparison picture, in pixels.
 _TILE = 336  # the largest side of a detail, and the height of the whole image
 _MARGIN = 28
 _GAP = 16
@@ -160,20 +160,21 @@ _FRAME = (255, 122, 0)
 def comparison(
     title: str, original: np.ndarray, restorations: Mapping[str, np.ndarray], task: Task
 ) -> np.ndarray:
-    """A picture to judge by eye: the image, and a detail of its restorations and of itself.
+    """A picture to judge by eye: the image, and a detail of each restoration and of the original.
 
-    The detail is where the squared errors of the first and the last restoration differ most (of a
-    single one, where its error is largest), enlarged by a whole factor without smoothing. Under
-    each stand its PSNR and SSIM over the whole image, and what it gains over the first restoration.
+    The detail is where the squared errors of the first and the last restoration differ most; with a
+    single restoration, where its error is largest. It is enlarged by an integer factor without
+    smoothing. Below each detail are its PSNR and SSIM over the whole image and its gain over the
+    first restoration.
 
     Args:
-      title: written above.
-      original: uint8 ``[H, W, 3]``, or ``[H, W, 1]`` for grey.
-      restorations: name -> uint8 image of the same shape; the others are held against the first.
-      task: whose protocol scores are taken by.
+        title: The text above the picture.
+        original: uint8 ``[H, W, 3]``, or ``[H, W, 1]`` for grey.
+        restorations: Name -> uint8 image of the same shape; the others are compared with the first.
+        task: The task whose protocol gives the scores.
 
     Returns:
-      uint8 ``[height, width, 3]``.
+        uint8 ``[height, width, 3]``.
     """
     scores = {
         name: [score(image, original, task.border, task.luma) for score in (psnr, ssim)]
@@ -184,7 +185,7 @@ def comparison(
     if original.shape[-1] == 1:
         original = original.repeat(3, axis=-1)
         restorations = {name: image.repeat(3, axis=-1) for name, image in restorations.items()}
-    # A quarter of the image fills a tile, unless that showed its pixels too small or too large.
+    # A quarter of the image fills a tile, unless its pixels would be too small or too large.
     zoom = min(max(4 * _TILE // min(original.shape[:2]), 3), 14)
     side = _TILE // zoom
     top, left = _detail(original, list(restorations.values()), side)
@@ -196,7 +197,7 @@ def comparison(
     whole = whole.resize(size, Image.Resampling.LANCZOS)
     frame = [round(edge * shrink) for edge in (left, top, left + side, top + side)]
     draw = ImageDraw.Draw(whole)
-    # A white line on both sides of the frame sets it off from any image.
+    # A white line on both sides of the frame keeps it visible on any image.
     draw.rectangle([frame[0] - 1, frame[1] - 1, frame[2] + 1, frame[3] + 1], None, _PAPER, 4)
     draw.rectangle(frame, None, _FRAME, 2)
 
@@ -222,7 +223,7 @@ class _Tile:
 
 
 def _detail(original: np.ndarray, restorations: list[np.ndarray], side: int) -> tuple[int, int]:
-    """Top and left of the square where the restorations' squared errors differ most."""
+    """Top and left of the square in which the restorations' squared errors differ most."""
     errors = [np.square(rgb_to_y(image) - rgb_to_y(original)) for image in restorations]
     difference = errors[0] - errors[-1] if len(errors) > 1 else errors[0]
     sums = np.pad(difference, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
@@ -237,7 +238,7 @@ def _enlarge(detail: np.ndarray, factor: int) -> Image.Image:
 
 
 def _sheet(title: str, tiles: Sequence[_Tile]) -> np.ndarray:
-    """Tiles side by side under a title, each above its name, its gain and its numbers."""
+    """Tiles side by side under a title, each above its name, its gain and its scores."""
     heading, name_font, text_font = (ImageFont.load_default(size) for size in (26, 21, 17))
     tile_top = _MARGIN + 48
     widths = [max(tile.picture.width, 210) for tile in tiles]  # room for the numbers

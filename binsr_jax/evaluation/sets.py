@@ -1,4 +1,4 @@
-"""Benchmark sets: folders of images, and the pairs that networks are scored on."""
+"""Benchmark sets: folders of images and the pairs for scoring."""
 
 import hashlib
 import os
@@ -23,8 +23,8 @@ class Example:
     """One image of a benchmark set, its name and its input.
 
     ``lq`` is uint8, or float32 in about 0..1, ``[h, w, C]``; ``hq`` is uint8 ``[s h, s w, C]``.
-    Both have one channel where the picture or the task is grey, else three. The digest is a hash of
-    the pixels of the files.
+    Both have one channel if the picture or the task is grey, otherwise three. The digest is a hash
+    of the pixels of the files.
     """
 
     name: str
@@ -38,12 +38,13 @@ class BenchmarkSet:
     """A set of images that is scored as a whole; iterating decodes one image after the other.
 
     Attributes:
-      name: what tables call it, such as "Set5" or, with its level, "CBSD68-15".
-      task: what is to be restored, and how it is scored.
-      files: HR files, in the order of their names.
-      lr_files: the LR file of each HR file, or None where inputs are made from the HR images.
-      level: how strongly they are degraded then; 0 where a task has no levels.
-      crop: side of the square in the middle of each HR image that is taken; 0 takes all of it.
+        name: The name in tables, such as "Set5" or, with its level, "CBSD68-15".
+        task: What is restored, and how it is scored.
+        files: HR files, sorted by name.
+        lr_files: The LR file of each HR file, or None if inputs are made from the HR images.
+        level: The strength of the degradation; 0 if the task has no levels.
+        crop: Side of the square that is cut from the middle of each HR image; 0 means the whole
+            image.
     """
 
     name: str
@@ -58,7 +59,7 @@ class BenchmarkSet:
 
     @property
     def protocol(self) -> str:
-        """How the images are scored and where the inputs come from, for the tables."""
+        """How the images are scored and where the inputs come from, for tables."""
         made = DEGRADATIONS[self.task.degradation].protocol.format(self.level)
         source = made if self.lr_files is None else "LR files"
         crop = f", centre {self.crop}x{self.crop}" if self.crop else ""
@@ -68,7 +69,8 @@ class BenchmarkSet:
         """Yields the examples.
 
         Raises:
-          UserError: a file cannot be read, is too small to be scored, or does not fit its LR file.
+            UserError: A file cannot be read, is too small to be scored, or does not fit its LR
+                file.
         """
         make = DEGRADATIONS[self.task.degradation].benchmark
         for i, name in enumerate(_names(self.files)):
@@ -94,24 +96,24 @@ class BenchmarkSet:
             yield Example(name, lq, hq, digest)
 
     def fingerprint(self) -> str:
-        """A hash of the pixels of all images, wherever they lie.
+        """A hash of the pixels of all images, independent of their folder.
 
         Raises:
-          UserError: a file cannot be read, or is too small for its centre.
+            UserError: A file cannot be read, or is too small for its centre crop.
         """
         return fingerprint(_digest(*self._pixels(i)) for i in range(len(self)))
 
     def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """HR image and LR file, in the channels that are scored; without an LR file, None.
+        """HR image and LR file, in the channels that are scored; None if there is no LR file.
 
-        A grey picture of a task for colour keeps its one channel: it is scored on its own values.
+        In a colour task, a grey picture keeps its one channel: it is scored on its own values.
         """
         read = read_pixels if self.task.channels == 3 else self._grey
         hq = self._cropped(read(self.files[index]), self.files[index])
         if self.lr_files is None:
             return hq, None
         lq = read(self.lr_files[index])
-        if lq.shape[-1] > hq.shape[-1]:  # the HR image decides what is grey
+        if lq.shape[-1] > hq.shape[-1]:  # the HR image decides whether a pair is grey
             lq = to_uint8(grey_of_rgb(lq.astype(np.float32)))
         return hq, np.broadcast_to(lq, (*lq.shape[:2], hq.shape[-1]))
 
@@ -132,7 +134,7 @@ class BenchmarkSet:
 
 
 def load_sets(names: Sequence[str], data_dir: str | Path, task: Task) -> list[BenchmarkSet]:
-    """Finds benchmark sets, each once for every level of the task: see ``load_set``."""
+    """Finds benchmark sets, each once per level of the task; see ``load_set``."""
     levels = task.levels or (0,)
     return [
         load_set(name, data_dir, task, level) for name in dict.fromkeys(names) for level in levels
@@ -142,30 +144,29 @@ def load_sets(names: Sequence[str], data_dir: str | Path, task: Task) -> list[Be
 def load_set(name: str, data_dir: str | Path, task: Task, level: int = 0) -> BenchmarkSet:
     """Finds a benchmark set.
 
-    A set ``NAME`` is a folder of HR images, ``NAME/*.png`` or ``NAME/HR/*.png``, from which the
-    inputs are made as the task says. For super-resolution that is the MATLAB-exact bicubic after
-    cropping to a multiple of the scale; or LR images are ``NAME/LR_bicubic/X2/*x2.png``, beside
-    ``NAME/HR``, if there are such and the task has no levels. "samples" are the held-out images
-    that come with the package. ``NAME@500`` takes the 500x500 pixels in the middle of each image,
-    from row (H - 500) // 2 and column (W - 500) // 2.
+    A set ``NAME`` is a folder of HR images, ``NAME/*.png`` or ``NAME/HR/*.png``. The task makes the
+    inputs from them; for super-resolution, by the MATLAB-exact bicubic after cropping to a multiple
+    of the scale. If ``NAME/LR_bicubic/X2/*x2.png`` exists beside ``NAME/HR`` and the task has no
+    levels, these are the inputs. "samples" are the held-out images of the package. ``NAME@500``
+    takes the 500x500 pixels in the middle of each image, from row (H - 500) // 2 and column (W -
+    500) // 2.
 
     Args:
-      name: "samples" or a folder's name.
-      data_dir: the folder that holds the set; "" means the environment variable BINSR_DATA.
-      task: what is to be restored.
-      level: how strongly its images are degraded; 0 is the first of the task's levels, if it has
-        any.
+        name: "samples" or a folder's name.
+        data_dir: The folder that holds the set; "" means the environment variable BINSR_DATA.
+        task: What is restored.
+        level: The strength of the degradation; 0 means the task's first level, if it has any.
 
     Raises:
-      UserError: the folder is missing or has no images, or an HR image has no LR image.
+        UserError: The folder is missing or has no images, or an HR image has no LR image.
     """
     level = level or (task.levels[0] if task.levels else 0)
     title = scored_set(name, level)
     name, at, side = name.rpartition("@") if "@" in name else (name, "", "0")
     if not side.isdecimal() or (at and not int(side)):
         raise UserError(
-            f"The benchmark set {name}@{side} is none: after @ stands the side of the centre that "
-            "is taken, as in Kodak24@500."
+            f"The benchmark set {name}@{side} has no valid size: after @ write the side of the "
+            "centre crop, as in Kodak24@500."
         )
     crop = int(side)
     folder = SAMPLES / "valid" if name == "samples" else _folder(name, str(data_dir), task)
@@ -210,7 +211,7 @@ def _layouts(name: str, task: Task) -> str:
 
 
 def fingerprint(digests: Iterable[bytes]) -> str:
-    """A hash of the images that have these digests, in whatever order."""
+    """A hash of the images with these digests, independent of their order."""
     return hashlib.blake2b(b"".join(sorted(digests)), digest_size=8).hexdigest()
 
 
@@ -225,9 +226,9 @@ def _digest(hq: np.ndarray, lq: np.ndarray | None) -> bytes:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """What images are called: the stems of their files, or the whole names where these are alike.
+    """Names for images: the stems of their files, or the whole names if stems are equal.
 
-    As it can be printed: without what a terminal would obey, and bytes that are no UTF-8.
+    They are safe to print: without control characters and bytes that are not UTF-8.
     """
     stems = [printable(file.stem) for file in files]
     if len(set(stems)) == len(stems):

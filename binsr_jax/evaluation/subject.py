@@ -1,4 +1,4 @@
-"""What is scored: the network of a work dir, one of a model file, or the input as it is."""
+"""The subject of an evaluation: a network of a work dir, one of a model file, or the input."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,12 +18,12 @@ from binsr_jax.training.checkpoint import load_model
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored.
+    """The subject of an evaluation.
 
     Attributes:
-      config: says the task and the benchmark sets.
-      restore: what restores an image; None scores the input itself.
-      about: what to write beside every score.
+        config: Names the task and the benchmark sets.
+        restore: Restores an image; None scores the input itself.
+        about: Fields that are written beside every score.
     """
 
     config: Config
@@ -35,7 +35,7 @@ def trained(workdir: str, which: Literal["best", "latest"], scale: int | None = 
     """The network of a work dir, as it was trained.
 
     Raises:
-      UserError: there is no checkpoint, it is damaged, or it is of another scale.
+        UserError: There is no checkpoint, it is damaged, or it has another scale.
     """
     config, model, variables, step = load_model(workdir, which)
     _check_scale(config, scale, workdir)
@@ -47,7 +47,7 @@ def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subje
     """The network of a model file, as ``binsr upscale`` runs it, or in floats.
 
     Raises:
-      UserError: there is no such file, it is damaged, or it is of another scale.
+        UserError: There is no such file, it is damaged, or it has another scale.
     """
     model = load_model_file(file)
     _check_scale(model.config, scale, file)
@@ -63,15 +63,15 @@ def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subje
 def scored_as(subject: Subject, task: str) -> Subject:
     """The same network, scored by the protocol of another task.
 
-    A network for colour is given a grey image as three equal channels, and luma is taken of its
-    output.
+    A colour network gets a grey image as three equal channels, and the luma of its output is
+    scored.
 
     Args:
-      subject: a network.
-      task: a key of ``tasks.TASKS``.
+        subject: A network.
+        task: A key of ``tasks.TASKS``.
 
     Raises:
-      UserError: the task has another scale, or is of colour and the network of grey.
+        UserError: The task has another scale, or it has colours and the network is grey.
     """
     own, config = task_of(subject.config), copy_of(subject.config)
     config.task, config.eval.levels = task, ()
@@ -83,14 +83,14 @@ def scored_as(subject: Subject, task: str) -> Subject:
 
 
 def degraded(task: str, scale: int | None = None) -> Subject:
-    """The input as it is; for super-resolution, enlarged by bicubic interpolation.
+    """The input itself; for super-resolution, enlarged by bicubic interpolation.
 
     Args:
-      task: a key of ``tasks.TASKS``.
-      scale: of a task that enlarges; 2 by default.
+        task: A key of ``tasks.TASKS``.
+        scale: The upscaling factor of super-resolution; 2 by default.
 
     Raises:
-      UserError: the task has no such scale.
+        UserError: The task has no such scale.
     """
     config = default()
     config.task = task

@@ -1,7 +1,7 @@
-"""How large activations are on both branches of the units: BBCU's figure 2.
+"""The magnitudes of activations on both branches of the units: BBCU's figure 2.
 
-What a unit adds to its residual comes from a binary convolution, whose output hardly depends on how
-large its input is. Where the residual is much smaller or larger, one of the two is drowned.
+A unit adds the output of a binary convolution to its residual. That output hardly depends on the
+magnitude of its input. If the residual is much smaller or larger, one of the two dominates.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ from binsr_jax.nn.binary import BinaryConv
 from binsr_jax.nn.units.base import Unit
 from binsr_jax.training.state import create_state, make_optimizer
 
-# Bins of magnitudes, equally wide in their logarithm; what lies outside is in the first or last.
+# Bins of magnitudes, of equal width in log space; values outside count in the first or last.
 _DECADES, _BINS_A_DECADE = (-5, 4), 8
 EDGES = np.logspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _BINS_A_DECADE + 1)
 
@@ -39,24 +39,24 @@ def describe(title: str, config: Config, variables: dict[str, Any]) -> list[dict
     """Statistics of the activations on the first training batch of a config.
 
     Args:
-        title: of the network.
-        config: of the network and of its training images.
-        variables: of the network.
+        title: The network's title.
+        config: Describes the network and its training images.
+        variables: The network's variables.
 
     Returns:
-        A row for each binary unit of the body and each of ``PARTS`` (what enters the unit, and what
-        comes out of its convolution and normalisation): ``title``, ``unit`` (from 0), ``units``,
-        ``part``, ``mean``, ``std``, ``zeros`` (the share that is 0) and ``counts``, how many of the
-        others have a magnitude in each of the bins between ``EDGES``.
+        One row for each binary unit of the body and each of ``PARTS`` (the input of the unit, and
+        the output of its convolution and normalisation): ``title``, ``unit`` (from 0), ``units``,
+        ``part``, ``mean``, ``std``, ``zeros`` (the share of zeros) and ``counts``, the histogram of
+        the other magnitudes over the bins between ``EDGES``.
 
     Raises:
-        UserError: the network has no binary units, or there are no training images.
+        UserError: The network has no binary units, or there are no training images.
     """
     with training_batches(config) as batches:
         images = next(batches)["lq"]
     found = _record(config, variables, images)
     if not found:
-        raise UserError(f"{title} has no binary units, whose activations could be shown.")
+        raise UserError(f"{title} has no binary units, so it has no activations to show.")
     return [
         {"title": title, "unit": i, "units": len(found), "part": part, **_statistics(values)}
         for i, pair in enumerate(found)
@@ -65,7 +65,7 @@ def describe(title: str, config: Config, variables: dict[str, Any]) -> list[dict
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
-    """Histograms of magnitudes: a row a network, a column each for a first, middle, last unit."""
+    """Histograms of magnitudes: a row per network, columns for first, middle and last unit."""
     titles = list(dict.fromkeys(row["title"] for row in rows))
     shown = Figure(figsize=(11, 0.8 + 1.9 * len(titles)), layout="constrained")
     grid = shown.subplots(len(titles), 3, sharex=True, sharey=True, squeeze=False)
@@ -93,7 +93,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("magnitude of an activation")
     width = EDGES[1] / EDGES[0]
-    # Room above for the legends.
+    # Leaves space above for the legends.
     grid[0][0].set(xscale="log", xlim=(min(drawn) / width, max(drawn) * width**2))
     grid[0][0].set_ylim(0, 1.45 * grid[0][0].get_ylim()[1])
     return shown
@@ -102,7 +102,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
 def _record(
     config: Config, variables: dict[str, Any], images: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What enters each binary unit, and what comes out of its convolution."""
+    """The input of each binary unit, and the output of its convolution."""
     model = models.build(config)
 
     def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:

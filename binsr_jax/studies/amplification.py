@@ -16,9 +16,9 @@ def rows(base: Row, features: Sequence[int], factors: Sequence[float]) -> list[R
     """The same network with each number of channels and each k.
 
     Args:
-        base: its config is the one of all rows, but for these two.
-        features: numbers of channels.
-        factors: values of k.
+        base: The row whose config all rows share, except for these two fields.
+        features: Numbers of channels.
+        factors: Values of k.
     """
     found = []
     for channels in features:
@@ -32,10 +32,10 @@ def rows(base: Row, features: Sequence[int], factors: Sequence[float]) -> list[R
 
 
 def figure(points: Sequence[dict[str, Any]]) -> Figure:
-    """A panel a score, a line a number of channels, dotted where the paper's rule puts k.
+    """One panel per score, one line per number of channels, dotted at the k of the paper's rule.
 
     Args:
-        points: rows ``{"features", "k", "scores"}``.
+        points: Rows ``{"features", "k", "scores"}``.
     """
     scores = dict.fromkeys(name for point in points for name in point["scores"])
     names = [name for name in scores if name.endswith("/psnr")]

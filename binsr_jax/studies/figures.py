@@ -1,4 +1,4 @@
-"""Figures: written whole or not at all, and the same from the same numbers."""
+"""Figures: never half written, and reproducible from the same numbers."""
 
 import math
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def save(figure: Figure, output: Path) -> None:
-    """Writes a figure beside its final name, then renames it.
+    """Writes a figure to a temporary file beside its final name, then renames it.
 
     Args:
-        figure: what to write.
-        output: a file with one of the endings ``FIGURE_SUFFIXES``.
+        figure: The figure.
+        output: A file with one of the endings ``FIGURE_SUFFIXES``.
 
     Raises:
-        UserError: the ending is another one, or the file cannot be written.
+        UserError: The ending is not supported, or the file cannot be written.
     """
     if output.suffix.lower() not in FIGURE_SUFFIXES:
         raise UserError(
             f"A plot cannot be written as {output.name!r}: give it one of the endings "
             f"{', '.join(FIGURE_SUFFIXES)}."
         )
-    # Without a date and random names, which svg and pdf have by default.
+    # No date and no random names, which svg and pdf have by default.
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(output.suffix.lower())
     try:
         with rc_context({"svg.hashsalt": output.stem}), replacing(output) as file:
@@ -42,14 +42,14 @@ def save(figure: Figure, output: Path) -> None:
 
 
 def colours(number: int) -> list[Any]:
-    """Colours that tell lines apart: a fixed set for ten of them, else spread over a map."""
+    """Distinct colours for lines: a fixed set for up to ten, otherwise spread over a colour map."""
     if number <= 10:
         return [f"C{i}" for i in range(number)]
     return [colormaps["turbo"]((i + 0.5) / number) for i in range(number)]
 
 
 def legend(axes: Axes) -> None:
-    """A legend inside, or beside the axes where it would hide the lines."""
+    """A legend inside the axes, or beside them if it would hide the lines."""
     if len(axes.lines) > 8:
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     elif axes.lines:
@@ -59,14 +59,14 @@ def legend(axes: Axes) -> None:
 def curves(workdirs: Sequence[Path]) -> Figure:
     """Training loss (logarithmic) and PSNR of every validation set against the step.
 
-    There is no panel for what no run has. Scores on different images under one name are lines of
-    their own.
+    A panel is left out if no run has its values. Scores on different images under one name give
+    separate lines.
 
     Args:
-        workdirs: One colour each, in both panels; every set has its own kind of line.
+        workdirs: One colour each, in both panels; every set has its own line style.
 
     Raises:
-        UserError: a work dir has no log.
+        UserError: A work dir has no log.
     """
     logs = {}
     for workdir in workdirs:
@@ -98,20 +98,20 @@ def curves(workdirs: Sequence[Path]) -> Figure:
         legend(psnr)
     for panel in axes.values():
         panel.grid(alpha=0.3)
-    if loss and not (psnr and len(psnr.lines) > 8):  # else its colours are named beside the other
+    if loss and not (psnr and len(psnr.lines) > 8):  # else the other legend names the colours
         legend(loss)
     return figure
 
 
 def _points(rows: list[dict[str, Any]], value_of: Any) -> tuple[list[int], list[float]]:
-    """Steps and values, as far as there are finite ones."""
+    """Steps and values, where the values are finite."""
     points = [(row["step"], value_of(row)) for row in rows]
     points = [point for point in points if isinstance(point[1], float) and math.isfinite(point[1])]
     return [step for step, _ in points], [value for _, value in points]
 
 
 def shortest_names(workdirs: Sequence[Path]) -> dict[Path, str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """The last parts of the paths, as many as needed to distinguish them."""
     paths = {workdir: workdir.absolute().parts for workdir in workdirs}
     longest = max(map(len, paths.values()), default=0)
     for count in range(1, longest + 1):

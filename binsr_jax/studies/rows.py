@@ -1,4 +1,4 @@
-"""The rows of a study: recipes cut down to one small budget, the same for all of them."""
+"""The rows of a study: recipes reduced to one small budget, the same for all of them."""
 
 import ast
 import fnmatch
@@ -14,7 +14,7 @@ from binsr_jax.config import Config, copy_of, field_value, list_value
 from binsr_jax.errors import UserError
 from binsr_jax.recipes import Published, Recipe, list_rows, open_recipe
 
-# What the papers' networks have; a row of fewer (SRResNet-Lite: 12) stays as much narrower.
+# The papers' number of channels; a row with fewer (SRResNet-Lite: 12) is reduced in proportion.
 _PAPER_FEATURES = 64
 
 
@@ -23,11 +23,11 @@ class Row:
     """One network of a study.
 
     Attributes:
-        name: of its work dir, below the study's.
-        recipe: what ``--config`` takes.
-        title: what tables and plots call it.
-        config: all settings of its training.
-        published: what a paper prints of it.
+        name: The name of its work dir, below the study's.
+        recipe: The value of ``--config``.
+        title: The title in tables and plots.
+        config: All settings of its training.
+        published: The numbers that a paper prints for it.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and at which rate every row of a study is trained.
+    """The length and the learning rate of every training in a study.
 
-    The milestones of a paper mean nothing in a few hundred steps. Here the rate of Adam climbs for
-    a tenth of the steps, then falls to zero along a cosine.
+    The milestones of a paper mean nothing in a few hundred steps. Here Adam's rate rises for a
+    tenth of the steps, then falls to zero along a cosine.
 
     Attributes:
-        steps: updates.
-        batch: patches a step.
-        learning_rate: the highest rate.
+        steps: The number of updates.
+        batch: Patches per step.
+        learning_rate: The highest rate.
     """
 
     steps: int
@@ -55,7 +55,7 @@ class Budget:
     learning_rate: float = 1e-3
 
     def apply(self, config: Config) -> None:
-        """Sets all of ``config.train`` that is schedule, and validation at the end alone."""
+        """Sets the whole schedule in ``config.train``, with one validation at the end."""
         config.train.update(
             {
                 "steps": self.steps,
@@ -84,11 +84,11 @@ def choose(patterns: Iterable[str]) -> list[Recipe]:
     """The recipes that ``FILE``, ``FILE:VARIANT`` and ``FILE:PATTERN`` name, each once.
 
     Args:
-        patterns: a pattern is a variant with ``*``, ``?`` or ``[...]``, and stands for all rows of
-            its file that it fits.
+        patterns: A pattern is a variant with ``*``, ``?`` or ``[...]``; it matches rows of its
+            file.
 
     Raises:
-        UserError: there is no such file or variant, or no row fits a pattern.
+        UserError: There is no such file or variant, or no row matches a pattern.
     """
     recipes: dict[tuple[str, str], Recipe] = {}
     for pattern in patterns:
@@ -98,7 +98,7 @@ def choose(patterns: Iterable[str]) -> list[Recipe]:
             fitting = [row for row in rows if fnmatch.fnmatchcase(row.variant, variant)]
             if not fitting:
                 raise UserError(
-                    f"No row of {file} fits {variant!r}: it has "
+                    f"No row of {file} matches {variant!r}: it has "
                     f"{', '.join(row.variant for row in rows) or 'none'}."
                 )
         else:
@@ -117,19 +117,19 @@ def reduced(
     sets: Sequence[str] = (),
     settings: Iterable[str] = (),
 ) -> Config:
-    """A recipe's config, cut down to a budget.
+    """A recipe's config, reduced to a budget.
 
     Args:
-        config: stays as it is.
-        budget: how it is trained.
-        features: channels of a network that has 64 in its recipe; others are cut down as much, and
-            the amplification with them (k = 130 n / 64), but for 1, which is none.
-        blocks: residual blocks.
-        sets: benchmark sets that it is scored on; those of the recipe by default.
-        settings: ``config.FIELD=VALUE``, which come last.
+        config: The recipe's config; it is not changed.
+        budget: The length and rate of the training.
+        features: Channels of a network with 64 in its recipe. Others are reduced in proportion, and
+            so is the amplification (k = 130 n / 64), unless it is 1, which means none.
+        blocks: Residual blocks.
+        sets: Benchmark sets for scoring; by default the recipe's.
+        settings: ``config.FIELD=VALUE``, applied last.
 
     Raises:
-        UserError: there is no such field, or it cannot have such a value.
+        UserError: There is no such field, or the value is not allowed.
     """
     config = copy_of(config)
     budget.apply(config)
@@ -148,10 +148,10 @@ def reduced(
 
 
 def assign(config: Config, setting: str) -> None:
-    """Carries out ``config.FIELD=VALUE``.
+    """Applies ``config.FIELD=VALUE``.
 
     Raises:
-        UserError: there is no such field, or it cannot have such a value.
+        UserError: There is no such field, or the value is not allowed.
     """
     name, equals, text = setting.partition("=")
     *folders, field = name.strip().removeprefix("config.").split(".")
@@ -180,7 +180,7 @@ def assign(config: Config, setting: str) -> None:
 
 
 def row_of(recipe: Recipe, config: Config) -> Row:
-    """The row of a recipe, with the config that is trained in place of the recipe's own."""
+    """The row of a recipe, trained with the given config instead of the recipe's own."""
     name = "-".join(filter(None, [Path(recipe.file).stem, recipe.variant]))
     return Row(
         re.sub(r"[^\w=,.+-]", "_", name), recipe.spec, recipe.title, config, recipe.published

@@ -1,4 +1,4 @@
-"""Trains the rows of a study one after the other, and goes on where that was stopped."""
+"""Trains the rows of a study one after the other, and resumes a stopped study."""
 
 import gc
 import json
@@ -28,7 +28,7 @@ from binsr_jax.training.workdir import writing_to
 
 T = TypeVar("T")
 
-# What may change between two parts of a row's training: it does not change what comes of it.
+# Fields that may change when a row's training is resumed: they do not change its result.
 _FREE = (
     "data.cache_dir",
     "data.dir",  # the images themselves decide: see _check_images_of
@@ -44,7 +44,7 @@ _FREE = (
 
 
 class StudyStoppedError(Exception):
-    """A signal has stopped the training of a row, which was saved."""
+    """A signal stopped the training of a row, which was saved."""
 
     def __init__(self, status: int):
         super().__init__(f"stopped with status {status}")
@@ -53,14 +53,15 @@ class StudyStoppedError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row.
+    """The result of a row.
 
     Attributes:
-        row: the row.
-        scores: such as ``{"Set5/psnr": 33.1, "Set5/ssim": 0.9}``; none if it failed.
-        images: the fingerprint of the images of each set; none if it failed.
-        seconds: of its steps alone, without compilation, validation and saving; None if unknown.
-        error: the sentence that its training ended with, or nothing.
+        row: The row.
+        scores: Such as ``{"Set5/psnr": 33.1, "Set5/ssim": 0.9}``; empty if it failed.
+        images: The fingerprint of the images of each set; empty if it failed.
+        seconds: The time of its steps alone, without compilation, validation and saving; None if
+            unknown.
+        error: The message of the error that ended its training, or "".
     """
 
     row: Row
@@ -71,7 +72,7 @@ class Result:
 
 
 class Images:
-    """Fingerprints of the images that rows are trained and scored on; each is computed once."""
+    """Fingerprints of the rows' training and benchmark images; each is computed once."""
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = {}
@@ -97,10 +98,10 @@ class Images:
 
 
 def check(rows: Sequence[Row]) -> Images:
-    """Finds a mistake in any row before the first one is trained.
+    """Finds mistakes in all rows before the first one is trained.
 
     Returns:
-        What the rows are trained and scored on.
+        The fingerprints of the images for training and scoring.
 
     Raises:
         UserError: A row describes no network or training, or its images are missing.
@@ -115,22 +116,22 @@ def check(rows: Sequence[Row]) -> Images:
 
 
 def train_rows(rows: Sequence[Row], folder: Path, images: Images) -> Iterator[Result]:
-    """Trains and scores every row in ``folder/NAME``; rows that are finished there are read.
+    """Trains and scores every row in ``folder/NAME``; finished rows are only read.
 
-    A row whose loss does not stay finite, or that fails for another reason, is a result with an
-    error, and the rows after it are trained nevertheless.
+    If a row fails, or its loss is not finite, its result has an error, and the following rows are
+    still trained.
 
     Args:
-        rows: in their order.
-        folder: made if it is not there.
-        images: from ``check``.
+        rows: In their order.
+        folder: The study's folder; created if it is missing.
+        images: From ``check``.
 
     Yields:
-        The results, in the order of the rows, each as soon as it is there.
+        The results, in the order of the rows, each as soon as it is complete.
 
     Raises:
         UserError: A work dir holds a row that was trained with other settings, or on other images.
-        StudyStoppedError: A signal has stopped a row's training.
+        StudyStoppedError: A signal stopped a row's training.
     """
     for row in rows:
         _check_settings_of(folder / row.name, row.config)
@@ -157,7 +158,7 @@ def train_rows(rows: Sequence[Row], folder: Path, images: Images) -> Iterator[Re
                 if name.endswith("/psnr")
             )
             _say(f"Row {number} of {len(rows)}: {listed}; about {left:.0f} minutes left.")
-        # Nothing of a network is of use to the next one: its programs would pile up.
+        # The next network shares no compiled programs with this one: they would pile up.
         jax.clear_caches()
         gc.collect()
         yield result
@@ -190,7 +191,7 @@ def _check_images_of(workdir: Path, data: str) -> None:
         with Checkpoints(workdir, read_only=True) as checkpoints:
             latest = checkpoints.latest_step()
             stored = None if latest is None else checkpoints.data(latest)
-    except UserError:  # nothing was trained there yet; or it is damaged, as the training will say
+    except UserError:  # no training yet; or it is damaged, which the training will report
         return
     if stored not in (None, data):
         raise UserError(
@@ -200,7 +201,7 @@ def _check_images_of(workdir: Path, data: str) -> None:
 
 
 def _train(row: Row, workdir: Path, scored_on: dict[str, str]) -> Result:
-    """Trains a row to its end, if that was not done, scores it and notes what came of it."""
+    """Trains a row to its end if needed, scores it and writes its result."""
     config = row.config
     model = models.build(config)
     validate = network_validator(config, model)
@@ -210,11 +211,11 @@ def _train(row: Row, workdir: Path, scored_on: dict[str, str]) -> Result:
         if status:
             raise StudyStoppedError(status)
     last = _last_validation(workdir, config)
-    if last is None:  # its validation, after the last step, was broken off
+    if last is None:  # its validation after the last step was interrupted
         raise StudyStoppedError(128 + signal.SIGTERM)
     scores, images = last["scores"], last["images"]
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    # It may have been trained before other sets, or other images of these names, were asked for.
+    # The row may be older than a change of the requested sets, or of the images in them.
     if images != scored_on or _eval(config_from_json(stored)) != _eval(config):
         _, _, variables, step = load_model(workdir, "latest")
         scores, _, images = validate(variables, step)
@@ -226,7 +227,7 @@ def _train(row: Row, workdir: Path, scored_on: dict[str, str]) -> Result:
 
 
 def _read(workdir: Path, row: Row, scored_on: dict[str, str]) -> Result | None:
-    """What came of a row, if it is finished and was scored as the config asks, on these images."""
+    """The result of a row, if it is finished and was scored on the requested sets and images."""
     try:
         note = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -237,19 +238,19 @@ def _read(workdir: Path, row: Row, scored_on: dict[str, str]) -> Result | None:
 
 
 def _eval(config: Config) -> dict[str, Any]:
-    """What scores depend on."""
+    """The part of a config on which scores depend."""
     settings = json.loads(json.dumps(config.eval.to_dict()))
     return {name: value for name, value in settings.items() if name not in ("every", "data_dir")}
 
 
 def _last_validation(workdir: Path, config: Config) -> dict[str, Any] | None:
-    """The log's row of the validation after the last step, if the training has come so far."""
+    """The log's row of the validation after the last step, if the training has reached it."""
     rows = [row for row in read_log(workdir) if row["step"] == config.train.steps]
     return next((row for row in reversed(rows) if "scores" in row), None)
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float | None:
-    """How long the logged steps took; those after a start, which has no speed, as the others."""
+    """The time of the logged steps; steps without a logged speed count like the others."""
     speeds: list[tuple[int, float]] = []
     last = 0
     for row in rows:

@@ -1,9 +1,9 @@
 """The comparison table of a study: JSON rows first, everything else from them.
 
 A row is ``{"title", "recipe", "operations", "parameters", "file_bytes", "scores", "steps",
-"seconds", "error", "published"}``, operations in G and parameters in K; ``published`` holds
+"seconds", "error", "published"}``, with operations in G and parameters in K. ``published`` holds
 operations, parameters and scores as a paper prints them. The first row is the degraded input
-itself, which has scores alone.
+itself, which has scores only.
 """
 
 import csv
@@ -20,7 +20,7 @@ _PSNR = "/psnr"
 
 
 def markdown(about: str, rows: Sequence[Row]) -> str:
-    """The table under a line about the study, and how far its order is the published one."""
+    """The table under a line about the study, and its agreement with the published order."""
     header, *lines = _cells(rows)
     parts = [about, _markdown_table(header, lines)]
     agreed = agreement(rows)
@@ -58,7 +58,7 @@ def latex(about: str, rows: Sequence[Row]) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """All numbers in full, one column each; what there is not is empty."""
+    """All numbers at full precision, one column each; missing ones are empty."""
     scores = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     printed = [name for name in scores if name.endswith(_PSNR)]
     fields = ("title", "recipe", "operations", "parameters", "file_bytes", "steps", "seconds")
@@ -80,12 +80,15 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 
 def agreement(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For every score that at least three rows have here and in a paper, how the orders compare.
+    """Compares the order of the rows with the published order.
+
+    Every score that at least three rows have both here and in a paper is compared.
 
     Returns:
-        Of each: ``score``; ``rows``, how many; ``spearman``, the rank correlation (Spearman, 1904),
-        None where all are equal; ``pairs``, how many pairs differ in the paper, and
-        ``pairs_in_order``, how many of these have the same order here; the titles in both orders.
+        For each score: ``score``; ``rows``, their number; ``spearman``, the rank correlation
+        (Spearman, 1904), None if all values are equal; ``pairs``, the number of pairs that differ
+        in the paper; ``pairs_in_order``, how many of these have the same order here; and the titles
+        in both orders.
     """
     found = []
     for name in _score_names(rows):
@@ -115,14 +118,14 @@ def agreement(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation: Pearson's of the ranks, ties sharing the mean of theirs.
+    """Spearman's rank correlation: Pearson's correlation of the ranks, with ties averaged.
 
     Args:
-        x: at least two numbers.
-        y: as many.
+        x: At least two numbers.
+        y: As many numbers.
 
     Returns:
-        -1..1, or None where all of ``x`` or of ``y`` are equal.
+        -1..1, or None if all of ``x`` or all of ``y`` are equal.
     """
     a, b = ranks(x), ranks(y)
     a, b = a - a.mean(), b - b.mean()
@@ -182,7 +185,7 @@ def _rank_cells(rows: Sequence[Row], name: str) -> dict[Any, str]:
 
 
 def _score_names(rows: Sequence[Row]) -> list[str]:
-    """Sets, or sets with levels, that any row has a PSNR of."""
+    """Sets, or sets with levels, on which any row has a PSNR."""
     names = [name for row in rows for name in row["scores"] if name.endswith(_PSNR)]
     return [_set(name) for name in dict.fromkeys(names)]
 
@@ -196,7 +199,7 @@ def _published(row: Row) -> dict[str, float]:
 
 
 def _sorted(titles: Sequence[str], scores: Sequence[float]) -> list[str]:
-    """Titles by falling score, equal ones by name."""
+    """Titles by descending score, equal ones by name."""
     return [title for _, title in sorted((-s, t) for s, t in zip(scores, titles, strict=True))]
 
 
