@@ -1,20 +1,20 @@
-"""Colours for what is clear, where a file hides any colour, mostly black."""
+"""Fills the hidden colours of transparent pixels, which files may set to anything, mostly black."""
 
 import numpy as np
 
-_ROWS = 256  # worked at once, so that a large picture is not copied as floats
+_ROWS = 256  # rows processed at a time, so that a large picture is not copied as floats
 
 
 def filled(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The pixels with those that are wholly clear in the colours of the visible ones around them.
+    """The pixels, with colours from visible neighbours in fully transparent pixels.
 
-    A network sees its pixel's neighbours, also those that nobody sees. Each clear pixel gets the
-    mean of the visible ones in the smallest block of 2, 4, 8 ... pixels square around it that has
-    any, more opaque ones counting more; blocks meet smoothly.
+    A network sees the neighbours of a pixel, including invisible ones. Each transparent pixel gets
+    the mean of the visible pixels, weighted by opacity, in the smallest block of 2, 4, 8 ... pixels
+    square around it that has any. The result is interpolated between blocks.
 
     Args:
-        pixels: ``[H, W, C]``, of whole numbers or floats.
-        alpha: ``[H, W]``, of whole numbers or floats; 0 is clear.
+        pixels: ``[H, W, C]``, integers or floats.
+        alpha: ``[H, W]``, integers or floats; 0 is transparent.
     """
     clear = alpha == 0
     if not clear.any() or clear.all():
@@ -49,14 +49,14 @@ def _halved(pixels: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _block_sums(x: np.ndarray) -> np.ndarray:
-    """Sums of 2x2 blocks; what is missing at the edges is 0."""
+    """Sums of 2x2 blocks; missing pixels at the edges count as 0."""
     x = np.pad(x, ((0, len(x) % 2), (0, x.shape[1] % 2), (0, 0)))
     x = x[0::2] + x[1::2]
     return x[:, 0::2] + x[:, 1::2]
 
 
 def _spread(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Fills the pixels of no weight from blocks of ever more of them."""
+    """Fills the pixels of weight 0 from ever larger blocks."""
     empty = weight == 0
     if not empty.any():
         return pixels
@@ -67,7 +67,7 @@ def _spread(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _doubled(small: np.ndarray, top: int, bottom: int, width: int) -> np.ndarray:
-    """Rows ``top`` to ``bottom`` of an image twice as large, between its pixels linear."""
+    """Rows ``top`` to ``bottom`` of an image of twice the size, interpolated linearly."""
     rows, columns = (
         np.clip((np.arange(start, stop) - 0.5) / 2, 0, length - 1).astype(np.float32)
         for start, stop, length in ((top, bottom, len(small)), (0, width, small.shape[1]))

@@ -1,4 +1,4 @@
-"""What is known of the packaged networks, read from their files."""
+"""Facts about the packaged networks, read from their files."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.upscaler import load
 from binsr_jax.pretrained import NETWORKS, Packaged
 
-# What benchmarks/packaged.py measured: the machine, and seconds a megapixel by name.
+# The results of benchmarks/packaged.py: the machine, and seconds per megapixel by name.
 TIMES = Path(__file__).parents[1] / "pretrained" / "times.json"
 
 
@@ -21,17 +21,18 @@ class Card:
     """A network that comes with the package.
 
     Attributes:
-        name: what ``binsr_jax.load`` and ``--model`` take.
-        task: what it restores, such as "SR x2".
-        scale: how many times larger its output is.
-        kind: clean, photo or fast where there are several for a task, else "".
-        about: for what it is.
-        file: its model file.
-        size: the bytes of the file.
-        scores: by set, level and score, such as ``{"Set5/psnr": 37.32}``.
-        terms: those of the weights, which follow from the training images; "" where the file does
-            not say.
-        seconds: for a megapixel of the input on the machine of ``pretrained/times.json``, or None.
+        name: The argument of ``binsr_jax.load`` and ``--model``.
+        task: What it restores, such as "SR x2".
+        scale: How many times larger its output is.
+        kind: "clean", "photo" or "fast" if a task has several networks, else "".
+        about: Its purpose in a few words.
+        file: Its model file.
+        size: The size of the file in bytes.
+        scores: By set, level and score, such as ``{"Set5/psnr": 37.32}``.
+        terms: The terms of the weights, which follow from the training images; "" if the file has
+            none.
+        seconds: The time for a megapixel of the input on the machine of ``pretrained/times.json``,
+            or None.
     """
 
     name: str
@@ -47,13 +48,13 @@ class Card:
 
 
 def cards() -> list[Card]:
-    """The networks that this version has, in the order of ``pretrained.NETWORKS``."""
+    """The networks in this version, in the order of ``pretrained.NETWORKS``."""
     seconds = times()[1]
     return [_card(network, seconds) for network in NETWORKS.values() if network.there]
 
 
 def times() -> tuple[str, Mapping[str, float]]:
-    """The machine where times were measured, and seconds a megapixel by name."""
+    """The machine of the measurement, and seconds per megapixel by name."""
     if not TIMES.is_file():
         return "", {}
     measured = json.loads(TIMES.read_text(encoding="utf-8"))
@@ -61,11 +62,11 @@ def times() -> tuple[str, Mapping[str, float]]:
 
 
 def seconds_per_megapixel(name: str, side: int = 700) -> float:
-    """How long a network takes for a million pixels of the input, here: the best of three.
+    """The seconds that a network takes for a million input pixels here: the best of three.
 
     Args:
-        name: of the network, or a model file.
-        side: of the square picture that it is measured on.
+        name: The name of a network, or a model file.
+        side: The side of the square test picture.
     """
     upscaler = load(name)
     y, x = np.mgrid[:side, :side] / 9.0

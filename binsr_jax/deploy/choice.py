@@ -1,4 +1,4 @@
-"""Which packaged network a picture is enlarged with, where the user names none."""
+"""Chooses the packaged network for a picture if the user names none."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,23 +7,24 @@ from PIL import Image
 
 from binsr_jax.pretrained import NETWORKS, Packaged, find
 
-# Below this quality of JPEG the network for photographs is better than that for clean pictures.
+# Below this JPEG quality, the network for photographs is better than the one for clean pictures.
 PHOTO_BELOW = 95
 
-# The luma table of libjpeg at quality 50 adds up to this.
+# The sum of libjpeg's luma table at quality 50.
 _SUM_AT_50 = 3688
 
 
 def jpeg_quality(file: Path) -> int | None:
-    """The quality that a JPEG file was written with, by its luma table; None of other files.
+    """The quality with which a JPEG file was written, from its luma table; None for other files.
 
-    It is within 1 from about 25 on, and too high below, where entries of the table are cut off.
+    It is within 1 of the true quality from about 25 on. Below that it is too high, because entries
+    of the table are clipped.
     """
     try:
         with Image.open(file, formats=["JPEG"]) as image:
             tables = getattr(image, "quantization", {})
             total = sum(tables[0]) if tables.get(0) else 0
-    except Exception:  # whatever is wrong with it is said where it is read
+    except Exception:  # the decoder will report what is wrong with the file
         return None
     if not total:
         return None
@@ -33,14 +34,14 @@ def jpeg_quality(file: Path) -> int | None:
 
 
 def by_default(files: Sequence[Path], scale: int) -> tuple[dict[str, list[Path]], str]:
-    """The networks that pictures are enlarged with, and a sentence about it.
+    """The networks for enlarging these pictures, and a sentence about the choice.
 
     Returns:
-        The pictures of each network, by its name, and the sentence; or no sentence where all are
-        clean.
+        The pictures of each network, by its name, and the sentence, which is empty if all pictures
+        are clean.
 
     Raises:
-        UserError: no network of this version enlarges so many times.
+        UserError: No network in this version has this scale.
     """
     clean = find("upscale", scale, "clean")
     photo = _photo(scale)

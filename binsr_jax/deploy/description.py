@@ -1,8 +1,8 @@
-"""What a model file says of itself: the network, which is checked, and where it comes from.
+"""The description in a model file: the network, which is checked, and its provenance.
 
-``docs/model-format.md`` describes both versions. A later version of binsr-jax may know more: what
-it says of the origin is ignored here, while an unknown field of the network is refused, since it
-would change what the network computes.
+``docs/model-format.md`` describes both versions. A later version of binsr-jax may write more
+fields. Unknown fields of the provenance are ignored. An unknown field of the network is refused,
+since it would change what the network computes.
 """
 
 import json
@@ -29,8 +29,8 @@ from binsr_jax.tasks import task_of
 FORMAT_VERSION = 2
 FLOATS = ("float32", "float16")
 
-# The fields of the network that a file must have. Other fields of ``config.model`` may be missing
-# and then have their default: what networks computed before there was such a field.
+# The network fields that a file must have. Other fields of ``config.model`` may be missing; their
+# default then computes what networks computed before the field existed.
 NETWORK_FIELDS = (
     "task",
     "scale",
@@ -52,7 +52,7 @@ NETWORK_FIELDS = (
     "model.residual_scale",
     "model.image_skip",
 )
-# Fields of ``config.model`` that change training alone: a packed network is the same without them.
+# Fields of ``config.model`` that affect only training: a packed network is the same without them.
 TRAINING_FIELDS = (
     "model.surrogate",
     "model.weight_scale",
@@ -63,9 +63,9 @@ TRAINING_FIELDS = (
 _LATER_THAN_1 = ("model.head", "model.hr_conv", "model.tail", "model.bias")
 
 _MAX_FIELDS = {"blocks": 64}
-_MAX_SIZE = 4096  # of features, and whatever else is counted
-_MAX_NUMBER = 10**6  # of the network's settings
-_MAX_HISTORY = 32  # convolutions that each take what all before them made
+_MAX_SIZE = 4096  # most features, blocks and so on
+_MAX_NUMBER = 10**6  # largest magnitude of a number among the network's settings
+_MAX_HISTORY = 32  # most convolutions that each take the outputs of all previous ones
 _MAX_TEXT = 1000  # characters
 _MAX_DEPTH = 6
 _PROVENANCE = {
@@ -81,14 +81,14 @@ _PROVENANCE = {
 
 @dataclass(frozen=True)
 class Description:
-    """What a model file says of itself.
+    """The description in a model file.
 
     Attributes:
-        config: a full config. The fields of the network are the file's; those of training are the
-            file's where this version knows them, else the defaults.
-        floats: a name of ``FLOATS``.
-        kernels: the shape of each kernel of signs, not yet compared with the network.
-        provenance: see ``model_file.PackedModel``.
+        config: A full config. Its network fields come from the file. Its training fields come from
+            the file if this version knows them, else they are the defaults.
+        floats: A name of ``FLOATS``.
+        kernels: The shape of each kernel of signs, not yet compared with the network.
+        provenance: See ``model_file.PackedModel``.
     """
 
     config: Config
@@ -100,10 +100,10 @@ class Description:
 def describe(
     config: Config, floats: str, kernels: dict[str, Any], provenance: dict[str, Any]
 ) -> dict[str, Any]:
-    """The description to write: ``read_description`` gives back what it is made of.
+    """The description to write; ``read_description`` returns its parts again.
 
     Raises:
-        UserError: no reader would take the network.
+        UserError: The network is outside of the limits for readers.
     """
     check_network(config)
     network, training = {}, {}
@@ -124,10 +124,10 @@ def describe(
 
 
 def read_description(description: dict[str, Any]) -> Description:
-    """Reads a description of version 1 or 2, which comes from a file that is not trusted.
+    """Reads a description of version 1 or 2 from an untrusted file.
 
     Raises:
-        UserError: it describes no network that this version builds.
+        UserError: It describes no network that this version can build.
     """
     version = description.get("format_version")
     if type(version) is not int or version < 1:
@@ -166,10 +166,10 @@ def read_description(description: dict[str, Any]) -> Description:
 
 
 def check_network(config: Config) -> None:
-    """Refuses a network whose numbers no reader takes: a bound on the work of building it.
+    """Refuses a network with numbers beyond the limits, which bound the work of building it.
 
     Raises:
-        UserError: names the field and its limit.
+        UserError: A number is too large; the message names the field and its limit.
     """
     model = config.model
     for field, value in model.items():
@@ -177,35 +177,35 @@ def check_network(config: Config) -> None:
             raise UserError(f"its config.model.{field} is above {limit}")
         if isinstance(value, float) and not abs(value) < _MAX_NUMBER:
             raise UserError(f"its config.model.{field} is not within +-{_MAX_NUMBER}")
-    # Such a body is one unit, and the time to compile it grows with the square of its length.
+    # Such a body is one unit, and its compile time grows with the square of its length.
     convolutions = model.blocks if model.name == "dncnn" else 2 * model.blocks
     unit = UNITS.get(model.unit)
     if unit is not None and not unit.convolutions and convolutions > _MAX_HISTORY:
         raise UserError(
-            f"its unit {model.unit} takes all that was computed before it, which is limited to "
+            f"its unit {model.unit} takes all previous outputs, which is limited to "
             f"{_MAX_HISTORY} convolutions, and it has {convolutions}"
         )
 
 
 def without_training(config: Config) -> Config:
-    """The config of the same network with the defaults of all that is of training."""
+    """The config of the same network with defaults for all training fields."""
     return config_from_json(
         _nested({name: v for name, v in flat_fields(config).items() if _is_of_network(name)})
     )
 
 
 def bounded(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What of a provenance can be shown; the rest is left out.
+    """The part of a provenance that can be shown; the rest is left out.
 
-    Texts are printable and of at most 1000 characters, so that they cannot steer a terminal; whole
-    numbers are below 2^53, all others finite; and it is at most 6 deep.
+    Texts are printable and have at most 1000 characters, so that they cannot control a terminal.
+    Integers are below 2^53, all other numbers are finite, and the nesting is at most 6 deep.
     """
     kept = _bounded(provenance, _MAX_DEPTH)
     return kept if isinstance(kept, dict) else {}
 
 
 def _bounded(value: Any, depth: int) -> Any:
-    """The value without what is out of bounds, or ``...`` where nothing is left."""
+    """The value without its parts that are out of bounds, or ``...`` if nothing is left."""
     if isinstance(value, dict | list | tuple):
         if depth == 0:
             return ...
@@ -227,7 +227,7 @@ def _is_text(value: str) -> bool:
 
 
 def _of_version_1(description: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network and the rest of a config of version 1, which is one tree."""
+    """The network part and the rest of a version 1 config, which is one tree."""
     stored = description["config"]
     model = stored.get("model")
     if not isinstance(model, dict):
@@ -240,7 +240,7 @@ def _of_version_1(description: dict[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def _network_config(network: dict[str, Any], optional: tuple[str, ...]) -> Config:
-    """A config with the fields of a network, strictly, and defaults for the rest."""
+    """A config with the fields of a network, strictly checked, and defaults for the rest."""
     stored = flatten_dict(network, sep=".")
     for name in NETWORK_FIELDS:
         if name not in stored and name not in optional:
@@ -248,16 +248,16 @@ def _network_config(network: dict[str, Any], optional: tuple[str, ...]) -> Confi
     config = config_from_json(network)
     for name in stored:
         if not _is_of_network(name):
-            raise UserError(f"its network has the field {name[:80]}, which is of training")
+            raise UserError(f"its network has the field {name[:80]}, which only training uses")
     check_network(config)
-    task_of(config)  # refuses a task or scale that there is not
+    task_of(config)  # refuses an unknown task or scale
     return config
 
 
 def _with_training(config: Config, stored: Any) -> Config:
-    """The config with the stored fields of training that this version knows.
+    """The config with the stored training fields that this version knows.
 
-    Whether their values make sense is not looked at: to run the network they do not matter.
+    Their values are not checked, since running the network does not use them.
     """
     config = config.copy_and_resolve_references().unlock()
     for name, known in flat_fields(config).items():
@@ -271,7 +271,7 @@ def _with_training(config: Config, stored: Any) -> Config:
         if isinstance(value, dict) and field in value:
             fitting = field_value(name, known, value[field])
             target[field] = known if fitting is None else fitting
-    # Values that the network's own checks refuse would keep it from being run.
+    # A value that the network's own checks refuse would make it unusable.
     try:
         task_of(config)
     except UserError:
@@ -291,7 +291,7 @@ def _is_of_network(name: str) -> bool:
 
 
 def _nested(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields by name as a tree of JSON values."""
+    """Converts fields by name into a tree of JSON values."""
     tree: dict[str, Any] = {}
     for name, value in fields.items():
         *sections, field = name.split(".")

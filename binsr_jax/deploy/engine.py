@@ -1,13 +1,13 @@
-"""Runs a packed network on images: bits on CPU, int8 on GPU and TPU, or floats to compare with.
+"""Runs a packed network on images: bits on CPU, int8 on GPU and TPU, or floats for comparison.
 
-Inference runs the two halves of a backbone (see ``binsr_jax.models.edsr``): ``extract`` on a whole
-tile, then ``reconstruct``, whose intermediates are several times larger, in strips of rows that
-overlap by what it looks at. A strip gives what the whole gives.
+Inference runs the two halves of a backbone (see ``binsr_jax.models.backbone``). ``extract`` runs on
+a whole tile. ``reconstruct``, whose intermediates are several times larger, runs in strips of rows
+that overlap by its receptive field. The strips give the same result as the whole tile.
 
-A pixel's value does not depend on the size of the tile it lies in: signs are convolved as integers,
-and XLA adds up the products of a float convolution in one order whatever the shape, but for the
-matrix products of a few dozen pixels. Floats that are merely close would not do, since a sign makes
-a large difference of a small one.
+The value of a pixel does not depend on the size of its tile. Signs are convolved as integers. XLA
+adds the products of a float convolution in the same order for every shape, except for the matrix
+products of a few dozen pixels. Nearly equal floats would not be enough, because a sign turns a
+small difference into a large one.
 """
 
 from collections.abc import Callable
@@ -28,29 +28,29 @@ from binsr_jax.nn.packed import PackedConv, PackedFloatConv
 Arithmetic = Literal["packed", "float"]
 _CONVOLUTIONS = {"packed": PackedConv, "float": PackedFloatConv}
 
-# What `reconstruct` makes at a time: as many rows of output as let an intermediate stay in the
-# cache, and at least so many that their overlap costs little.
+# The size of a strip in ``reconstruct``: few enough rows that an intermediate stays in the cache,
+# but enough that the overlap costs little.
 _STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
 
 
 class Engine:
-    """A network that is compiled once for each shape of tile.
+    """A network that is compiled once for each tile shape.
 
     Args:
-        model: what ``deploy.model_file.load_model_file`` reads.
-        arithmetic: ``"packed"``, or ``"float"`` for the same network with its binary convolutions
-            made of floats: slow, to check the other.
+        model: The result of ``deploy.model_file.load_model_file``.
+        arithmetic: ``"packed"``, or ``"float"`` for the same network with float binary
+            convolutions: slow, for checking the packed one.
 
     Attributes:
-        scale: how many times larger the output is.
-        channels: of the image.
-        radius: how many pixels away an output pixel looks, at most, apart from means over the whole
+        scale: How many times larger the output is.
+        channels: The channels of the image.
+        radius: The radius of the receptive field in pixels, not counting means over the whole
             image.
-        stride: a tile must start at a multiple of it.
-        overlap: pixels beyond what is kept of a tile with which it is near enough to exact, where
-            ``radius`` is too much; None if a network has signs, of which none may flip.
-        global_pooling: whether there are such means.
-        bytes_per_pixel: of working memory, for a pixel of a tile; input and output included.
+        stride: A tile must start at a multiple of it.
+        overlap: A halo with which a tile is nearly exact, for use if ``radius`` needs too much
+            memory; None if a network has signs, of which not one may flip.
+        global_pooling: Whether the network takes means over the whole image.
+        bytes_per_pixel: Working memory per pixel of a tile, input and output included.
     """
 
     def __init__(self, model: PackedModel, arithmetic: Arithmetic = "packed") -> None:
@@ -72,7 +72,7 @@ class Engine:
         self.bytes_per_pixel: float = 4 * (maps + pixels)
 
         on_cpu = jax.default_backend() == "cpu"
-        # Vectors of 512 bits, where the CPU has them: XLA takes 256 on its own.
+        # Vectors of 512 bits, if the CPU has them: XLA's default is 256.
         options = {"xla_cpu_prefer_vector_width": "512"} if on_cpu else None
         strips = partial(_reconstruct, network, halo=max(1, halo))
         self._extract = jax.jit(partial(_extract, network), compiler_options=options)
@@ -83,14 +83,14 @@ class Engine:
 
         Args:
             image: float32 ``[h, w, channels]`` in 0..1.
-            pooled: of `pooled_of` the whole image that this one is a piece of.
+            pooled: The result of ``pooled_of`` for the whole image, if this is a tile of it.
 
         Returns:
             float32 ``[scale h, scale w, channels]``, not clipped.
 
         Raises:
-            ValueError: the image has another shape.
-            TypeError: the image is not float32.
+            ValueError: The image has another shape.
+            TypeError: The image is not float32.
         """
         x = pad_to_multiple(self._checked(image), self.stride)
         features, _ = self._extract(self._params, pooled, x)
@@ -98,9 +98,10 @@ class Engine:
         return np.asarray(self._reconstruct(self._params, features, x))[0, :height, :width]
 
     def pooled_of(self, image: np.ndarray) -> Any:
-        """The means over an image that its pieces are to be worked with: see `run`.
+        """The means over an image, which ``run`` takes for its tiles.
 
-        ``run(image, pooled_of(image))`` is ``run(image)``. Without ``global_pooling``, nothing.
+        ``run(image, pooled_of(image))`` equals ``run(image)``. Without ``global_pooling`` it is
+        empty.
         """
         x = pad_to_multiple(self._checked(image), self.stride)
         return self._extract(self._params, None, x)[1]
@@ -114,7 +115,7 @@ class Engine:
 
 
 def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-    """The features of an image and the means over it, or those given."""
+    """The features of an image, and its means or the given ones."""
     if pooled:
         variables = {"params": params, POOLED: pooled}
         return network.apply(variables, x, method="extract"), pooled
@@ -123,9 +124,9 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
 
 
 def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: int) -> jax.Array:
-    """The output, a strip of rows at a time where the network would need too much memory."""
+    """The output, computed in strips of rows if the network would need too much memory."""
     scale = network.stride * network.scale
-    row = 4 * features.shape[-1] * features.shape[-2] * scale  # bytes, of an intermediate
+    row = 4 * features.shape[-1] * features.shape[-2] * scale  # bytes of an intermediate
     rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
@@ -139,18 +140,18 @@ def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: 
 def in_strips(
     f: Callable[..., jax.Array], inputs: tuple[jax.Array, ...], rows: int, halo: int
 ) -> jax.Array:
-    """``f(*inputs)``, worked in strips of rows to bound the memory of what is in between.
+    """``f(*inputs)``, computed in strips of rows to bound the memory of intermediates.
 
     Args:
-        f: takes arrays ``[B, n H, W, _]``, each with a whole n of its own, to ``[B, s H, W, _]``
-            for some whole s; a row of its output depends on the ``halo`` rows of H before and after
-            it, at most.
-        inputs: the first has n = 1.
-        rows: of H that are worked at a time, beside the halo.
-        halo: at least 0.
+        f: Maps arrays ``[B, n H, W, _]``, each with its own integer n, to ``[B, s H, W, _]`` for
+            some integer s. A row of its output depends on at most ``halo`` rows of H before and
+            after it.
+        inputs: The first has n = 1.
+        rows: The rows of H in a strip, without the halo.
+        halo: At least 0.
 
     Returns:
-        What ``f`` returns.
+        The result of ``f``.
     """
     height, strip = inputs[0].shape[1], rows + 2 * halo
     if height <= strip:
@@ -166,8 +167,8 @@ def in_strips(
     scale = part.shape[1] // strip
 
     def write_strip(i: jax.Array, y: jax.Array) -> jax.Array:
-        # A strip is moved inward rather than cut short, so that all are of one shape; and it ends
-        # where the image does, so that it is padded as the image is.
+        # The last strip is moved inward rather than shortened, so that all have one shape. It ends
+        # at the border of the image, so that it gets the same padding.
         top = jnp.minimum(i * rows, height - rows)
         start = jnp.clip(top - halo, 0, height - strip)
         z = f(

@@ -1,16 +1,16 @@
-"""GIF files before their pixels are decoded: cut down to the first frame."""
+"""Reads a GIF file before its pixels are decoded: reduces it to the first frame."""
 
 import io
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_MOST_BLOCKS = 100_000  # before a frame; a file may hold nothing but comments
+_MOST_BLOCKS = 100_000  # most blocks before a frame; a file may hold nothing but comments
 _CONTROL = 0xF9
 
 
 @dataclass(frozen=True)
 class Gif:
-    """The first frame of a GIF as a file of its own, and whether there are more."""
+    """The first frame of a GIF as its own file, and whether there are more."""
 
     stream: BinaryIO
     animated: bool
@@ -20,7 +20,7 @@ def read(file: BinaryIO) -> Gif:
     """Reads a GIF file.
 
     Raises:
-        ValueError: it is damaged, or claims more pixels than it holds.
+        ValueError: It is damaged, or claims more pixels than it holds.
     """
     data = file.read()
     if len(data) < 13:
@@ -52,7 +52,7 @@ def _palette(flags: int) -> int:
 
 
 def _after(data: bytes, place: int) -> int:
-    """Where a row of blocks ends, each with its length before it, the last empty."""
+    """The end of a sequence of blocks, each preceded by its length, the last one empty."""
     for _ in range(_MOST_BLOCKS + (len(data) - place) // 16):  # encoders fill them with 255 bytes
         if place >= len(data) or not data[place]:
             return place + 1
@@ -61,7 +61,7 @@ def _after(data: bytes, place: int) -> int:
 
 
 def _another(data: bytes, place: int) -> bool:
-    """Whether a frame follows; a few blocks are looked at."""
+    """Whether another frame follows; at most a few blocks are examined."""
     for _ in range(100):
         block = data[place : place + 1]
         if block != b"\x21":
@@ -71,7 +71,7 @@ def _another(data: bytes, place: int) -> bool:
 
 
 def _require_bytes(data: bytes, place: int, count: int) -> None:
-    """Raises ValueError where codes of 9 bits could not hold the frame, nor it fill the screen."""
+    """Raises ValueError if 9-bit codes could not hold the frame, or it cannot fill the screen."""
     sizes = [data[8:10], data[6:8], data[place + 7 : place + 9], data[place + 5 : place + 7]]
     rows, columns, height, width = (int.from_bytes(size, "little") for size in sizes)
     if not rows or not columns or not height or not width:

@@ -1,4 +1,4 @@
-"""The directories of TIFF, in TIFF files and in EXIF: read within limits, and EXIF written anew."""
+"""TIFF directories in TIFF files and EXIF: reads them within limits, and writes new EXIF."""
 
 import io
 import os
@@ -10,27 +10,28 @@ from typing import BinaryIO
 import numpy as np
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_BIG_SIZES = {16: 8, 17: 8, 18: 8}  # of BigTIFF alone
+_BIG_SIZES = {16: 8, 17: 8, 18: 8}  # only in BigTIFF
 _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-# The numbers that a value of a type is made of, by their bytes.
+# The size in bytes of the numbers that make up a value of each type.
 _UNITS = {**_SIZES, 5: 4, 10: 4}
 _MARKS = {"<": b"II", ">": b"MM"}
 EXIF_MARK = b"Exif\0\0"
 _MOST_ENTRIES = 4096
-_MOST_PART = 65_000  # of one value of EXIF, and of all of it: a segment of JPEG holds 65,533 bytes
+_MOST_PART = 65_000  # bytes of EXIF, in one value and in all: a JPEG segment holds 65,533
 
 _ORIENTATION, _ACROSS, _DOWN, _UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 _EXIF, _GPS = 0x8769, 0x8825
-# What is kept of the EXIF beside those two: description, maker, model, software, date, artist,
-# copyright. The rest describes the layout of the old file, or the orientation, which is applied.
+# The EXIF tags that are copied besides those two: description, maker, model, software, date,
+# artist, copyright. The rest describes the layout of the old file, or the orientation, which has
+# been applied.
 _KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
-# Sizes of the old picture, and a directory whose place would be another one.
+# Sizes of the old picture, and a directory whose position would change.
 _NOT_KEPT = (0xA002, 0xA003, 0xA005)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one value of a directory lies, and its type and number as TIFF has them."""
+    """The position of one value of a directory, and its TIFF type and count."""
 
     kind: int
     count: int
@@ -39,16 +40,16 @@ class Entry:
 
 
 class Directories:
-    """The directories of a TIFF file or of EXIF, each read when it is asked for.
+    """The directories of a TIFF file or of EXIF, each read on demand.
 
     Attributes:
-        order: ``"<"`` or ``">"``, the order of bytes.
-        big: whether it is a BigTIFF.
-        first: where the first directory lies.
-        length: of the file, in bytes.
+        order: ``"<"`` or ``">"``, the byte order.
+        big: Whether it is a BigTIFF.
+        first: The position of the first directory.
+        length: The size of the file, in bytes.
 
     Raises:
-        ValueError: it is none.
+        ValueError: It is neither TIFF nor EXIF.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -65,12 +66,12 @@ class Directories:
         )[0]
 
     def read(self, offset: int) -> tuple[dict[int, Entry], int]:
-        """The entries of a directory by their tags, and where the next one lies, or 0.
+        """The entries of a directory by tag, and the position of the next directory, or 0.
 
-        A value that lies outside of the file is left out.
+        A value outside of the file is left out.
 
         Raises:
-            ValueError: it is cut off, or its values are together larger than the file.
+            ValueError: It is truncated, or its values together are larger than the file.
         """
         number, word, entry = ("Q", "Q", 20) if self.big else ("H", "I", 12)
         head = self._read(offset, struct.calcsize(number))
@@ -91,7 +92,7 @@ class Directories:
             if place + size <= self.length:
                 entries.setdefault(tag, Entry(kind, length, place, size))
                 total += size
-        if total > 2 * self.length + 2**16:  # the same bytes as many values
+        if total > 2 * self.length + 2**16:  # many values share the same bytes
             raise ValueError("the values of a directory are larger than the file")
         after = block[count * entry :]
         return entries, struct.unpack(self.order + word, after)[0] if len(after) == inside else 0
@@ -101,7 +102,7 @@ class Directories:
         return self._read(entry.offset, entry.size)
 
     def numbers(self, entries: Mapping[int, Entry], tag: int, most: int = 64) -> tuple[int, ...]:
-        """At most the first ``most`` whole numbers of a value; none where it is missing."""
+        """At most the first ``most`` integers of a value; empty if it is missing."""
         entry = entries.get(tag)
         if entry is None or entry.kind not in _WHOLE:
             return ()
@@ -117,10 +118,10 @@ class Directories:
 
 
 def orientation_and_dpi(directories: Directories) -> tuple[int, tuple[float, float] | None]:
-    """The orientation of the first picture, 0 if none is given, and its dots an inch.
+    """The orientation of the first picture, 0 if none is given, and its dots per inch.
 
     Raises:
-        ValueError: the directory is damaged.
+        ValueError: The directory is damaged.
     """
     entries, _ = directories.read(directories.first)
     (orientation, *_) = (*directories.numbers(entries, _ORIENTATION, 1), 0)
@@ -134,10 +135,10 @@ def orientation_and_dpi(directories: Directories) -> tuple[int, tuple[float, flo
 
 
 def kept_exif(directories: Directories) -> bytes:
-    """What is kept of the EXIF, as a new one whose values have the same bytes; or nothing.
+    """A new EXIF with the tags to keep, whose values have the same bytes; or b"".
 
     Raises:
-        ValueError: a directory is damaged.
+        ValueError: A directory is damaged.
     """
     main, _ = directories.read(directories.first)
     kept = {0: {tag: main[tag] for tag in _KEPT if tag in main}}
@@ -164,7 +165,8 @@ def kept_exif(directories: Directories) -> bytes:
 def add_exif(file: BinaryIO, exif: bytes) -> None:
     """Adds EXIF from ``kept_exif`` to a TIFF that is open for reading and writing.
 
-    The picture's directory is written again at the end, with the values of the EXIF as they are.
+    The picture's directory is rewritten at the end of the file, followed by the unchanged EXIF
+    values.
     """
     picture, added = Directories(file), Directories(io.BytesIO(exif.removeprefix(EXIF_MARK)))
     order = picture.order
@@ -187,7 +189,7 @@ _Values = dict[int, tuple[int, int, bytes]]
 
 
 def _values(directories: Directories, entries: Mapping[int, Entry]) -> _Values:
-    """Type, number and bytes of each value, of types that any TIFF can have."""
+    """Type, count and bytes of each value with a type that any TIFF can have."""
     return {
         tag: (entry.kind, entry.count, directories.content(entry))
         for tag, entry in entries.items()
@@ -196,7 +198,7 @@ def _values(directories: Directories, entries: Mapping[int, Entry]) -> _Values:
 
 
 def _swapped(part: _Values) -> _Values:
-    """The values in the other order of bytes."""
+    """The values in the other byte order."""
     return {
         tag: (kind, count, np.frombuffer(value, f"u{_UNITS[kind]}").byteswap().tobytes())
         for tag, (kind, count, value) in part.items()
@@ -204,7 +206,7 @@ def _swapped(part: _Values) -> _Values:
 
 
 def _laid_out(order: str, parts: Mapping[int, _Values], place: int) -> bytes:
-    """A main directory, which is part 0, at a place, and behind it those that it points to."""
+    """A main directory, part 0, at a position, followed by the directories that it points to."""
     main = dict(parts[0])
     inner = {tag: part for tag, part in parts.items() if tag and part}
     for tag in inner:

@@ -1,4 +1,4 @@
-"""JPEG files before their pixels are decoded: checked, and cut down to what a decoder needs."""
+"""Reads a JPEG file before its pixels are decoded: checks it, and drops unneeded parts."""
 
 import io
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from typing import BinaryIO
 from binsr_jax.errors import UserError
 
 _MOST_SEGMENTS = 5000  # a profile and EXIF take up to some hundreds
-_MOST_SCANS = 200  # an encoder makes about ten, and each is work over the whole picture
-_MOST_PIXELS = 1024  # of a byte: 16 blocks of chroma that is reduced four times each way
+_MOST_SCANS = 200  # an encoder makes about ten, and each one processes the whole picture
+_MOST_PIXELS = 1024  # most pixels per byte: 16 chroma blocks, reduced four times in each direction
 _ARITHMETIC = range(0xC9, 0xD0)
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
@@ -18,14 +18,14 @@ _PROFILE, _JFIF, _ADOBE = b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"
 
 @dataclass
 class Jpeg:
-    """A JPEG that a decoder can be given, and what else is known of it.
+    """A JPEG for the decoder, and its metadata.
 
     Attributes:
-        stream: the file without what is beside the pixels.
-        profile: the ICC profile, or None.
-        exif: the EXIF, or None.
-        xmp: the XMP; may be empty.
-        dpi: dots an inch, across and down, or None.
+        stream: The file with only what the pixels need.
+        profile: The ICC profile, or None.
+        exif: The EXIF, or None.
+        xmp: The XMP; may be empty.
+        dpi: Dots per inch, horizontally and vertically, or None.
     """
 
     stream: BinaryIO = field(default_factory=io.BytesIO)
@@ -39,8 +39,8 @@ def read(file: BinaryIO, most_pixels: int) -> Jpeg:
     """Reads a JPEG file.
 
     Raises:
-        ValueError: it is cut off before its pixels, or claims more than it holds.
-        UserError: it is of a kind that is not supported.
+        ValueError: It is truncated before its pixels, or claims more than it holds.
+        UserError: It is of an unsupported kind.
     """
     data = file.read()
     jpeg, parts, profile = Jpeg(), [data[:2]], {}
@@ -52,7 +52,7 @@ def read(file: BinaryIO, most_pixels: int) -> Jpeg:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame = marker, content
         if marker == 0xE1 and content.startswith(_EXIF):
-            # The first: one that goes on in another segment is longer than what is kept.
+            # Only the first: EXIF that continues in another segment is too long to keep.
             jpeg.exif = jpeg.exif or content[len(_EXIF) :]
         elif marker == 0xE1 and content.startswith(_XMP):
             jpeg.xmp = jpeg.xmp or content[len(_XMP) :]
@@ -60,7 +60,7 @@ def read(file: BinaryIO, most_pixels: int) -> Jpeg:
             profile.setdefault(content[12], content[14:])
         elif marker == 0xE0 and content.startswith(_JFIF) and len(content) >= 12:
             jpeg.dpi = _dpi(content)
-        # Pillow tells the colours of four channels, and of three, by what JFIF and Adobe say.
+        # Pillow needs JFIF and Adobe segments to know the colour space.
         keeps = (marker == 0xE0 and content.startswith(_JFIF)) or (
             marker == 0xEE and content.startswith(_ADOBE)
         )
@@ -78,11 +78,11 @@ def read(file: BinaryIO, most_pixels: int) -> Jpeg:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Marker, place and content of each segment up to the first scan, whose content is left out."""
+    """Marker, position and content of each segment up to the first scan, which has no content."""
     place = 2
     for _ in range(_MOST_SEGMENTS):
         start = place
-        while data[place : place + 1] == b"\xff":  # any number of them may come before a marker
+        while data[place : place + 1] == b"\xff":  # any number of fill bytes may precede a marker
             place += 1
         if place == start or place - start > _MOST_SEGMENTS or place >= len(data):
             return
@@ -116,6 +116,6 @@ def _check(marker: int, frame: bytes, data: bytes, scan: int, most_pixels: int) 
 
 
 def _dpi(jfif: bytes) -> tuple[float, float] | None:
-    factor = {1: 1.0, 2: 2.54}.get(jfif[7])  # dots an inch, or a centimetre
+    factor = {1: 1.0, 2: 2.54}.get(jfif[7])  # dots per inch, or per centimetre
     across, down = int.from_bytes(jfif[8:10], "big"), int.from_bytes(jfif[10:12], "big")
     return (factor * across, factor * down) if factor else None

@@ -1,8 +1,7 @@
-"""Model files: a packed network in safetensors, with all that is needed to rebuild it.
+"""Model files: a packed network in safetensors, with everything needed to rebuild it.
 
-``docs/model-format.md`` describes the format. A file is not trusted: its header is bounded, and
-compared with the network that its config describes and with the file's size, before any tensor is
-read.
+``docs/model-format.md`` describes the format. A file is not trusted. Its header is bounded, and
+compared with the network in its config and with the file's size before any tensor is read.
 """
 
 import json
@@ -31,7 +30,7 @@ from binsr_jax.tasks import Task, task_of
 
 _MAX_HEADER = 1 << 19
 _MAX_REASON = 300  # characters
-_DTYPES = {"float32": "F32", "float16": "F16"}  # to the names of safetensors
+_DTYPES = {"float32": "F32", "float16": "F16"}  # names in safetensors
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class PackedModel:
     """A packed network.
 
     Attributes:
-        config: The full config; its ``model``, ``scale`` and ``task`` say what the network is. The
-            rest tells how it was trained, as far as the file says it and this version knows it.
-        params: Of ``models.build(config, conv=PackedConv)``.
+        config: The full config; its ``model``, ``scale`` and ``task`` define the network. The rest
+            describes its training, if the file has it and this version knows it.
+        params: The parameters of ``models.build(config, conv=PackedConv)``.
         provenance: How it was trained: ``steps``, ``source`` (the kinds of data), ``data`` (a
-            fingerprint of the training data), ``scores`` (name to number), ``package`` (the
-            version of binsr-jax that packed it), ``name`` (what to call it) and ``terms`` (of the
-            weights, as they follow from the training images); all of them may be missing.
+            fingerprint of the training data), ``scores`` (name to number), ``package`` (the version
+            of binsr-jax that packed it), ``name`` and ``terms`` (of the weights, which follow from
+            the training images). Each may be missing.
         floats: How floats are stored, ``"float32"`` or ``"float16"``.
     """
 
@@ -56,7 +55,7 @@ class PackedModel:
 
     @property
     def task(self) -> Task:
-        """What the network restores."""
+        """The task of the network."""
         return task_of(self.config)
 
 
@@ -67,7 +66,7 @@ class StoredTensor:
     Attributes:
         dtype: Its name in safetensors.
         shape: Its shape.
-        size: Its bytes.
+        size: Its size in bytes.
         kernel: The shape of the binary kernel whose signs it holds, or None.
     """
 
@@ -78,14 +77,14 @@ class StoredTensor:
 
 
 def stored_tensors(config: Config, floats: str = "float32") -> dict[str, StoredTensor]:
-    """The tensors of the model file of a network, by name.
+    """The tensors in the model file of a network, by name.
 
     Args:
-        config: a full config.
+        config: A full config.
         floats: ``"float32"`` or ``"float16"``.
 
     Raises:
-        UserError: the config describes no network.
+        UserError: The config describes no network.
     """
     leaves: dict[str, Any] = flatten_dict(models.shapes(config, SignConv)["params"], sep="/")
     tensors = {}
@@ -99,11 +98,11 @@ def stored_tensors(config: Config, floats: str = "float32") -> dict[str, StoredT
 
 
 def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
-    """Writes a model file beside its name, and moves it there when it is complete.
+    """Writes a model file to a temporary file, then renames it.
 
     Raises:
-        UserError: the file cannot be written, or what it would hold could not be read again: a
-            parameter that is not finite, or a network beyond the limits of the format.
+        UserError: The file cannot be written or could not be read again: a parameter is not finite,
+            or the network is beyond the limits of the format.
     """
     path = Path(path).expanduser()
     tensors = stored_tensors(model.config, model.floats)
@@ -118,7 +117,7 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
         if tensor.kernel is not None:
             arrays[name] = bits_of(np.asarray(params[_w_bits(name)]), tensor.kernel)
         else:
-            with np.errstate(over="ignore"):  # what is too large for float16 is refused below
+            with np.errstate(over="ignore"):  # values too large for float16 are refused below
                 arrays[name] = np.asarray(params[name]).astype(model.floats).reshape(tensor.shape)
             if not np.isfinite(arrays[name]).all():
                 raise UserError(
@@ -133,11 +132,11 @@ def load_model_file(path: str | os.PathLike[str]) -> PackedModel:
     """Reads a model file.
 
     Raises:
-        UserError: it cannot be read, or is not exactly a model file of a network that this version
-            builds; the sentence says what is wrong.
+        UserError: It cannot be read, or is no valid model file of a network that this version
+            builds; the message names the reason.
     """
     path = Path(path).expanduser()
-    if not path.is_file():  # nor a device or a pipe, which would have no end
+    if not path.is_file():  # a device or a pipe might never end
         raise UserError(f"There is no model file {path}: binsr pack makes one.")
     try:
         with path.open("rb") as file:
@@ -186,8 +185,8 @@ def _described_tensors(description: Description, count: int) -> dict[str, Stored
     """The tensors that the file of a network must have.
 
     Args:
-        description: of the file.
-        count: how many tensors the file has: a bound on the work of building the network.
+        description: The file's description.
+        count: The number of tensors in the file, which bounds the work of building the network.
     """
     if description.config.model.blocks > count:
         raise UserError(f"it has {count} tensors, too few for its config.model.blocks")
@@ -199,7 +198,7 @@ def _described_tensors(description: Description, count: int) -> dict[str, Stored
 
 
 def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int) -> dict[str, int]:
-    """Where each tensor starts in the data, which is ``size`` bytes; no byte is spare."""
+    """The start of each tensor in the data of ``size`` bytes; no byte may be unused."""
     missing, extra = tensors.keys() - header.keys(), header.keys() - tensors.keys()
     if missing or extra:
         raise UserError(
@@ -231,25 +230,25 @@ def _offsets(header: dict[str, Any], tensors: dict[str, StoredTensor], size: int
 
 
 def _w_bits_of(name: str, data: bytes, kernel: Kernel) -> jax.Array:
-    """The packed kernel, of the string of its signs."""
-    used = math.prod(kernel) % 8  # bits of the last byte; 0: all
+    """The packed kernel from its string of signs."""
+    used = math.prod(kernel) % 8  # used bits of the last byte; 0 means all
     if used and data[-1] >> used:
         raise UserError(f"the tensor {name} has bits behind its last sign")
     return jnp.asarray(words_of(np.frombuffer(data, np.uint8), kernel))
 
 
 def _w_bits(signs: str) -> str:
-    """The name of the parameter that holds the kernel whose signs have this name."""
+    """The name of the parameter for the kernel whose signs have this name."""
     return signs.removesuffix("signs") + "w_bits"
 
 
 def _same(value: Any, wanted: Any) -> bool:
-    """Whether two JSON values are the same, of the same types: 1, 1.0 and true are not."""
+    """Whether two JSON values are equal and of the same types: 1, 1.0 and true differ."""
     return json.dumps(value, sort_keys=True) == json.dumps(wanted, sort_keys=True)
 
 
 def _json_object(text: bytes, what: str) -> dict[str, Any]:
-    """Parses JSON; names may not be repeated, and numbers must be finite."""
+    """Parses JSON; names must be unique and numbers finite."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
@@ -284,7 +283,7 @@ def _bytes(file: BinaryIO, count: int) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file beside its final name and renames it, so that it is never half written."""
+    """Writes a temporary file and renames it, so that no file is ever half written."""
     try:
         replace_bytes(path, content)
     except OSError as error:

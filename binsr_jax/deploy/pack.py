@@ -1,4 +1,4 @@
-"""From a trained network to a packed one: signs become bits, everything else is kept as it is."""
+"""Packs a trained network: signs become bits, everything else is unchanged."""
 
 import os
 from collections.abc import Mapping
@@ -27,35 +27,35 @@ from binsr_jax.training.trainable import (
 
 
 def pack_params(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the packed network, of the variables of the trained one.
+    """The parameters of the packed network, from the variables of the trained one.
 
-    Each binary convolution gives those of its packed form itself (see ``binsr_jax.nn.binary``):
-    signs as bits, scale, and bias, normalisation folded into the two. All others are the same in
-    both networks.
+    Each binary convolution computes its own packed parameters (see ``binsr_jax.nn.binary``): signs
+    as bits, a scale and a bias, with normalisation folded into these two. All other parameters are
+    the same in both networks.
 
-    The integer convolutions of the two networks are equal. Around them the arithmetic is the same,
-    but XLA may round a product and the sum that follows it once in one program and twice in the
-    other, and what is folded is rounded when it is: a unit's output differs by at most some 2^-24
-    of its largest term for each of its dozen operations. A sign can flip only where a feature is
-    that near to its threshold.
+    The integer convolutions of the two networks are equal. The float arithmetic around them is the
+    same, but XLA may round a product and the following sum once in one program and twice in the
+    other, and folded values are rounded once more. So the output of a unit differs by at most a few
+    2^-24 of its largest term for each of its dozen operations. A sign can flip only if a feature is
+    that close to its threshold.
 
     Args:
-        config: the full config of the network.
-        variables: of ``models.build(config)``: ``params``, float32, and other collections if it
-            has such.
+        config: The full config of the network.
+        variables: The variables of ``models.build(config)``: float32 ``params``, and other
+            collections if it has any.
 
     Returns:
         The ``params`` of ``models.build(config, conv=PackedConv)``.
 
     Raises:
-        UserError: the config describes no network.
-        ValueError: the variables are not of that network.
+        UserError: The config describes no network.
+        ValueError: The variables do not fit that network.
     """
     network = models.build(config)
     packed_shapes = models.shapes(config, PackedConv)
     _check_shapes(variables, models.shapes(config))
     pixel = jnp.zeros((1, 1, 1, task_of(config).channels))
-    # Of a pixel: what is computed from it is not asked for, so XLA leaves it out.
+    # One pixel is enough: its output is not used, so XLA removes the computation.
     folded = jax.jit(lambda v: network.apply(v, pixel, mutable=[FOLDED])[1])(variables)
     given = {**flatten_dict(variables["params"]), **flatten_dict(folded.get(FOLDED, {}))}
     return unflatten_dict({name: given[name] for name in flatten_dict(packed_shapes["params"])})
@@ -74,13 +74,13 @@ def network_at(path: str | os.PathLike[str], which: Literal["best", "latest"] = 
     """The network of a trainable file, or of a checkpoint of a work dir.
 
     Raises:
-        UserError: there is no such file or checkpoint, or it is damaged.
+        UserError: There is no such file or checkpoint, or it is damaged.
     """
     return load_trainable(path) if Path(path).suffix == SUFFIX else network_of_run(path, which)
 
 
 def from_network(network: Network) -> PackedModel:
-    """Packs a network that was read from a work dir or a trainable file."""
+    """Packs a network from a work dir or a trainable file."""
     params = pack_params(network.config, network.variables)
     return PackedModel(network.config, params, network.provenance)
 
@@ -91,11 +91,11 @@ def from_workdir(
     """Packs a trained network.
 
     Args:
-        workdir: where it was trained.
-        which: the checkpoint: "best" by the first evaluation set's PSNR, or "latest".
+        workdir: The work dir of its training.
+        which: The checkpoint: "best" by the first evaluation set's PSNR, or "latest".
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged.
+        UserError: There is no checkpoint, or it is damaged.
     """
     return from_network(network_of_run(workdir, which))
 
@@ -108,22 +108,22 @@ def pack(
     trainable: str | os.PathLike[str] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> PackedModel:
-    """Makes a model file of a trained network.
+    """Writes the model file of a trained network.
 
     Args:
-        workdir: where it was trained; or a trainable file.
-        output: the file.
-        which: as in `from_workdir`.
-        half: store what is not binary as float16.
-        trainable: a trainable file to write, too. The model file is then packed from what that one
-            holds, so that it can be made of it again, to the bit.
-        about: entries of the provenance to set: name, terms and scores.
+        workdir: The work dir of its training, or a trainable file.
+        output: The model file.
+        which: See ``from_workdir``.
+        half: Whether to store floats as float16.
+        trainable: A trainable file to write as well. The model file is then packed from its
+            content, so that it can be reproduced from it bit for bit.
+        about: Entries of the provenance to set: name, terms and scores.
 
     Returns:
-        The packed network as the file holds it.
+        The packed network as stored in the file.
 
     Raises:
-        UserError: there is no checkpoint, a file cannot be written, or a parameter is not finite.
+        UserError: There is no checkpoint, a file cannot be written, or a parameter is not finite.
     """
     network = network_at(workdir, which)
     network = replace(network, provenance={**network.provenance, **(about or {})})

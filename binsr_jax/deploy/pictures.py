@@ -1,4 +1,4 @@
-"""Pictures with what belongs to them: transparency, colour profile and EXIF."""
+"""Pictures with their metadata: transparency, colour profile and EXIF."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from binsr_jax import enhance
 from binsr_jax.deploy.alpha import filled
 from binsr_jax.errors import UserError
 
-# The formats that are written, by the suffixes of their files.
+# The output formats, by file suffix.
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -23,10 +23,10 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-_LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg's and the format's own
+_LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # limits of libjpeg and of the WebP format
 _DEEP = {"PNG", "TIFF"}  # can hold 16 bits of grey
 _CLEAR = {"PNG", "WEBP", "TIFF"}  # can hold transparency
-_MOST_DPI = 65_535  # that JPEG holds
+_MOST_DPI = 65_535  # JPEG's limit
 _LARGEST_PROFILE = 2**23
 
 
@@ -36,11 +36,11 @@ class Picture:
 
     Attributes:
         pixels: uint8 or uint16 ``[H, W, 1]`` (grey) or ``[H, W, 3]`` (RGB).
-        alpha: its opacity, uint8 ``[H, W]``, or None.
-        profile: its ICC profile, or None.
-        exif: what is kept of its EXIF; may be empty.
-        dpi: its dots an inch, across and down, or None.
-        notes: what was done to it that its owner may not expect, as short clauses.
+        alpha: Its opacity, uint8 ``[H, W]``, or None.
+        profile: Its ICC profile, or None.
+        exif: The part of its EXIF that is copied to outputs; may be empty.
+        dpi: Its dots per inch, horizontally and vertically, or None.
+        notes: Unexpected changes to it, as short clauses.
     """
 
     pixels: np.ndarray
@@ -52,14 +52,14 @@ class Picture:
 
 
 def from_pillow(image: Image.Image) -> Picture:
-    """The pixels of a Pillow image, of whatever mode, and its profile; its EXIF is not looked at.
+    """The pixels of a Pillow image of any mode, and its profile; its EXIF is not read.
 
-    Palettes are looked up, 1-bit and grey stay grey, grey of 16 bits keeps them, and CMYK becomes
-    RGB, by its ICC profile if it has one. Pixels that are wholly clear get the colours of the
-    visible ones around them, since a network would see the hidden ones.
+    Palettes are looked up. 1-bit and grey images stay grey, 16-bit grey keeps its bits, and CMYK
+    becomes RGB, by its ICC profile if it has one. Fully transparent pixels get the colours of the
+    visible ones around them, since a network would see the hidden colours.
 
     Raises:
-        UserError: the image is of floats, of 32-bit integers or in another colour space.
+        UserError: The image has floats, 32-bit integers or another colour space.
     """
     profile = image.info.get("icc_profile") or None
     if image.mode == "CMYK":
@@ -95,7 +95,7 @@ def fitted(picture: Picture, file: Path, scale: int) -> Picture:
     """The picture in a form that its output file can hold: 8 bits, or without transparency.
 
     Raises:
-        UserError: ``scale`` times the picture is more than the file's format can hold.
+        UserError: ``scale`` times the picture is too large for the file's format.
     """
     form, notes = FORMATS[file.suffix.lower()], list(picture.notes)
     side = scale * max(picture.pixels.shape[:2])
@@ -117,7 +117,7 @@ def fitted(picture: Picture, file: Path, scale: int) -> Picture:
     if form == "WEBP" and profile is not None and profile[16:20] == b"GRAY":
         profile = None
         notes.append("its profile of grey is left out, since WEBP has only colour")
-    if dpi is not None:  # on paper it stays as large as it was
+    if dpi is not None:  # keeps the size on paper
         dpi = (scale * dpi[0], scale * dpi[1]) if scale * max(dpi) <= _MOST_DPI else None
     return replace(
         picture, pixels=pixels, alpha=alpha, profile=profile, dpi=dpi, notes=tuple(notes)
@@ -125,14 +125,14 @@ def fitted(picture: Picture, file: Path, scale: int) -> Picture:
 
 
 def canvas(picture: Picture, scale: int) -> Image.Image:
-    """An empty image of ``scale`` times the picture's size that can hold what is made of it."""
+    """An empty image for the result, ``scale`` times as large, with the same kind of pixels."""
     height, width, channels = picture.pixels.shape
     grey = "L" if picture.pixels.dtype == np.uint8 else "I;16"
     return Image.new("RGB" if channels == 3 else grey, (scale * width, scale * height))
 
 
 def paste(image: Image.Image, rows: slice, columns: slice, pixels: np.ndarray) -> None:
-    """Puts pixels ``[h, w, 1 or 3]`` into their place in an image from ``canvas``."""
+    """Writes pixels ``[h, w, 1 or 3]`` into an image from ``canvas``."""
     image.paste(
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels),
         (columns.start, rows.start),
@@ -142,7 +142,7 @@ def paste(image: Image.Image, rows: slice, columns: slice, pixels: np.ndarray) -
 def enhance_canvas(
     image: Image.Image, steps: Sequence[enhance.Step], before: enhance.Input | None
 ) -> None:
-    """Does steps of ``binsr_jax.enhance`` to an image from ``canvas``, in its place."""
+    """Applies steps of ``binsr_jax.enhance`` to an image from ``canvas``, in place."""
     if not any(step.strength for step in steps):
         return
     dtype = np.dtype(np.uint8 if image.mode in ("L", "RGB") else np.uint16)
@@ -158,7 +158,7 @@ def enhance_canvas(
 
 
 def finish(image: Image.Image, picture: Picture) -> None:
-    """Gives an enlarged image the picture's transparency, bicubic, and its colour profile."""
+    """Adds the picture's transparency, enlarged by bicubic, and its profile to the result."""
     if picture.alpha is not None:
         scale = image.height // len(picture.alpha)
         image.putalpha(Image.fromarray(bicubic(picture.alpha, scale)))
@@ -182,7 +182,7 @@ def bicubic(plane: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _fits(profile: bytes, grey: bool) -> bool:
-    """Whether it is an ICC profile, of grey or RGB pixels; grey ones can have either."""
+    """Whether it is an ICC profile for grey or RGB pixels; grey pixels can have either."""
     spaces = (b"GRAY", b"RGB ") if grey else (b"RGB ",)
     whole = 132 <= len(profile) <= _LARGEST_PROFILE and profile[36:40] == b"acsp"
     return whole and profile[16:20] in spaces
@@ -197,8 +197,8 @@ def _rgb_of_cmyk(image: Image.Image, profile: bytes | None) -> tuple[Image.Image
                 ImageCms.createProfile("sRGB"),
                 outputMode="RGB",
             )
-            assert rgb is not None  # only in-place conversion returns nothing
+            assert rgb is not None  # only in-place conversion returns None
             return rgb, "its CMYK becomes sRGB by its profile"
-        except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile is as good as none
+        except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile counts as none
             pass
     return image.convert("RGB"), "its CMYK becomes RGB without a profile"

@@ -1,7 +1,7 @@
-"""PNG files before their pixels are decoded: checked, and cut down to what a decoder needs.
+"""Reads a PNG file before its pixels are decoded: checks it, and drops unneeded parts.
 
-A decoder that looks at every chunk of a file refuses a picture for text that nobody asked for, and
-takes one whose compressed data are damaged or end early for a whole one.
+A decoder that reads every chunk would refuse a picture because of unneeded text. It would also
+accept a picture whose compressed data are damaged or truncated.
 """
 
 import io
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _ADAM7 = (
     (0, 8, 0, 8),
     (0, 8, 4, 8),
@@ -26,25 +26,25 @@ _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _MOST_PROFILE = 2**23
 _MOST_TEXT = 2**20
 _PIECE = 2**16
-_MOST_CHUNKS = 1000  # and one for each KiB: encoders make them of 8 KiB
+_MOST_CHUNKS = 1000  # plus one per KiB of the file: encoders write chunks of 8 KiB
 _INCH = 0.0254
 
 
 @dataclass
 class Png:
-    """A PNG file that a decoder can be given, and what else is known of it.
+    """A PNG file for the decoder, and its metadata.
 
     Attributes:
-        stream: the file with nothing but its header, palette, transparency and pixels.
-        bits: of a sample.
+        stream: The file with only its header, palette, transparency and pixels.
+        bits: Bits per sample.
         colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
-        key: the grey or the colour that is transparent, where there is one.
-        profile: the ICC profile, or None.
-        exif: the EXIF, or None.
-        xmp: the XMP; may be empty.
-        dpi: dots an inch, across and down, or None.
-        animated: whether there are more frames.
-        notes: what was left out.
+        key: The grey value or colour that is transparent, if there is one.
+        profile: The ICC profile, or None.
+        exif: The EXIF, or None.
+        xmp: The XMP; may be empty.
+        dpi: Dots per inch, horizontally and vertically, or None.
+        animated: Whether there are more frames.
+        notes: The parts that were left out.
     """
 
     stream: BinaryIO = field(default_factory=io.BytesIO)
@@ -60,14 +60,14 @@ class Png:
 
 
 def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
-    """Reads a PNG file; with ``pixels=False`` as far as its pixels, for its size.
+    """Reads a PNG file; with ``pixels=False`` only up to its pixels, for its size.
 
     Raises:
-        ValueError: it is damaged, or cut off.
+        ValueError: It is damaged or truncated.
     """
     needed: list[tuple[bytes, memoryview]] = []
     png = Png()
-    beside: set[bytes] = {b""}  # what is of no use
+    beside: set[bytes] = {b""}  # kinds of chunks that are not needed
     data: list[memoryview] = []
     header: tuple[int, ...] = ()
     for name, content, whole in _chunks(memoryview(file.read())):
@@ -85,7 +85,7 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
         elif name in (b"PLTE", b"tRNS") and not data:
             needed.append((name, content))
         elif whole and (kind := _kind(name, content)) not in beside:
-            beside.add(kind)  # the first of each counts, since each takes time
+            beside.add(kind)  # only the first of each kind is read, since each takes time
             _note(png, kind, bytes(content[: 2**24]))
     if not header:
         raise ValueError("it is cut off")
@@ -109,7 +109,7 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Name and content of each chunk, and whether its sum is right."""
+    """Name and content of each chunk, and whether its checksum is right."""
     place, most = len(SIGNATURE), _MOST_CHUNKS + len(data) // 1024
     for _ in range(most):
         if place + 12 > len(data):
@@ -117,7 +117,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         if end + 4 > len(data):
-            # What there is of the pixels counts; that they are too few is seen by their number.
+            # A truncated pixel chunk is yielded too; missing pixels are noticed by their number.
             yield name, data[place + 8 :], name == b"IDAT"
             return
         if name == b"IEND":
@@ -129,7 +129,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
 
 
 def _kind(name: bytes, content: memoryview) -> bytes:
-    """What a chunk beside the pixels holds: its name, or a text's keyword, or nothing of use."""
+    """The kind of a chunk besides the pixels: its name, the keyword of a text, or b""."""
     if name in (b"iCCP", b"eXIf", b"pHYs", b"acTL"):
         return name
     keyword = bytes(content[:80]).partition(b"\0")[0]
@@ -138,7 +138,7 @@ def _kind(name: bytes, content: memoryview) -> bytes:
 
 
 def _note(png: Png, name: bytes, content: bytes) -> None:
-    """Takes what is wanted of a chunk that a decoder does not need."""
+    """Stores the metadata of a chunk that the decoder does not need."""
     if name == b"iCCP":
         profile = _inflated(content.partition(b"\0")[2][1:], _MOST_PROFILE)
         if profile is None:
@@ -162,7 +162,7 @@ def _note(png: Png, name: bytes, content: bytes) -> None:
         text = (
             content[22:] if name.startswith(b"tEXt") else _inflated(content[23:], _MOST_TEXT) or b""
         )
-        try:  # a name and a length on lines of their own, then hexadecimal digits
+        try:  # lines with a name and a length, then hexadecimal digits
             png.exif = png.exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode())
         except ValueError:
             png.notes.append("its EXIF cannot be read and is left out")
@@ -172,7 +172,7 @@ def _require_pixels(data: Iterable[memoryview], needed: int) -> None:
     """Raises ValueError if the compressed data do not hold ``needed`` bytes, or are damaged."""
     inflate, count = zlib.decompressobj(), 0
     try:
-        # In small pieces, since what is left of one is copied each time.
+        # In small pieces, since the rest of a piece is copied each time.
         for piece in (part[i : i + _PIECE] for part in data for i in range(0, len(part), _PIECE)):
             rest: bytes | memoryview = piece
             while rest and not inflate.eof and count < needed + _PIECE:
@@ -187,7 +187,7 @@ def _require_pixels(data: Iterable[memoryview], needed: int) -> None:
 
 
 def _bytes_of(width: int, height: int, bits: int, interlaced: bool) -> int:
-    """Bytes of the pixels before compression: each row has one more, for its filter."""
+    """Bytes of the pixels before compression; each row has one more, for its filter."""
     if not interlaced:
         return height * (1 + (width * bits + 7) // 8)
     total = 0
@@ -208,7 +208,7 @@ def _inflated(data: bytes, most: int) -> bytes | None:
 
 
 def _merged(data: Sequence[memoryview]) -> Iterator[bytes | memoryview]:
-    """The parts of one chunk of pixels, made of many."""
+    """All pixel chunks merged into one."""
     yield struct.pack(">I4s", sum(map(len, data)), b"IDAT")
     check = zlib.crc32(b"IDAT")
     for piece in data:

@@ -1,7 +1,7 @@
 """The two layouts of binary weights: a string of bits in a model file, words in the engine.
 
-Neither is unpacked as a whole on the way to the other: that would take 8 times the memory of the
-bits, or 32 times as floats.
+The conversion never unpacks all bits at once, which would take 8 times their memory, or 32 times as
+floats.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def words_of(data: np.ndarray, kernel: Kernel) -> np.ndarray:
     Args:
         data: uint8, a string of ``kh * kw * I * O`` bits over ``[kh, kw, I, O]``, the last axis
             fastest, the least significant bit of a byte first.
-        kernel: the shape of the kernel.
+        kernel: The shape of the kernel.
     """
     kh, kw, inputs, outputs = kernel
     count = inputs * outputs
@@ -26,7 +26,7 @@ def words_of(data: np.ndarray, kernel: Kernel) -> np.ndarray:
         first = i * count // 8
         bits = np.unpackbits(data[first : -(-(i + 1) * count // 8)], bitorder="little")
         bits = bits[i * count - 8 * first :][:count].reshape(inputs, outputs)
-        # Bit k of byte j is channel k n + j, where a column has n bytes.
+        # In a column of n bytes, bit k of byte j is channel k n + j.
         bits = np.concatenate([bits, np.zeros((32 * words.shape[1] - inputs, outputs), np.uint8)])
         octets = np.packbits(bits.reshape(8, -1, outputs), axis=0, bitorder="little")
         octets = octets.reshape(-1, 4, outputs).swapaxes(1, 2)
@@ -35,7 +35,7 @@ def words_of(data: np.ndarray, kernel: Kernel) -> np.ndarray:
 
 
 def bits_of(words: np.ndarray, kernel: Kernel) -> np.ndarray:
-    """The string of bits that `words_of` takes; the bits behind the last are 0."""
+    """The string of bits that ``words_of`` takes; unused bits at the end are 0."""
     kh, kw, inputs, outputs = kernel
     count = inputs * outputs
     data = np.zeros(-(-kh * kw * count // 8), np.uint8)

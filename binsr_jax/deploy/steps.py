@@ -1,4 +1,4 @@
-"""Several networks in a row, as one engine: nothing is rounded or written in between."""
+"""Several networks in sequence as one engine, without rounding or files between them."""
 
 import math
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from binsr_jax.pretrained import file_of
 
 @dataclass(frozen=True)
 class Step:
-    """A network, and how much of what it changes is taken.
+    """A network and the strength of its change.
 
     Attributes:
-        engine: runs the network.
-        strength: 0 leaves the image as it is, 1 takes the network's output. Of a network that
-            enlarges it is 1.
+        engine: Runs the network.
+        strength: 0 leaves the image unchanged, 1 takes the network's output. It is 1 for a network
+            that enlarges.
     """
 
     engine: TileEngine
@@ -31,16 +31,16 @@ class Step:
 
 
 class Steps:
-    """Runs networks one after the other on a tile; a ``TileEngine`` itself.
+    """Runs networks one after the other on a tile; implements ``TileEngine``.
 
-    Its radius is the sum of theirs: that far away lies what an output pixel depends on. Between two
-    steps the image is clipped to 0..1. A network for grey images changes the luma of colour ones.
+    Its radius is the sum of theirs. Between two steps the image is clipped to 0..1. A network for
+    grey images changes the luma of colour images.
 
     Args:
-        steps: at least one; only the last may enlarge.
+        steps: At least one; only the last may enlarge.
 
     Raises:
-        UserError: a network that enlarges is followed by another.
+        UserError: Another network follows one that enlarges.
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
@@ -55,11 +55,11 @@ class Steps:
         self.overlap = sum(_overlap(engine) for engine in engines) if near else None
         self.stride = math.lcm(*(engine.stride for engine in engines))
         self.global_pooling = any(engine.global_pooling for engine in engines)
-        # Beside a step's own memory there is the image that it is blended with.
+        # A step also needs memory for the image with which its output is blended.
         self.bytes_per_pixel = max(e.bytes_per_pixel for e in engines) + 4 * self.channels
 
     def pooled_of(self, image: np.ndarray) -> Any:
-        """The means that each step takes over an image, as the steps before it leave it."""
+        """The means of each step over an image, computed after the previous steps."""
         pooled = []
         for step in self._steps:
             means = None
@@ -83,12 +83,12 @@ def _overlap(engine: TileEngine) -> int:
 
 
 def _input(engine: TileEngine, image: np.ndarray) -> np.ndarray:
-    """The image with the channels of the network: luma of colour."""
+    """The image with the network's channels: a grey network gets the luma of a colour image."""
     return grey_of_rgb(image) if engine.channels < image.shape[-1] else image
 
 
 def _output(step: Step, image: np.ndarray, pooled: Any) -> np.ndarray:
-    """What a step makes of an image."""
+    """The output of a step for an image."""
     x = _input(step.engine, image)
     y = step.engine.run(x, pooled)
     if step.engine.scale > 1:
@@ -98,7 +98,7 @@ def _output(step: Step, image: np.ndarray, pooled: Any) -> np.ndarray:
                 "for colour."
             )
         return y
-    change = y - x  # of luma alone: added to R, G and B alike it changes no colour difference
+    change = y - x  # of luma: added equally to R, G and B, it leaves colour differences unchanged
     if step.strength == 1 and y.shape == image.shape:
         return y
     return image + np.float32(step.strength) * change
@@ -107,15 +107,15 @@ def _output(step: Step, image: np.ndarray, pooled: Any) -> np.ndarray:
 def load_steps(
     models: Sequence[str | Path], *, strength: float = 1.0, memory: int | None = None
 ) -> Upscaler:
-    """Loads networks that are to work one after the other.
+    """Loads networks that run one after the other.
 
     Args:
-        models: model files, or names of packaged networks.
-        strength: of those that do not enlarge: see ``Step``.
-        memory: see ``upscaler.load``.
+        models: Model files, or names of packaged networks.
+        strength: The strength of those that do not enlarge; see ``Step``.
+        memory: See ``upscaler.load``.
 
     Raises:
-        UserError: a file is missing or broken, or a network that enlarges is not the last one.
+        UserError: A file is missing or broken, or a network that enlarges is not the last one.
     """
     steps = []
     for model in models:

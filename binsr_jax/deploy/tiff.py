@@ -1,7 +1,6 @@
-"""TIFF files before their pixels are decoded: which kinds are read, and how.
+"""Reads a TIFF file before its pixels are decoded: finds its kind, and how to read it.
 
-Pillow takes some kinds for others without a word; those are told apart here by the directory of the
-first page.
+Pillow misreads some kinds without an error. The directory of the first page distinguishes them.
 """
 
 from collections.abc import Mapping
@@ -15,14 +14,14 @@ _STRIPS, _SAMPLES, _ROWS, _PLANES = 273, 277, 278, 284
 _STRIP_BYTES, _TILE_BYTES = 279, 325
 _COLOURS, _TILE_WIDTH, _TILE_LENGTH, _TILES, _SUB, _INKS = 320, 322, 323, 324, 330, 332
 _FORMAT, _SUBFILE, _DNG = 339, 254, 50706
-_RAW = {32803, 34892}  # the samples of a sensor
+_RAW = {32803, 34892}  # raw sensor samples
 _KINDS = {
     0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab",
     9: "Lab", 10: "Lab", 32844: "LogL", 32845: "LogLuv",
 }  # fmt: skip
-# Pixels' bytes that a byte can hold at most: PackBits, LZW of 12-bit codes, deflate.
+# Largest compression ratios: PackBits, LZW of 12-bit codes, deflate.
 _RATIOS = {1: 1, 32773: 64, 5: 4096, 8: 1040, 32946: 1040}
-_MOST_PARTS = 10_000  # strips or tiles, unless they are large
+_MOST_PARTS = 10_000  # most strips or tiles, unless they are large
 RAW = (
     "it is a camera's raw file, of which there would be no more than a thumbnail: develop it with "
     "a raw converter first"
@@ -31,16 +30,17 @@ RAW = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How the pixels of a TIFF lie, as far as Pillow has to be told or corrected.
+    """The pixel layout of a TIFF, as far as Pillow needs hints or corrections.
 
     Attributes:
-        kind: in words, such as "grey of 16 bits".
-        libtiff: whether Pillow's own reader would take planes of 16 bits, or YCbCr, for others.
-        inverted: whether 0 is white where Pillow takes it for black.
-        bits: of a sample.
-        palette: RGB of a palette that is given in 8 bits, which Pillow would take for 16; or None.
-        pages: whether there are more.
-        thumbnail: whether the first page is a reduced picture of another one.
+        kind: In words, such as "grey of 16 bits".
+        libtiff: Whether libtiff must decode it, since Pillow's own reader would misread 16-bit
+            planes or YCbCr.
+        inverted: Whether 0 is white although Pillow reads it as black.
+        bits: Bits per sample.
+        palette: RGB of an 8-bit palette that Pillow would read as 16-bit; or None.
+        pages: Whether there are more pages.
+        thumbnail: Whether the first page is a reduced picture of another one.
     """
 
     kind: str
@@ -53,11 +53,11 @@ class Layout:
 
 
 def layout(directories: Directories) -> Layout:
-    """Looks at the first page of a TIFF.
+    """Examines the first page of a TIFF.
 
     Raises:
-        ValueError: it is damaged, or claims more than it holds.
-        UserError: it is of a kind that cannot be read right.
+        ValueError: It is damaged, or claims more than it holds.
+        UserError: It is of a kind that cannot be read correctly.
     """
     entries, after = directories.read(directories.first)
 
@@ -83,7 +83,7 @@ def layout(directories: Directories) -> Layout:
     width, height = first(_WIDTH), first(_LENGTH)
     _require_parts(directories, entries, width, height, samples if planes == 2 else 1)
     row = -(-width * bits[0] * (1 if planes == 2 else samples) // 8)
-    if photometric == 6:  # of reduced chroma
+    if photometric == 6:  # YCbCr with reduced chroma
         row = width
     _require_bytes(directories, entries, compression, row * height)
     return Layout(
@@ -98,7 +98,7 @@ def layout(directories: Directories) -> Layout:
 
 
 def unsupported(kind: str) -> str:
-    """The sentence for a kind of TIFF that cannot be read."""
+    """The error for a kind of TIFF that cannot be read."""
     return (
         f"it is a TIFF of a kind that is not supported ({kind}): convert it to RGB or grey of 8 "
         "bits, or to grey of 16"
@@ -106,7 +106,7 @@ def unsupported(kind: str) -> str:
 
 
 def _is_raw(directories: Directories, entries: Mapping[int, Entry], after: int) -> bool:
-    """Whether a page or what belongs to one has the samples of a sensor; a few are looked at."""
+    """Whether a page or its subpages hold raw sensor samples; at most a few are examined."""
     places = [*directories.numbers(entries, _SUB, 8), after]
     for page in range(len(places) + 3):
         if any(value in _RAW for value in directories.numbers(entries, _PHOTOMETRIC, 1)):
@@ -115,7 +115,7 @@ def _is_raw(directories: Directories, entries: Mapping[int, Entry], after: int) 
             return False
         try:
             entries, after = directories.read(places[page])
-        except ValueError:  # a later page is not wanted
+        except ValueError:  # later pages are not needed
             entries, after = {}, 0
         if page == len(places) - 1 and page < 11:
             places.append(after)

@@ -1,22 +1,22 @@
-"""Which pieces a large image is worked in.
+"""Splits a large image into tiles.
 
-A pixel of the output depends on the input within the network's receptive field only. So a piece
-that is cut ``radius`` pixels beyond what is kept of it gives what the whole image gives; and one
-that reaches the image's border ends there, so that the network pads it as it pads the whole image.
+An output pixel depends only on the input within the network's receptive field. So a tile with a
+halo of ``radius`` pixels around its kept part gives the same result as the whole image. A tile at
+the image's border ends there, so that the network pads it in the same way.
 """
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-# Where an image is cut, tiles are made a multiple of this wide and high, so that images of similar
-# sizes share compiled programs.
+# If an image is cut, tile sides are multiples of this, so that images of similar sizes share
+# compiled programs.
 _MULTIPLE = 32
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One piece: the network is given ``seen``, and what it makes of ``kept`` is used.
+    """One tile: the network processes ``seen``, and its output for ``kept`` is used.
 
     Both are (rows, columns) of the input, in pixels of the whole image; ``kept`` lies in ``seen``.
     """
@@ -28,26 +28,26 @@ class Tile:
 def plan(
     height: int, width: int, radius: int, *, side: int = 0, pixels: int = 0, stride: int = 1
 ) -> list[Tile]:
-    """Covers an image with tiles that are all of one shape.
+    """Covers an image with tiles of one shape.
 
-    They are spread evenly, each at least ``2 radius`` over the next: a tile is moved inward rather
-    than cut short, since every other shape would have to be compiled.
+    They are spread evenly, and neighbours overlap by at least ``2 radius``. A tile at the border is
+    moved inward rather than shortened, since every other shape would have to be compiled.
 
     Args:
-        height: of the image.
-        width: of the image.
-        radius: how far the network looks.
-        side: the most that is kept of a tile, in height and width. With 0 the shape is chosen so
-            that the fewest pixels are worked twice.
-        pixels: the most that a tile has when its shape is chosen.
-        stride: every tile starts at a multiple of it. The last ones of an image whose sides are no
-            multiples of it are as much shorter.
+        height: Height of the image.
+        width: Width of the image.
+        radius: Radius of the network's receptive field.
+        side: Largest height and width of the kept part. With 0 the shape is chosen so that the
+            fewest pixels are computed twice.
+        pixels: Most pixels of a tile, if the shape is chosen.
+        stride: Every tile starts at a multiple of it. If it does not divide the image's sides, the
+            last tiles are shorter by the rest.
 
     Returns:
-        Tiles from the top left to the bottom right; each pixel of the image is kept by one.
+        Tiles from the top left to the bottom right; each pixel of the image is kept by exactly one.
 
     Raises:
-        ValueError: there is no image, or ``pixels`` is less than ``least_pixels(radius)``.
+        ValueError: The image is empty, or ``pixels`` is less than ``least_pixels(radius)``.
     """
     if height < 1 or width < 1:
         raise ValueError(f"an image of {height}x{width} pixels cannot be cut into tiles")
@@ -84,12 +84,12 @@ def _finer(tile: Tile, stride: int, height: int, width: int) -> Tile:
 
 
 def least_pixels(radius: int) -> int:
-    """The pixels of the smallest tile of which something is kept wherever it is cut."""
+    """The pixels of the smallest tile with a kept part, wherever it is cut."""
     return (2 * radius + 1) ** 2
 
 
 def _counted(length: int, kept: int, radius: int) -> tuple[int, int]:
-    """How many tiles of which at most ``kept`` is kept lie along a length, and how long each is."""
+    """The number of tiles along a length, if each keeps at most ``kept``, and their length."""
     count = max(1, math.ceil((length - 2 * radius) / kept))
     if count == 1:
         return 1, length
@@ -109,7 +109,7 @@ def _spans(length: int, kept: int, radius: int) -> list[tuple[slice, slice]]:
 
 
 def _best_sides(height: int, width: int, radius: int, pixels: int) -> tuple[int, int]:
-    """How much of a tile to keep in height and width, for the fewest pixels worked in all."""
+    """Height and width of the kept part for which the fewest pixels are computed in total."""
     if height * width <= pixels:
         return height, width
     if pixels < least_pixels(radius):

@@ -1,4 +1,4 @@
-"""From a packed network back to one that can be trained: bits become latent weights."""
+"""Converts a packed network back to one that can be trained: bits become latent weights."""
 
 import os
 from pathlib import Path
@@ -19,18 +19,18 @@ from binsr_jax.training.trainable import Network
 def unpack_params(model: PackedModel) -> dict[str, Any]:
     """The parameters of a network that packs to this one.
 
-    A packed kernel has lost its latent weights. They become ``scale * signs``, from which the
-    binary convolution makes the same signs and, up to rounding, the same scale: the network is the
-    same, and what its training forgot is how near each weight was to a change of its sign.
+    A packed kernel has lost its latent weights. They become ``scale * signs``. From these the
+    binary convolution computes the same signs and, up to rounding, the same scale, so the network
+    is the same. How close each weight was to a change of sign is lost.
 
     Args:
-        model: what ``deploy.model_file.load_model_file`` reads.
+        model: The result of ``deploy.model_file.load_model_file``.
 
     Returns:
         The ``params`` of ``models.build(config)``.
 
     Raises:
-        UserError: batch normalisation was folded into its scales, which cannot be undone.
+        UserError: Batch normalisation was folded into its scales, which cannot be undone.
     """
     variables = models.shapes(model.config)
     if variables.keys() != {"params"}:
@@ -46,17 +46,17 @@ def unpack_params(model: PackedModel) -> dict[str, Any]:
         if path[-1] != "kernel" or w_bits not in given:
             params[path] = given[path]
             continue
-        # A scale of 0 would lose the signs, which the gradient may yet want.
+        # A scale of 0 would lose the signs, which training may still need.
         weight_scale = np.maximum(np.abs(given[*path[:-1], "scale"]), np.finfo(np.float32).tiny)
         params[path] = unpack_weights(jnp.asarray(given[w_bits]), leaf.shape[2]) * weight_scale
     return unflatten_dict(params)
 
 
 def read_network(path: str | os.PathLike[str]) -> Network:
-    """The network of a work dir, a trainable file or a model file, to start from or to learn from.
+    """The network of a work dir, a trainable file or a model file, to start from or as a teacher.
 
     Raises:
-        UserError: there is no such network, it is damaged, or it cannot be unpacked.
+        UserError: There is no such network, it is damaged, or it cannot be unpacked.
     """
     if Path(path).suffix == trainable.SUFFIX or not Path(path).expanduser().is_file():
         return trainable.read_network(path)

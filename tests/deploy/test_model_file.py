@@ -316,10 +316,10 @@ DESCRIPTIONS = {
     r"no field model\.unit": lambda d: d["network"]["model"].pop("unit"),
     r"no field model\.bias": lambda d: d["network"]["model"].pop("bias"),
     r"model\.colour = 3": lambda d: d["network"]["model"].update(colour=3),
-    r"model\.surrogate, which is of training": lambda d: d["network"]["model"].update(
+    r"model\.surrogate, which only training uses": lambda d: d["network"]["model"].update(
         surrogate="clip"
     ),
-    r"seed, which is of training": lambda d: d["network"].update(seed=3),
+    r"seed, which only training uses": lambda d: d["network"].update(seed=3),
     r"model\.features = True": lambda d: d["network"]["model"].update(features=True),
     r"model\.features = 5\.0": lambda d: d["network"]["model"].update(features=5.0),
     "features is above 4096": lambda d: d["network"]["model"].update(features=10**9),
