@@ -1,7 +1,7 @@
-"""The fence around a unit: a chain of units costs as much as its units do one by one.
+"""The fence around a unit: a chain of units costs as much as its units one by one.
 
-XLA's fusion on CPU computes the producers of a residual sum again in every unit that follows, so
-the time of a chain grows with the square of its depth. It stops at a function that is not inlined.
+On CPU, XLA's fusion recomputes the producers of a residual sum in every following unit, so the time
+of a chain grows with the square of its depth. Fusion stops at a function that is not inlined.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from binsr_jax.nn.attention import POOLED
 from binsr_jax.nn.binary import FOLDED
 from binsr_jax.ops.branch import Branch, can_chain, packed_chain
 
-UNIT_INPUT = "unit_input"  # the name by which ``jax.checkpoint`` knows the input of a unit
-KEPT = "kept"  # the collection of what a unit keeps for its gradient: see ``keep``
+UNIT_INPUT = "unit_input"  # the name of a unit's input for ``jax.checkpoint``
+KEPT = "kept"  # the collection of values that a unit saves for its gradient: see ``keep``
 
 
 def chain(
@@ -32,20 +32,20 @@ def chain(
     scan: bool = False,
     skip: bool = False,
 ) -> jax.Array:
-    """Calls units in a row, each behind its fence: ``unit_n(... unit_1(x))``.
+    """Calls units in sequence, each behind its fence: ``unit_n(... unit_1(x))``.
 
-    On CPU a run of equal packed units that are one branch each is one native call instead
+    On CPU, consecutive equal packed units of one branch each become one native call
     (``ops.branch.packed_chain``), which gives the same bits.
 
     Args:
-        units: made inside the module that calls this, see ``fence``.
+        units: Made inside the calling module, see ``fence``.
         x: ``[B, H, W, C]``.
-        train: whether they are trained.
-        progress: of each unit; 0 if left out.
-        scan: works runs of equal units as one ``lax.scan`` over their variables, which are stacked
-            for it and stay what they are. A program then holds a unit once, whatever the depth,
-            which compiles sooner; but on CPU loops are slow.
-        skip: whether x is added at the end.
+        train: Whether they are trained.
+        progress: One value per unit; 0 if left out.
+        scan: Whether consecutive equal units run as one ``lax.scan``, over a stack of their
+            variables. The program then holds a unit once for any depth, so it compiles faster, but
+            loops are slow on CPU. The variables themselves keep their form.
+        skip: Whether x is added at the end.
     """
     progress = [0.0] * len(units) if progress is None else progress
     pairs = zip(units, progress, strict=True)
@@ -66,26 +66,26 @@ def chain(
 
 
 def _as_branches(units: Sequence[nn.Module], x: jax.Array) -> list[Branch]:
-    """Packed units as branches that one native call computes; none if they cannot be that."""
+    """Packed units as branches for one native call; empty if they do not fit into one."""
     if any(units[0].is_mutable_collection(name) for name in ("intermediates", FOLDED)):
-        return []  # somebody looks into the units
+        return []  # the caller captures intermediates inside the units
     branches = [as_branch() for unit in units if (as_branch := getattr(unit, "as_branch", None))]
     known = [branch for branch in branches if branch is not None]
     return known if len(known) == len(units) and can_chain(x, known) else []
 
 
 def fence(unit: nn.Module) -> Callable[..., jax.Array]:
-    """Calls a unit in a function of its own, forward and backward.
+    """Wraps a unit in its own function, forward and backward.
 
     ``fence(unit)(x, train, progress)`` equals ``unit(x, train, progress)`` in value, gradient,
     parameters and updates of mutable collections; see ``binsr_jax.nn.units.base`` for the contract
-    of a unit. Equal units of one shape are compiled once. For the gradient, which runs
-    the unit forward again, its input is kept, and what it gives to ``keep``. On other backends than
-    CPU the function is inlined.
+    of a unit. Equal units of one shape are compiled once. The gradient recomputes the unit's
+    forward pass from its saved input and from the values that it passes to ``keep``. On other
+    backends than CPU the function is inlined.
 
     Args:
-        unit: a unit made inside the module that calls it. It draws no random numbers, and its
-            variables are floating point.
+        unit: A unit made inside the calling module. It draws no random numbers, and its variables
+            are floating point.
     """
 
     def call(x: jax.Array, train: bool = False, progress: jax.Array | float = 0.0) -> jax.Array:
@@ -99,11 +99,11 @@ def fence(unit: nn.Module) -> Callable[..., jax.Array]:
 
 
 def keep(unit: nn.Module, name: str, value: jax.Array) -> jax.Array:
-    """``value``, which the gradient of a fenced unit is to read instead of computing it again.
+    """Returns ``value``, which the gradient of a fenced unit reads instead of recomputing it.
 
-    It is worth the memory where it is dear to compute. It is written to the collection ``KEPT``
-    where that is mutable, and taken from it where it is there: then what computes ``value`` is
-    needed for nothing, and XLA leaves it out.
+    It is worth the memory if ``value`` is expensive. A mutable collection ``KEPT`` stores the
+    value. If the collection already has it, the stored value is returned instead; the computation
+    of ``value`` is then unused, and XLA removes it.
     """
     if unit.has_variable(KEPT, name):
         return _instead(value, unit.get_variable(KEPT, name))
@@ -114,7 +114,7 @@ def keep(unit: nn.Module, name: str, value: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _instead(computed: jax.Array, kept: jax.Array) -> jax.Array:
-    """``kept``, with the gradient of ``computed``, which it equals."""
+    """``kept``, with the gradient of ``computed``, which has the same value."""
     del computed
     return kept
 
@@ -157,7 +157,7 @@ def _call(unit: nn.Module, train: bool, variables: Any, x: jax.Array, progress: 
 
 
 def _placeless(unit: nn.Module) -> nn.Module:
-    """Without its place in the network a unit equals its neighbours, and shares their function."""
+    """The unit without its name and parent, so that equal units share one function."""
     return unit.clone(parent=None, name=None)
 
 
@@ -207,7 +207,7 @@ def _backward(unit: nn.Module, train: bool, mutable: tuple[str, ...], inputs, ke
 
 
 def call_apart(f: Callable[..., Any], *inputs: Any) -> Any:
-    """Calls a jitted function, on CPU without inlining it."""
+    """Calls a jitted function; on CPU it is not inlined."""
 
     def not_inlined(*inputs: Any):
         with set_xla_metadata(inlineable="false"):

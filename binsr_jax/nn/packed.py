@@ -1,9 +1,8 @@
-"""The binary convolution of a packed network.
+"""The binary convolutions of a packed network.
 
-``models.build(config, conv=PackedConv)`` is the packed form of the network that the
-config describes: the same modules, with only the binary convolution swapped. With ``SignConv`` in
-its place the parameters are the signs that a model file holds; with
-``PackedFloatConv`` the same parameters are worked in floats, to compare with.
+``models.build(config, conv=PackedConv)`` is the packed form of a config's network: the same
+modules, with only the binary convolution replaced. ``SignConv`` has the parameters of a model file,
+which are signs. ``PackedFloatConv`` computes with the packed parameters in floats, for comparison.
 """
 
 from functools import partial
@@ -32,11 +31,11 @@ class PackedFloatConv(nn.Module):
 
         y = scale * (signs of x convolved with signs of the kernel) + bias
 
-    The attributes and the value are those of ``binsr_jax.nn.binary.BinaryConv``, which gives the
-    parameters: ``w_bits``, uint32 ``[kh, kw, ceil(I / 32), features]`` of
+    Attributes and value are those of ``binsr_jax.nn.binary.BinaryConv``, which computes the
+    parameters: ``w_bits``, uint32 ``[kh, kw, ceil(I / 32), features]`` from
     ``ops.packed.pack_weights``, and float32 ``scale`` and (with ``use_bias`` or ``norm``) ``bias``,
-    ``[features]``. Called as ``BinaryConv`` is, of which it makes no difference: a packed network
-    is not trained. Here the convolution is of floats that are +1 and -1, to compare with.
+    ``[features]``. It is called like ``BinaryConv``, but ``train`` and ``progress`` have no effect,
+    since a packed network is not trained. This class convolves floats +1 and -1, for comparison.
     """
 
     features: int
@@ -44,7 +43,7 @@ class PackedFloatConv(nn.Module):
     use_bias: bool = False
     weight_scale: str = "mean"  # every kind of scale is the parameter ``scale`` here
     norm: bool = False  # folded into ``scale`` and ``bias``
-    start: float = 1.0  # of training alone
+    start: float = 1.0  # used only in training
 
     @nn.compact
     def __call__(
@@ -66,11 +65,11 @@ class PackedFloatConv(nn.Module):
 
 
 class PackedConv(PackedFloatConv):
-    """The same in integers: by XNOR and population count on CPU, in int8 on GPU and TPU."""
+    """The same in integers: by XNOR and popcount on CPU, in int8 on GPU and TPU."""
 
     @staticmethod
     def branch(x: jax.Array, branch: Branch, shuffle: int = 1) -> jax.Array:
-        """``ops.branch.packed_branch`` on CPU, and its equal on GPU and TPU."""
+        """``ops.branch.packed_branch`` on CPU, and the same values in int8 on GPU and TPU."""
         cpu, default = (partial(f, shuffle=shuffle) for f in (packed_branch, _branch_by_int8))
         return lax.platform_dependent(x, branch, cpu=cpu, default=default)
 
@@ -79,7 +78,7 @@ class PackedConv(PackedFloatConv):
 
 
 class SignConv(PackedFloatConv):
-    """The same, but for the layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
+    """The same with another layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
 
     @nn.compact
     def __call__(

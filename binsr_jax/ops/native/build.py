@@ -1,4 +1,4 @@
-"""Compiles the native forms and keeps them in a cache, ``~/.cache/binsr-jax/native``."""
+"""Compiles the native forms and caches them in ``~/.cache/binsr-jax/native``."""
 
 import functools
 import hashlib
@@ -22,35 +22,35 @@ _CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else
 # Products and sums are fused only where the code says so. A compiler fuses them in one loop and not
 # in another, and then a chain and its units, or two tiles, differ in the last bit.
 _FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-shared", "-pthread")
-_SECONDS = 300  # for the compiler
+_SECONDS = 300  # time limit of the compiler
 
 
 class BuildError(Exception):
-    """A form cannot be made; the message says why, in words that follow "because"."""
+    """A form cannot be compiled; the message is a reason that follows "because"."""
 
 
 @functools.cache
 def macros() -> frozenset[str]:
-    """What the compiler defines for this CPU: the instruction sets that there are.
+    """The compiler's macros for this CPU, which show its instruction sets.
 
     Raises:
-        BuildError: there is no compiler, or it fails.
+        BuildError: There is no compiler, or it fails.
     """
     command = [*_compiler(), *_FLAGS[:3], "-dM", "-E", "-x", "c++", os.devnull]
     return frozenset(_run(command).split())
 
 
 def library(form: str) -> Path:
-    """The shared library of a form, compiled if there is none or if it is damaged.
+    """The shared library of a form; it is compiled if it is missing or damaged.
 
-    Beside it lies its hash: a file that was cut off, by a full disk or a loss of power, would end
-    the program without a word.
+    Its hash is stored beside it. A library truncated by a full disk or a power failure would crash
+    the program without a message.
 
     Args:
-        form: the name of its struct in ``kernels``.
+        form: The name of its struct in ``kernels``.
 
     Raises:
-        BuildError: it cannot be made.
+        BuildError: It cannot be compiled.
     """
     parts = (*_sources(), *sorted(macros()), *_FLAGS, *_compiler(), jax.lib.__version__)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -62,17 +62,17 @@ def library(form: str) -> Path:
 
 
 def discard(file: Path) -> None:
-    """Removes a library that cannot be used, so that it is made anew."""
+    """Removes an unusable library, so that it will be compiled again."""
     file.unlink(missing_ok=True)
     _hash_file(file).unlink(missing_ok=True)
 
 
 @functools.cache
 def cache_folder(name: str) -> Path:
-    """``~/.cache/binsr-jax/NAME``, or a temporary folder of this user's where there is no home.
+    """``~/.cache/binsr-jax/NAME``, or a temporary folder of this user if there is no home.
 
     Raises:
-        OSError: neither can be made.
+        OSError: Neither can be created.
     """
     try:
         folder = Path.home() / ".cache" / "binsr-jax" / name
@@ -86,7 +86,7 @@ def cache_folder(name: str) -> Path:
     logging.getLogger("binsr_jax").warning("%s: what is compiled is kept in %s", reason, root)
     root.mkdir(exist_ok=True, mode=0o700)
     found = root.lstat()
-    # Others may write to the folder of temporary files: take none that is not ours alone.
+    # Other users may write to the temporary folder: use a subfolder only if it is ours alone.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(1, "is not a folder of this user's alone", str(root))
     folder = root / name
@@ -100,7 +100,7 @@ def _sources() -> list[str]:
 
 
 def _compiler() -> list[str]:
-    """The C++ compiler with its arguments: CXX, which may have some as in ``ccache g++``."""
+    """The C++ compiler command: CXX, which may have arguments as in ``ccache g++``."""
     given = os.environ.get("CXX", "")
     try:
         words = shlex.split(given)
@@ -118,7 +118,7 @@ def _run(command: list[str]) -> str:
     """The standard output of the compiler.
 
     Raises:
-        BuildError: it fails; with its first line that says error.
+        BuildError: It fails; the message has its first line with "error".
     """
     try:
         return subprocess.run(
@@ -135,7 +135,7 @@ def _run(command: list[str]) -> str:
 
 
 def _compile(form: str, file: Path) -> Path:
-    if sys.stderr.isatty():  # somebody waits
+    if sys.stderr.isatty():  # a user is waiting
         print("Compiling the convolutions for this CPU, once, in some seconds.", file=sys.stderr)
     with tempfile.TemporaryDirectory() as private:
         made = Path(private) / "library.so"

@@ -1,4 +1,4 @@
-"""Calls the native kernels: each is a foreign call of XLA on CPU, of arrays of one batch."""
+"""Calls the native kernels as XLA foreign calls on CPU."""
 
 import functools
 import inspect
@@ -14,11 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
-    """A decorator of a foreign call: each device computes its part of the batch with all the rest.
+    """A decorator for a foreign call: each device computes its part of the batch.
 
     Args:
-        rule: the axes of operands and result; "b" is the batch, and first where it is.
-        operands: how many of the function's arguments are arrays; the rest is static.
+        rule: The axes of operands and result; "b" is the batch, which comes first.
+        operands: The number of array arguments, which come first; the rest is static.
     """
 
     def decorate(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -42,7 +42,7 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
 
         @functools.wraps(f)
         def one_by_one(*args: Any, **kwargs: Any) -> jax.Array:
-            # ``jax.vmap`` repeats the call in a loop.
+            # Under ``jax.vmap`` the call is repeated in a loop.
             arguments = signature.bind(*args, **kwargs).args
             arrays, static = arguments[:operands], arguments[operands:]
             each = jax.custom_batching.custom_vmap(lambda *arrays: call(*arrays, *static))
@@ -64,7 +64,7 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
 
 @_by_batch("b h w c, i j c o -> b h w o", operands=2)
 def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> jax.Array:
-    """``ops.packed.packed_conv`` in a native form: int16, of the same values."""
+    """``ops.packed.packed_conv`` in a native form; the same values as int16."""
     y = jax.ShapeDtypeStruct((*x_bits.shape[:3], w_bits.shape[3]), jnp.int16)
     call = jax.ffi.ffi_call(f"binsr_{form}_packed_conv", y)
     return call(x_bits, w_bits, channels=np.int64(in_channels))
@@ -81,15 +81,18 @@ def packed_branch(
     shuffle: int,
     form: str,
 ) -> jax.Array:
-    """``ops.packed.packed_branch`` in a native form, equal but for rounding.
+    """``ops.branch.packed_branch`` in a native form; equal except for rounding.
 
     Args:
-        x, threshold, w_bits, shuffle: as there.
-        epilogue: f32 ``[5, O]``: the scale, what is added after it, the slope, what is added after
-            that, and the factor.
-        residual: the numbers of a residual of a kind, f32 ``[n]``.
-        kind: "none", "plain" or "spatial".
-        form: of ``choose.forms``.
+        x: See ``ops.branch.packed_branch``.
+        threshold: See ``ops.branch.Branch``.
+        w_bits: See ``ops.branch.Branch``.
+        epilogue: f32 ``[5, O]``: scale, shift after the scale, slope, shift after the slope,
+            factor.
+        residual: The numbers of the residual, f32 ``[n]``.
+        kind: The kind of residual: "none", "plain" or "spatial".
+        shuffle: See ``ops.branch.packed_branch``.
+        form: One of ``choose.forms``.
     """
     batch, height, width, _ = x.shape
     shape = (batch, height * shuffle, width * shuffle, w_bits.shape[3] // shuffle**2)
@@ -110,7 +113,10 @@ def packed_upsample(
     shuffle: int,
     form: str,
 ) -> jax.Array:
-    """`conv` of a `packed_branch` to few outputs, to the last bit: ``[B, r H, r W, outputs]``."""
+    """``conv`` to few outputs after ``packed_branch``, fused: ``[B, r H, r W, outputs]``.
+
+    It equals the two calls to the last bit.
+    """
     batch, height, width, _ = x.shape
     shape = (batch, height * shuffle, width * shuffle, tail.shape[3])
     y = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -130,7 +136,7 @@ def packed_chain(
     skip: bool,
     form: str,
 ) -> jax.Array:
-    """``ops.packed.packed_chain`` in a native form: u calls of `packed_branch`, to the last bit."""
+    """``ops.branch.packed_chain`` in a native form, equal to ``packed_branch`` calls."""
     y = jax.ShapeDtypeStruct(x.shape, jnp.float32)
     call = jax.ffi.ffi_call(f"binsr_{form}_packed_chain", y)
     return call(x, threshold, w_bits, epilogue, residual, kind=kind, skip=skip)
@@ -138,7 +144,7 @@ def packed_chain(
 
 @_by_batch("b h w c, i j c o -> b h w o", operands=2)
 def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
-    """``ops.conv.conv2d`` of a multiple of 8 channels to at most 3, or to a multiple of 16."""
+    """``ops.conv.conv2d`` from a multiple of 8 channels to at most 3, or to a multiple of 16."""
     y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
     return jax.ffi.ffi_call(f"binsr_{form}_float_conv", y)(x, kernel)
 
@@ -146,19 +152,19 @@ def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
 def conv_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, form: str
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of ``ops.conv.conv2d`` by x and by kernel.
+    """The gradients of ``ops.conv.conv2d`` with respect to x and kernel.
 
-    The kernel's is summed over each image, and then over the images.
+    The kernel's gradient is summed over each image, and then over the images.
     """
     kh, kw, _, _ = kernel.shape
     dx = conv(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), form)
     images = _kernel_gradients(x, dy, kh, kw, form).reshape(len(x), -1)
-    # As a product: XLA's sum over the first axis takes 25 times as long.
+    # As a matrix product, because XLA's sum over the first axis is slow.
     return dx, (jnp.ones(len(x)) @ images).reshape(kernel.shape)
 
 
 @_by_batch("b h w c, b h w o -> b i j c o", operands=2)
 def _kernel_gradients(x: jax.Array, dy: jax.Array, kh: int, kw: int, form: str) -> jax.Array:
-    """For each image: ``[B, H, W, I], [B, H, W, O] -> [B, kh, kw, I, O]``."""
+    """The kernel's gradient of each image: ``[B, H, W, I], [B, H, W, O] -> [B, kh, kw, I, O]``."""
     y = jax.ShapeDtypeStruct((x.shape[0], kh, kw, x.shape[3], dy.shape[3]), jnp.float32)
     return jax.ffi.ffi_call(f"binsr_{form}_kernel_gradients", y)(x, dy)

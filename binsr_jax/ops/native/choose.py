@@ -1,6 +1,6 @@
-"""Which native form convolutions are traced with.
+"""Chooses the native form for a convolution when it is traced.
 
-The environment variable BINSR_KERNEL names a form, or ``xla`` for none of them.
+The environment variable BINSR_KERNEL names a form, or ``xla`` to use none.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ from binsr_jax.ops.native import build
 
 @dataclass(frozen=True)
 class _Form:
-    struct: str  # in ``kernels``
-    macro: str | None  # that the compiler defines where the CPU can run it
+    struct: str  # its name in ``kernels``
+    macro: str | None  # defined by the compiler if the CPU can run it
 
 
-# The fastest first. The last is for tests to compare with.
+# The fastest first. The last one is a reference for tests.
 _FORMS = {
     "avx512": _Form("Avx512", "__AVX512VPOPCNTDQ__"),
     "avx2": _Form("Avx2", "__AVX2__"),
@@ -36,12 +36,12 @@ _HANDLERS = (
     "float_conv",
     "kernel_gradients",
 )
-_FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # of float_conv.h
-_LANES = 16  # of a vector of floats, at most
+_FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # as in float_conv.h
+_LANES = 16  # most floats in a vector
 
 
 def forms() -> tuple[str, ...]:
-    """The native forms that this machine can make and run, the fastest first."""
+    """The native forms that this machine can compile and run, the fastest first."""
     try:
         defined = build.macros()
     except build.BuildError:
@@ -51,12 +51,12 @@ def forms() -> tuple[str, ...]:
 
 @functools.cache
 def chosen_form() -> str:
-    """The form that convolutions are traced with: of `forms`, or ``"xla"``.
+    """The form for tracing convolutions: one of ``forms``, or ``"xla"``.
 
-    On a CPU where none can be made, it says so once.
+    If a CPU cannot have any native form, one log line says so.
 
     Raises:
-        ValueError: BINSR_KERNEL names none that there is or one that cannot be made.
+        ValueError: BINSR_KERNEL names an unknown form, or one that cannot be compiled or run.
     """
     wanted = os.environ.get("BINSR_KERNEL", "")
     if wanted:
@@ -94,10 +94,10 @@ def _explicit(wanted: str) -> str:
 
 @functools.cache
 def load(form: str) -> None:
-    """Makes a form known to XLA, compiled if that was not done before.
+    """Registers a form with XLA; compiles it if necessary.
 
     Raises:
-        build.BuildError: it cannot be made.
+        build.BuildError: It cannot be compiled.
     """
     file = build.library(_FORMS[form].struct)
     try:
@@ -112,14 +112,14 @@ def load(form: str) -> None:
 
 
 def form_for_packed(x: jax.Array, w_bits: jax.Array) -> str:
-    """`chosen_form`, or ``"xla"`` for a convolution whose result 16 bits do not hold."""
+    """``chosen_form``, or ``"xla"`` for a convolution whose results exceed 16 bits."""
     kh, kw, words, _ = w_bits.shape
     fits = 0 not in x.shape and 0 not in w_bits.shape and 32 * kh * kw * words < 1 << 15
     return chosen_form() if fits else "xla"
 
 
 def form_for_conv(x: jax.Array | jax.ShapeDtypeStruct, kernel: jax.Array) -> str:
-    """`chosen_form`, or ``"xla"`` for a convolution that ``call.conv`` does not take."""
+    """``chosen_form``, or ``"xla"`` for a convolution that ``call.conv`` lacks."""
     inputs, outputs = kernel.shape[2:]
     few = inputs % _FEW_INPUTS == 0 and outputs <= _FEW_OUTPUTS
     many = outputs % _LANES == 0
@@ -128,7 +128,7 @@ def form_for_conv(x: jax.Array | jax.ShapeDtypeStruct, kernel: jax.Array) -> str
 
 
 def form_for_gradient(x: jax.Array, kernel: jax.Array) -> str:
-    """`chosen_form`, or ``"xla"`` for a convolution that ``call.conv_gradient`` does not take."""
+    """``chosen_form``, or ``"xla"`` for a convolution that ``call.conv_gradient`` lacks."""
     inputs, outputs = kernel.shape[2:]
     fits = 0 not in (*x.shape, *kernel.shape) and inputs % _LANES == outputs % _LANES == 0
     return chosen_form() if fits and x.dtype == jnp.float32 else "xla"

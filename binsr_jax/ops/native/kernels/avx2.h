@@ -1,8 +1,8 @@
 // The packed convolution with AVX2, which has no instruction that counts the bits of a vector.
 //
-// An item is four bits. Those of two neighbouring pixels choose a table of 16 bytes, in which a byte
-// shuffle looks up 32 kernels at a time: for every four bits of a kernel it has both pixels' counts,
-// the first's in the low four bits of a byte and the second's in the high ones.
+// An item is four bits. The items of two neighbouring pixels select a table of 16 bytes. A byte shuffle
+// looks up 32 kernels at a time in it. For every four bits of a kernel, the table has the counts of both
+// pixels: the first in the low four bits of a byte, the second in the high ones.
 
 #ifndef BINSR_AVX2_H_
 #define BINSR_AVX2_H_
@@ -29,7 +29,7 @@ struct EightLanes {
 };
 
 struct Avx2 {
-  using ImageItem = uint16_t;  // where the table of a pixel and the next one is
+  using ImageItem = uint16_t;  // the offset of the table for a pixel and the next one
   using KernelItem = uint8_t;
   using Dot = int16_t;
   using Lanes = EightLanes;
@@ -46,8 +46,8 @@ struct Avx2 {
                            Items(_mm_cvtsi32_si128(pixel[i]), _mm_cvtsi32_si128(next[i]))));
   }
   static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
-  // Of 32 outputs the first 16 lie in the even bytes: what is counted in bytes is widened to 16 bits
-  // by a shift and a mask.
+  // The first 16 of 32 outputs lie in the even bytes. So a shift and a mask widen counts in bytes to
+  // 16 bits.
   static int64_t Place(int64_t o) { return o / 32 * 32 + o % 16 * 2 + o / 16 % 2; }
 
   BINSR_NOINLINE static void Dots(const ImageItem* const* x, int64_t first, int64_t stride,
@@ -56,7 +56,7 @@ struct Avx2 {
     std::fill_n(dots[0], kPixels * kOutputs, most);
     for (int64_t r = 0; r < rows; ++r) {
       const ImageItem* items = x[r] + first;
-      // A byte has room for the counts of 63 items.
+      // A byte can hold the counts of 63 items.
       for (int64_t left = count; left > 0; left -= kMostItems, items += kMostItems) {
         const int64_t now = std::min<int64_t>(left, kMostItems);
         SubtractItems(items, items + 2 * stride, k, now, dots);
@@ -89,19 +89,19 @@ struct Avx2 {
  private:
   static constexpr int64_t kMostItems = 63;
 
-  // Takes twice the counts of some items off the dots of four pixels; x has the items of the first
-  // two, x2 those of the others.
+  // Subtracts twice the counts of some items from the dots of four pixels; x has the items of the
+  // first two pixels, x2 the items of the other two.
   //
-  // Of each pair of pixels and each half of the outputs there are two sums of bytes: b, the count of
-  // the first pixel + 16 times the second's, modulo 256; and h, that shifted to the right by four
-  // bits in words of 16, so that a high byte is its second and a low one its second + 16 times the
-  // first of the high byte, modulo 256.
+  // For each pair of pixels and each half of the outputs there are two sums in bytes. b is the count
+  // of the first pixel + 16 times the count of the second, modulo 256. h sums the same values shifted
+  // right by four bits in 16-bit words. So a high byte of h is the second pixel's count, and a low
+  // byte is the second pixel's count + 16 times the first pixel's count of the high byte, modulo 256.
   static void SubtractItems(const ImageItem* x, const ImageItem* x2, const KernelItem* k,
                             int64_t count, Tile<Dot>& dots) {
     __m256i b00 = {}, b01 = {}, b10 = {}, b11 = {}, h00 = {}, h01 = {}, h10 = {}, h11 = {};
-    // Three items at a time, whose counts four bits have room for. Loads limit this loop. The 16
-    // registers just hold the sums and a line of the kernel, which compilers do not find: they load
-    // every line twice, or keep sums in memory.
+    // Three items at a time, because four bits can hold their counts. Loads limit this loop. The sums
+    // and a line of the kernel just fit into the 16 registers. Compilers do not find this allocation:
+    // they load every line twice, or spill sums to memory.
     for (; count >= 3; count -= 3, x += 3, x2 += 3, k += 3 * kOutputs) {
       __m256i k0, k1, table, t, g00, g01, g10, g11;
       int64_t at;

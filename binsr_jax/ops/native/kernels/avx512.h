@@ -64,7 +64,7 @@ struct Avx512 : Portable {
   static void Pack(const float* x, const float* threshold, int64_t channels, int64_t words,
                    uint32_t* to) {
     if (channels != 64) return Avx2::Pack(x, threshold, channels, words, to);
-    // Eight bytes, of which the first eight lanes have the even bits, and the others the odd ones.
+    // Eight bytes: the first eight lanes have their even bits, the others their odd bits.
     const __m512i places = _mm512_mask_set1_epi32(_mm512_set1_epi32(1), 0xff00, 2);
     __m512i octets = _mm512_setzero_si512();
 #pragma GCC unroll 4

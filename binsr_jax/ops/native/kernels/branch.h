@@ -1,8 +1,9 @@
-// A whole binary branch of a unit or an upsampler in one pass, as binsr_jax.ops.packed.packed_branch
-// says it:
+// A whole binary branch of a unit or an upsampler in one fused pass, as in
+// binsr_jax.ops.branch.packed_branch:
 //
-//   y = factor * shuffle(rprelu(scale * dot)) of the signs of x - threshold, and + gain * x, where
-//       the gain may be a map of x: see Residual
+//   y = factor * shuffle(rprelu(scale * dot)) + gain * x
+//
+// dot is the convolution of the signs of x - threshold; gain may be a map of x, see Residual.
 
 #ifndef BINSR_BRANCH_H_
 #define BINSR_BRANCH_H_
@@ -14,11 +15,11 @@
 
 namespace binsr {
 
-// What a branch does with its dot products, for each output channel; both shifts are added.
+// The parameters of a branch's epilogue, for each output channel; both shifts are added.
 struct Epilogue {
   const float *scale, *shift_in, *slope, *shift_out, *factor;
 
-  // Of an array [5, outputs].
+  // The rows of an array [5, outputs].
   static Epilogue Of(const float* e, int64_t outputs) {
     return {e, e + outputs, e + 2 * outputs, e + 3 * outputs, e + 4 * outputs};
   }
@@ -28,7 +29,7 @@ struct Epilogue {
   }
 };
 
-// What is added to a branch.
+// The term that is added to a branch.
 enum class ResidualKind {
   kNone,
   kPlain,    // x times a number
@@ -37,7 +38,7 @@ enum class ResidualKind {
 
 class Residual {
  public:
-  // Numbers in an array of a kind: none; the number; or the number, b and w.
+  // The size of the parameter array: nothing; the number; or the number, b and w.
   static int64_t Size(ResidualKind kind, int64_t channels) {
     return kind == ResidualKind::kNone ? 0 : kind == ResidualKind::kPlain ? 1 : 2 + channels;
   }
@@ -45,8 +46,8 @@ class Residual {
   Residual(ResidualKind kind, int64_t channels, const float* numbers)
       : kind(kind), channels(channels), a(numbers) {}
 
-  // Of so many pixels from x on; each pixel's is the same wherever it lies. One waits long for the
-  // steps of its sigmoid: it is best computed some time before it is needed.
+  // Computes the gains of some pixels, starting at x. The gain of a pixel does not depend on its
+  // position. The sigmoid has a long latency, so it is best computed well before it is needed.
   void Gains(const float* x, int64_t pixels, float* gains) const {
     if (kind == ResidualKind::kPlain) std::fill_n(gains, pixels, *a);
     if (kind != ResidualKind::kSpatial) return;
@@ -87,8 +88,8 @@ class Residual {
   const float* const a;
 };
 
-// The outputs of a tile from some of its dot products. What is added, if there is such, is taken
-// times its gain; y may be the same pixels.
+// Computes outputs of a tile from some of its dot products. `added` may be null; otherwise it is
+// multiplied by its gain and added. y may be the same memory.
 template <class Lanes, class Dot>
 void FinishLanes(const Dot* dots, int64_t pixels, const Epilogue& e, const float* added,
                  int64_t added_stride, const float* gains, int64_t outputs, float* y,
@@ -119,8 +120,8 @@ void Finish(const typename Form::Dot* dots, int64_t pixels, const Epilogue& e, c
                              gains, outputs - o, y + o, y_stride);
 }
 
-// The rows of the output that are worth a task: some hundred thousand products, of so many words or
-// numbers a pixel.
+// The fewest output rows that are worth a task, which is some hundred thousand products. `pixel` is the
+// number of words or floats per pixel.
 inline int64_t LeastRows(const Shape& s, int64_t pixel) {
   const int64_t row = std::max<int64_t>(1, s.width * pixel * s.kh * s.kw * s.outputs);
   return std::max<int64_t>(1, (1 << 18) / row);
@@ -144,8 +145,8 @@ void PackedConv(Pool& pool, const Shape& s, const uint32_t* x, const uint32_t* k
   });
 }
 
-// A branch for x [batch, height, width, channels], row by row. With pixel shuffle the outputs are those
-// of each of shuffle * shuffle pixels in turn, and what is added to them is one pixel of x.
+// A branch for x [batch, height, width, channels], row by row. With pixel shuffle, the outputs of a pixel
+// belong to shuffle * shuffle pixels in turn, and the same pixel of x is added to all of them.
 template <class Form>
 class BranchRows {
  public:
@@ -163,8 +164,8 @@ class BranchRows {
         signs(s.width * s.words),
         gains(s.width) {}
 
-  // Computes row n of all images, which is `shuffle` rows of the output: row i of them, of
-  // shuffle * width pixels, is written to to[i]. Rows are asked for in order.
+  // Computes row n, counted over all images. It gives `shuffle` rows of the output, each of
+  // shuffle * width pixels; row i is written to to[i]. The caller requests rows in order.
   BINSR_NOINLINE void Row(int64_t n, float* const* to) {
     const auto words = [&](int64_t r) {
       const float* from = x + r * s.width * s.channels;
@@ -202,7 +203,7 @@ class BranchRows {
   std::vector<float> gains;
 };
 
-// One branch as BranchRows has it, all rows.
+// All rows of one branch; see BranchRows.
 template <class Form, class Pool>
 void PackedBranch(Pool& pool, const Shape& s, const float* x, const float* threshold,
                   const uint32_t* k, const Epilogue& epilogue, const Residual& residual,
@@ -210,7 +211,7 @@ void PackedBranch(Pool& pool, const Shape& s, const float* x, const float* thres
   const Kernels<Form> kernels(s, k);
   InParallel(pool, s.batch * s.height, LeastRows(s, s.words), [&](int64_t start, int64_t end) {
     BranchRows<Form> rows(s, kernels, x, threshold, epilogue, residual, shuffle);
-    const int64_t row = s.width * s.outputs / shuffle;  // of the output
+    const int64_t row = s.width * s.outputs / shuffle;  // size of a row of the output
     std::vector<float*> to(shuffle);
     for (int64_t n = start; n < end; ++n) {
       for (int64_t i = 0; i < shuffle; ++i) to[i] = y + (n * shuffle + i) * row;

@@ -1,14 +1,14 @@
 // A run of units of one shape in one pass: unit after unit, features in one buffer.
 //
-// A unit needs the signs of its neighbours but the features of its own pixel alone. So features are
-// updated in place, and what the next unit needs of its input before it can start, signs and the gains
-// of its residual, is computed where that is written: features are read and written once a unit.
+// A unit reads the signs of neighbouring pixels, but the features of its own pixel only. So features
+// are updated in place. The signs and residual gains for the next unit are computed as soon as the
+// features are written. So each unit reads and writes the features once.
 //
-// Units and blocks of rows make a list that all threads take from by one counter. A block of a unit
-// needs the signs of that block and its two neighbours from the unit before. In step t unit u works
-// on block t - 2u: what it needs was begun in step t - 1 at the latest, and a thread hardly ever
-// waits; with a lag of one block it would need the entry just before it. Units are taken in groups,
-// whose blocks in flight stay in the cache.
+// All pairs of a unit and a block of rows form a list, and all threads take entries by one counter. A
+// block of a unit needs the signs of that block and its two neighbours from the previous unit. In step
+// t, unit u processes block t - 2u. Its inputs were started in step t - 1 at the latest, so a thread
+// hardly ever waits. With a lag of one block, it would need the entry just before it. Units are
+// processed in groups, so that the active blocks stay in the cache.
 
 #ifndef BINSR_CHAIN_H_
 #define BINSR_CHAIN_H_
@@ -37,8 +37,8 @@ struct Link {
   Residual residual;
 };
 
-// The order in which blocks of stages are begun; a stage needs a block and its neighbours of the
-// stage before.
+// The order in which the blocks of all stages are started. A block needs the same block and its
+// neighbours from the previous stage.
 inline std::vector<std::pair<int64_t, int64_t>> Wavefront(int64_t stages, int64_t blocks) {
   constexpr int64_t kGroup = 8, kLag = 2;
   const int64_t group = std::max(blocks, kLag * kGroup);  // steps from one group to the next
@@ -52,19 +52,19 @@ inline std::vector<std::pair<int64_t, int64_t>> Wavefront(int64_t stages, int64_
   return order;
 }
 
-// Runs x [batch, height, width, channels] through all units, into y; and adds x again, with `skip`.
+// Computes y, the output of all units for x [batch, height, width, channels]; adds x with `skip`.
 template <class Form, class Pool>
 void PackedChain(Pool& pool, const Shape& s, const std::vector<std::optional<Link<Form>>>& links, const float* x,
                  bool skip, float* y) {
   const int64_t rows = s.batch * s.height, units = static_cast<int64_t>(links.size());
   const int64_t row = s.width * s.channels, bits = s.width * s.words;
-  // Small enough for the second-level cache and for many blocks; large enough that what is prepared
-  // twice at their borders is little.
+  // Small enough for the second-level cache and for many blocks; large enough that few rows at the
+  // borders are computed twice.
   const int64_t height = std::max({s.kh / 2, std::min(rows / 16, (1 << 17) / row), int64_t{2}});
   const int64_t size = std::min<int64_t>(height, std::max<int64_t>(8, s.kh / 2));
   const int64_t blocks = (rows + size - 1) / size;
-  // The stage before the units prepares x. Two maps of signs and gains in turn are enough: when a
-  // block is written, those that read what was there are done, as they are what it needs.
+  // The stage before the units prepares x. Two alternating maps of signs and gains are enough: a block
+  // depends on all readers of the old content, so they have finished when it is overwritten.
   const auto order = Wavefront(units + 1, blocks);
   std::vector<uint32_t> signs[2] = {std::vector<uint32_t>(rows * bits),
                                     std::vector<uint32_t>(rows * bits)};
@@ -105,7 +105,7 @@ void PackedChain(Pool& pool, const Shape& s, const std::vector<std::optional<Lin
                        own_gains + pixel, outputs, out, s.channels);
           if (next && first + outputs == s.channels) {
             pack(*next, y + pixel * s.channels, pixels, to + pixel * s.words);
-            // Eight pixels' gains take hardly longer than four's.
+            // The gains of eight pixels take hardly longer than those of four.
             const int64_t so_far = left % 8 + pixels, begun = pixel - left % 8;
             if (so_far == 8 || left + pixels == s.width)
               next->residual.Gains(y + begun * s.channels, so_far, gains_to + begun);

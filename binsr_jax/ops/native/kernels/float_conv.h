@@ -1,6 +1,6 @@
-// Convolutions of floats, x [batch, height, width, channels] with k [kh, kw, channels, outputs]: to few
-// outputs, as the last of a network is (FewOutputs), and to many, with the gradient of the kernel, for
-// training (AddProduct).
+// Float convolutions of x [batch, height, width, channels] with k [kh, kw, channels, outputs].
+// FewOutputs computes few outputs, as in a network's last layer. AddProduct computes many outputs, and
+// the kernel's gradient in training.
 
 #ifndef BINSR_FLOAT_CONV_H_
 #define BINSR_FLOAT_CONV_H_
@@ -14,9 +14,9 @@
 
 namespace binsr {
 
-// The convolution of floats x [B, H, W, C] with k [kh, kw, C, kOuts] to few outputs. Eight channels
-// are added up side by side, and then those eight sums: for each pixel in the same order, wherever it
-// lies. What is beside the image is left out.
+// The float convolution of x [B, H, W, C] with k [kh, kw, C, kOuts] to few outputs. Eight lanes sum
+// over the channels, and then the eight sums are added. The order is the same for each pixel, wherever
+// it lies. Taps outside of the image are skipped.
 template <int kOuts>
 struct FewOutputs {
   static constexpr int64_t kLanes = 8;
@@ -27,7 +27,7 @@ struct FewOutputs {
         this->k[i / kLanes * kOuts + o][i % kLanes] = k[i * kOuts + o];
   }
 
-  // A row of the output from the kh rows of the input around it, null where there is none.
+  // Computes a row of the output from the kh input rows around it; rows outside the image are null.
   BINSR_NOINLINE void Row(const float* const* rows, float* y) const {
     const int64_t beside = s.kw / 2;
     int64_t w = 0;
@@ -86,8 +86,8 @@ inline Floats Load(const float* from) {
 
 inline void Store(Floats v, float* to) { std::memcpy(to, &v, sizeof v); }
 
-// c[m, n] += sum over i < count of a[m, i] b[i, n], for some rows m of c and so many vectors of its
-// width; a[m, i] is at m * row + i * step. The sums stay in registers.
+// c[m, n] += sum over i < count of a[m, i] b[i, n], for kRows rows m of c and kVectors vectors of
+// columns; a[m, i] is at m * row + i * step. The sums stay in registers.
 template <int kRows, int kVectors>
 void AddBlock(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
               int64_t width) {
@@ -121,10 +121,10 @@ void AddColumns(const float* a, int64_t row, int64_t step, const float* b, int64
   if (rows == 1) AddBlock<1, kVectors>(a, row, step, b, count, c, width);
 }
 
-// A product of matrices, added to c [rows, width]; the width is a multiple of kFloats.
+// Adds a matrix product to c [rows, width]; the width is a multiple of kFloats.
 inline void AddProduct(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
                 int64_t rows, int64_t width) {
-  constexpr int kVectors = kFloats == 16 ? 4 : 2;  // what the registers hold for four rows
+  constexpr int kVectors = kFloats == 16 ? 4 : 2;  // as many as fit into the registers for four rows
   int64_t n = 0;
   for (; n + kVectors * kFloats <= width; n += kVectors * kFloats)
     AddColumns<kVectors>(a, row, step, b + n, count, c + n, rows, width);
@@ -132,7 +132,7 @@ inline void AddProduct(const float* a, int64_t row, int64_t step, const float* b
     AddColumns<1>(a, row, step, b + n, count, c + n, rows, width);
 }
 
-// Calls add(input pixel, output pixel, pixels) for the pixels of a row that a tap j reaches.
+// Calls add(input pixel, output pixel, pixels) for the pixels of a row whose tap j is in the image.
 template <class Add>
 void Reached(const Shape& s, int64_t j, const Add& add) {
   const int64_t right = j - s.kw / 2;
@@ -179,8 +179,8 @@ void ConvolveToMany(Pool& pool, const Shape& s, const float* x, const float* k, 
   });
 }
 
-// To at most kFewOutputs outputs, where the channels are a multiple of kFewInputs, or to a multiple
-// of kManyOutputs.
+// The supported sizes: at most kFewOutputs outputs from a multiple of kFewInputs channels, or a
+// multiple of kManyOutputs outputs.
 constexpr int64_t kFewOutputs = 3, kFewInputs = 8, kManyOutputs = 16;
 
 template <class Pool>
@@ -191,8 +191,8 @@ void FloatConv(Pool& pool, const Shape& s, const float* x, const float* k, float
   ConvolveToMany(pool, s, x, k, y);
 }
 
-// The kernel's gradient of every image, dk [batch, kh, kw, channels, outputs], for the gradient dy of
-// the output. A row of taps is a task, so that the order of a sum does not depend on the threads.
+// Computes the kernel's gradient of every image, dk [batch, kh, kw, channels, outputs], from the output's
+// gradient dy. A task is a row of taps, so the order of a sum does not depend on the threads.
 template <class Pool>
 void KernelGradients(Pool& pool, const Shape& s, const float* x, const float* dy, float* dk) {
   const int64_t inputs = s.channels, outputs = s.outputs;

@@ -1,4 +1,4 @@
-// The form of the packed convolution that is compiled: FORM is Portable, Avx2, Avx512 or Neon.
+// Includes the form of the packed convolution to compile: FORM is Portable, Avx2, Avx512 or Neon.
 
 #ifndef BINSR_FORM_H_
 #define BINSR_FORM_H_

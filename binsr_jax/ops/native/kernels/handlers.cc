@@ -1,6 +1,6 @@
-// What XLA calls, one handler a kernel; binsr_jax/ops/native/build.py compiles this file, with FORM
-// the form of the packed convolution. Every handler checks ranks, types, sizes and attributes of what
-// it is handed, and returns an error that names what does not fit.
+// The handlers that XLA calls, one per kernel. binsr_jax/ops/native/build.py compiles this file; FORM
+// is the form of the packed convolution. Every handler checks ranks, types, sizes and attributes of
+// its arguments, and returns an error that names the argument that does not fit.
 
 #include <algorithm>
 #include <cstdint>
@@ -33,12 +33,12 @@ using Result = ffi::Result<AnyBuffer>;
 constexpr auto kFloat = ffi::DataType::F32;
 constexpr auto kWord = ffi::DataType::U32;
 
-// The first thing that is wrong with what a handler was handed.
+// Finds the first wrong argument of a handler.
 class Checks {
  public:
   explicit Checks(std::string handler) : handler(std::move(handler)) {}
 
-  // Whether a buffer is of a type and a rank.
+  // Whether a buffer has this type and rank.
   bool Is(const char* name, const AnyBuffer& buffer, ffi::DataType type, size_t rank) {
     if (buffer.element_type() != type)
       return Fails(std::string(name) + " must be " + (type == kFloat ? "float32" :
@@ -85,7 +85,7 @@ Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, int64_t 
 
 bool IsEmpty(const AnyBuffer& buffer) { return buffer.element_count() == 0; }
 
-// Whether a packed convolution has a shape that can be computed.
+// Whether the kernels support the shape of a packed convolution.
 bool Fits(Checks& checks, const Shape& s) {
   return checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel k must have odd sides") &&
          checks.That(s.channels >= 1 && s.words == (s.channels + 31) / 32,
@@ -118,7 +118,7 @@ ffi::Error PackedConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, int64_t ch
   return ffi::Error::Success();
 }
 
-// Whether these are what a branch takes; its shape is written to s.
+// Whether these are valid arguments of a branch; writes its shape to s.
 bool IsBranch(Checks& checks, const AnyBuffer& x, const AnyBuffer& threshold, const AnyBuffer& k,
               const AnyBuffer& epilogue, const AnyBuffer& residual, std::string_view kind,
               int64_t shuffle, Shape& s) {

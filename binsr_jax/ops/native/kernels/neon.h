@@ -1,7 +1,7 @@
-// The packed convolution with NEON, which counts the bits of 16 bytes at a time (cnt).
+// The packed convolution with NEON, whose cnt instruction counts the bits of 16 bytes at a time.
 //
-// An item is a byte of a word, and 16 outputs lie in a vector: for every eight channels an exclusive
-// or, a count and a sum of bytes, which are widened to 16 bits before a byte is full.
+// An item is a byte of a word, and a vector holds 16 outputs. Eight channels take an exclusive or, a
+// count and a sum in bytes. The sums are widened to 16 bits before a byte overflows.
 
 #ifndef BINSR_NEON_H_
 #define BINSR_NEON_H_
@@ -34,7 +34,7 @@ struct Neon {
   static constexpr int64_t kItems = 4;
 
   static void Image(const uint32_t* pixel, const uint32_t*, int64_t words, ImageItem* to) {
-    std::memcpy(to, pixel, words * sizeof(uint32_t));  // little-endian, as are the items of a kernel
+    std::memcpy(to, pixel, words * sizeof(uint32_t));  // little-endian, like the items of a kernel
   }
   static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (8 * item); }
   static int64_t Place(int64_t output) { return output; }
@@ -45,11 +45,11 @@ struct Neon {
     constexpr int kVectors = kOutputs / 16;
     std::fill_n(dots[0], kPixels * kOutputs, most);
     for (int64_t r = 0; r < rows; ++r)
-      // A byte has room for the counts of 31 items.
+      // A byte can hold the counts of 31 items.
       for (int64_t start = 0; start < count; start += kMostItems) {
         const int64_t end = std::min(count, start + kMostItems);
         const KernelItem* line = k + (r * count + start) * kOutputs;
-        // Two pixels at a time: their sums, the kernels and what is computed fit the registers.
+        // Two pixels at a time: sums, kernels and temporaries fit into the registers.
         for (int64_t p = 0; p < kPixels; p += 2) {
           const ImageItem* at = x[r] + first + p * stride;
           uint8x16_t sums[2][kVectors];
@@ -93,7 +93,7 @@ struct Neon {
  private:
   static constexpr int64_t kMostItems = 31;
 
-  // Takes twice eight counts off so many dots.
+  // Subtracts twice the counts from eight dots.
   static void Subtract(uint8x8_t counts, Dot* dots) {
     const int16x8_t twice = vreinterpretq_s16_u16(vshll_n_u8(counts, 1));
     vst1q_s16(dots, vsubq_s16(vld1q_s16(dots), twice));

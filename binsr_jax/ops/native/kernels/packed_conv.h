@@ -1,13 +1,13 @@
-// The convolution of packed signs, row by row, in any form. binsr_jax/ops/packed.py says how the
-// bits lie.
+// The convolution of packed signs, row by row, in any form. binsr_jax/ops/packed.py describes the
+// order of the bits.
 //
 //   dot[b, h, w, o] = channels * valid taps
 //                     - 2 * sum over valid taps of popcount(x[b, h + i, w + j] ^ k[i, j, o])
 //
-// A row of the output needs kh rows of the input. They are kept as items, words or parts of words,
-// with padding beside them, so that what a pixel needs of one row is contiguous. Output channels lie
-// along the vectors; the pixels of a tile share what is loaded of the kernel. Rows above and below
-// the image are left out. Pixels beside it are read as zero bits, and their counts are taken off.
+// A row of the output needs kh rows of the input. These are stored as items, which are words or parts
+// of words, with padding on both sides. So the items of a pixel's taps in one row are contiguous. A
+// vector holds output channels; the pixels of a tile share the loaded kernel. Rows above and below
+// the image are skipped. Pixels beside it are read as zero bits, and their counts are subtracted.
 
 #ifndef BINSR_PACKED_CONV_H_
 #define BINSR_PACKED_CONV_H_
@@ -19,8 +19,8 @@
 
 namespace binsr {
 
-// The kernels [kh, kw, words, outputs] as items [blocks of outputs, kh, kw, words, kItems, kOutputs];
-// and the set bits of each, [blocks, kh, kw, kOutputs], which is what a pixel of zero bits counts.
+// The kernels [kh, kw, words, outputs] as items [blocks of outputs, kh, kw, words, kItems, kOutputs],
+// and their numbers of set bits, [blocks, kh, kw, kOutputs], which are the counts of a zero pixel.
 template <class Form>
 struct Kernels {
   Kernels(const Shape& s, const uint32_t* k)
@@ -44,17 +44,17 @@ struct Kernels {
     }
   }
 
-  // Vectors are loaded from one line of the cache: from two it takes twice as long.
+  // Aligned, so that a vector load touches one cache line rather than two.
   struct alignas(64) Line {
     typename Form::KernelItem items[kOutputs];
   };
 
-  int64_t row;  // items of a row of taps, of a block of outputs
+  int64_t row;  // number of items in a row of taps, for a block of outputs
   std::vector<Line> lines;
   std::vector<uint16_t> bits;
 };
 
-// Convolves rows of images one after the other, and keeps the rows of items that the next needs.
+// Convolves rows of images one after the other, and keeps the rows of items for the next row.
 template <class Form>
 class RowConvolver {
  public:
@@ -66,15 +66,15 @@ class RowConvolver {
         rows(s.kh),
         zero(s.words) {}
 
-  // Forgets the rows that are kept.
+  // Drops the stored rows.
   void Restart() { filled = -1; }
 
-  // Computes row n of the output, counted over all images; rows are asked for in order, but after a
-  // restart. words(r) is row r of all images as words; write(first pixel, pixels, first output,
-  // outputs, dots) takes the results of a tile.
+  // Computes row n of the output, counted over all images. The caller requests rows in order, except
+  // after a restart. words(r) returns row r of all images as words; write(first pixel, pixels, first
+  // output, outputs, dots) receives the results of a tile.
   template <class Words, class Write>
   void Row(const Kernels<Form>& kernels, int64_t n, const Words& words, const Write& write) {
-    const int64_t start = n / s.height * s.height, h = n - start;  // of the image, and in it
+    const int64_t start = n / s.height * s.height, h = n - start;  // first row of the image, and row in it
     const int64_t top = std::max<int64_t>(0, h - s.kh / 2);
     const int64_t bottom = std::min(s.height, h + s.kh / 2 + 1);
     for (int64_t r = std::max(filled, start + top); r < start + bottom; ++r)
@@ -101,13 +101,13 @@ class RowConvolver {
  private:
   void Fill(const uint32_t* from, typename Form::ImageItem* to) const {
     to += s.kw / 2 * pixel;
-    // The padding beside the row is of zero bits, but the pixel next to the last of it is the first.
+    // The padding is zero bits. The last pixel on its left has the row's first pixel as its neighbour.
     if (s.kw > 1) Form::Image(zero.data(), from, s.words, to - pixel);
     for (int64_t w = 0; w < s.width; ++w, from += s.words, to += pixel)
       Form::Image(from, w + 1 < s.width ? from + s.words : zero.data(), s.words, to);
   }
 
-  // Pixels beside the image were counted as zero bits.
+  // Corrects the dots near the sides, where pixels beside the image were counted as zero bits.
   void Correct(const uint16_t* bits, int64_t taps, int64_t left, int64_t right,
                Tile<typename Form::Dot>& dots) const {
     for (int64_t w = left; w < right; ++w)
@@ -121,10 +121,10 @@ class RowConvolver {
 
   const Shape s;
   const int64_t pixel, row;  // items
-  std::vector<typename Form::ImageItem> ring;  // row r of an image is in place r % kh
+  std::vector<typename Form::ImageItem> ring;  // row r of an image is at position r % kh
   std::vector<const typename Form::ImageItem*> rows;
   const std::vector<uint32_t> zero;
-  int64_t filled = -1;  // the rows of all images before it are in the ring
+  int64_t filled = -1;  // all rows before it have been written to the ring
 };
 
 }  // namespace binsr

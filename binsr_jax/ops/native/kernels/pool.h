@@ -1,6 +1,6 @@
-// Work that is shared out to the threads of a pool, which has
-//   num_threads()     how many threads it has
-//   Schedule(task)    runs task() on one of them, some time
+// Distributes work over the threads of a pool, which has
+//   num_threads()     the number of threads
+//   Schedule(task)    runs task() later on one of them
 
 #ifndef BINSR_POOL_H_
 #define BINSR_POOL_H_
@@ -21,9 +21,9 @@
 
 namespace binsr {
 
-// Calls make() once on this thread and on those of the pool that are free, at most `tasks` in all,
-// and what it returns with (first, last) for parts of 0..count until all parts are done. next(first)
-// is the end of the part that starts at first. Parts are begun in their order.
+// Computes 0..count in parts on this thread and on free threads of the pool, at most `tasks` in all.
+// Each thread calls make() once, and its result with (first, last) for each part that it takes.
+// next(first) is the end of the part that starts at first. Parts are started in order.
 template <class Next, class Make, class Pool>
 void RunParts(Pool& pool, int64_t count, int64_t tasks, const Next& next, const Make& make) {
   struct Progress {
@@ -32,8 +32,8 @@ void RunParts(Pool& pool, int64_t count, int64_t tasks, const Next& next, const 
     std::condition_variable all_done;
   };
   auto progress = std::make_shared<Progress>();
-  // A task that gets no part touches nothing of this function but copies. So this thread does not
-  // wait for the tasks, which could not start if all threads of the pool waited for theirs.
+  // A task without a part uses only its own copies, so this function may return before it runs. If
+  // this function waited for its tasks, and all threads of the pool did so, no task could start.
   auto task = [progress, count, next, &make] {
     std::optional<decltype(make())> work;
     int64_t first = progress->next;
@@ -55,9 +55,9 @@ void RunParts(Pool& pool, int64_t count, int64_t tasks, const Next& next, const 
   progress->all_done.wait(lock, [&] { return progress->done == count; });
 }
 
-// Calls work(first, last) for parts of 0..count, of at least so many. A part is a share of what is
-// left: the first ones are large, as what is computed twice at their borders is less then; the last
-// ones small, so that no thread waits long for another.
+// Calls work(first, last) for parts of 0..count, each of at least `least`. A part is a share of the
+// remaining range. The first parts are large, which reduces recomputation at their borders. The last
+// ones are small, so that no thread waits long for another.
 template <class Pool, class Work>
 void InParallel(Pool& pool, int64_t count, int64_t least, const Work& work) {
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
@@ -68,7 +68,7 @@ void InParallel(Pool& pool, int64_t count, int64_t least, const Work& work) {
            [&] { return [&](int64_t first, int64_t last) { work(first, last); }; });
 }
 
-// Calls make() on each thread, and what it returns with 0..count - 1, begun in this order.
+// Calls make() on each thread, and its result with 0..count - 1, started in this order.
 template <class Pool, class Make>
 void InOrder(Pool& pool, int64_t count, const Make& make) {
   RunParts(
@@ -77,7 +77,7 @@ void InOrder(Pool& pool, int64_t count, const Make& make) {
       [&] { return [work = make()](int64_t first, int64_t) mutable { work(first); }; });
 }
 
-// Flags that one thread raises and others wait for, in short waits.
+// Flags that one thread raises and others wait for; waits are short.
 class Flags {
  public:
   explicit Flags(int64_t count) : raised(count) {}

@@ -1,20 +1,20 @@
 // The packed convolution in plain C++, for any CPU, to compare the other forms with.
 //
 // A form of the packed convolution is a struct with
-//   ImageItem, KernelItem, Dot           the types of what it counts, and of a dot product
-//   kItems                               how many items a word of 32 signs is
-//   Image(pixel, next, words, to)        writes the items of a pixel, from the words of it and of the
-//                                        pixel to its right
+//   ImageItem, KernelItem, Dot           the types of items and of a dot product
+//   kItems                               the number of items in a word of 32 signs
+//   Image(pixel, next, words, to)        writes the items of a pixel, from its words and the words of
+//                                        the pixel to its right
 //   Kernel(word, item)                   the item of a word of a kernel
-//   Place(output)                        where the items of an output lie in a line of kOutputs
+//   Place(output)                        the position of an output's item in a line of kOutputs
 //   Dots(x, first, stride, k, rows, count, most, dots)
-//                                        writes to dots[p][o] most, less two for each bit in which
+//                                        writes dots[p][o]: `most`, minus two for each bit in which
 //                                        x[r][first + p * stride + i] and
-//                                        k[(r * count + i) * kOutputs + Place(o)] differ, of all
+//                                        k[(r * count + i) * kOutputs + Place(o)] differ, over all
 //                                        r < rows and i < count
 //   Pack(x, threshold, channels, words, to)
-//                                        the signs of a pixel's x - threshold
-//   Lanes                                floats that are computed side by side, see ScalarLanes
+//                                        writes the signs of a pixel's x - threshold
+//   Lanes                                a vector of floats, see ScalarLanes
 
 #ifndef BINSR_PORTABLE_H_
 #define BINSR_PORTABLE_H_
@@ -38,7 +38,7 @@ struct ScalarLanes {
     return static_cast<float>(*dots);
   }
   static Floats MultiplyAdd(Floats a, Floats b, Floats c) { return binsr::MultiplyAdd(a, b, c); }
-  // u where it is positive, and else u times the slope.
+  // u if it is positive, otherwise u times the slope.
   static Floats Leaky(Floats u, Floats slope) { return u > 0 ? u : u * slope; }
 };
 

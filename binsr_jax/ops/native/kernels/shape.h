@@ -1,4 +1,4 @@
-// What all kernels share: the sizes of a convolution and small vectors of floats.
+// Shared by all kernels: the sizes of a convolution and small vectors of floats.
 
 #ifndef BINSR_SHAPE_H_
 #define BINSR_SHAPE_H_
@@ -22,26 +22,25 @@ struct Shape {
   int64_t batch, height, width, channels, words, kh, kw, outputs;
 };
 
-constexpr int64_t kOutputs = 64;  // of a tile, which a micro-kernel computes; missing ones are zeros
-constexpr int64_t kPixels = 4;    // of a tile
+constexpr int64_t kOutputs = 64;  // outputs in a tile of the micro-kernel; missing ones are zeros
+constexpr int64_t kPixels = 4;    // pixels in a tile
 
 template <class Dot>
 using Tile = Dot[kPixels][kOutputs];
 
-// Functions that several kernels call and that run long: a copy in each costs the compiler's time.
+// For long functions that several kernels call: inlined copies would cost compile time.
 #define BINSR_NOINLINE __attribute__((noinline))
 
 using Eight = float __attribute__((vector_size(32)));
 
-// Zeros stand for what is missing to eight.
+// Loads up to eight floats; missing ones are zeros.
 inline Eight LoadEight(const float* from, int64_t count = 8) {
   Eight v = {};
   std::memcpy(&v, from, count * sizeof(float));
   return v;
 }
 
-// a b + c, rounded once where the CPU can: then every program gives the same bits, which tiles
-// rest on.
+// a b + c, rounded once if the CPU can. So all programs give the same bits, on which tiles depend.
 inline float MultiplyAdd(float a, float b, float c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, c);
@@ -81,7 +80,7 @@ inline Eight SumEach(const Eight (&v)[8]) {
   const __m256 a = quarters(0), b = quarters(4);
   const __m256 sums =
       _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
-  // They are those of the vectors 0, 2, 4, 6 and 1, 3, 5, 7.
+  // These are the sums of the vectors 0, 2, 4, 6 and 1, 3, 5, 7.
   return reinterpret_cast<Eight>(
       _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 #else
@@ -91,14 +90,14 @@ inline Eight SumEach(const Eight (&v)[8]) {
 #endif
 }
 
-// 1 / (1 + exp(-x)) of each, to a few units of the last place, whatever stands beside it.
+// 1 / (1 + exp(-x)) for each lane, to a few units in the last place, independent of other lanes.
 //
-// exp(y) is 2^n exp(r) with r in +-ln(2) / 2, where n is the whole number next to y / ln(2) and the
-// exponential of r is its Taylor polynomial.
+// exp(y) is 2^n exp(r) with r in +-ln(2) / 2. n is the integer nearest to y / ln(2), and exp(r) is
+// computed by its Taylor polynomial.
 inline Eight Sigmoid(Eight x) {
   using Ints = int32_t __attribute__((vector_size(32)));
   constexpr float kLog2 = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Eight one = Eight{} + 1.0f;
   Eight y = -x;
   y = y > 87.0f ? Eight{} + 87.0f : y;

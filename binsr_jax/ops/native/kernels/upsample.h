@@ -1,5 +1,5 @@
-// An upsampling branch and the convolution of floats to few outputs after it, as the end of a network
-// is, in one pass: the enlarged features, the largest of all, are kept for a few rows at a time.
+// An upsampling branch and the following float convolution to few outputs, fused into one pass; it is
+// the end of a network. Only a few rows of the upsampled features, the largest of all, are in memory.
 
 #ifndef BINSR_UPSAMPLE_H_
 #define BINSR_UPSAMPLE_H_
@@ -12,8 +12,8 @@
 
 namespace binsr {
 
-// The branch is of shape s with pixel shuffle; the kernel `tail` [kh, kw, features, kOuts] follows. y is
-// [batch, shuffle * height, shuffle * width, kOuts].
+// The branch has the shape s and a pixel shuffle, followed by the kernel `tail` [kh, kw, features, kOuts].
+// y is [batch, shuffle * height, shuffle * width, kOuts].
 template <class Form, int kOuts, class Pool>
 void PackedUpsample(Pool& pool, const Shape& s, const float* x, const float* threshold,
                     const uint32_t* k, const Epilogue& epilogue, const Residual& residual,
@@ -23,11 +23,11 @@ void PackedUpsample(Pool& pool, const Shape& s, const float* x, const float* thr
   const Shape large = {s.batch, s.height * shuffle, s.width * shuffle, features, 0, kh, kw, kOuts};
   const FewOutputs<kOuts> convolution(large, tail);
   const int64_t row = large.width * features, kept = kh + shuffle - 1;
-  // Rows of the branch that are worth their halo, which is computed twice.
+  // The fewest rows of the branch that are worth their halo, which is computed twice.
   constexpr int64_t kLeast = 8;
   InParallel(pool, s.batch * s.height, kLeast, [&](int64_t start, int64_t end) {
     BranchRows<Form> branch(s, kernels, x, threshold, epilogue, residual, shuffle);
-    std::vector<float> ring(kept * row);  // row r of an image's large features is in place r % kept
+    std::vector<float> ring(kept * row);  // row r of an image's upsampled features is at position r % kept
     std::vector<const float*> rows(kh);
     std::vector<float*> to(shuffle);
     const auto place = [&](int64_t r) { return ring.data() + r % kept * row; };
