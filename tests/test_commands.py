@@ -57,7 +57,7 @@ def test_pack_info_and_cost_agree(workdir, tmp_path, capsys):
     for text in ("SR x2", "1 blocks of 6", "12 steps", "fingerprint", "samples/psnr 31.25"):
         assert text in packed
     assert "float head, binary upsampler, float tail\n" in packed
-    assert f"{path.stat().st_size:,} bytes, of which tensors {size:,}" in packed
+    assert f"{path.stat().st_size:,} bytes, {size:,} of them tensors" in packed
     assert b"someone" not in path.read_bytes()  # folders of another machine
 
     tables = []

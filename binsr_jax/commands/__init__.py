@@ -1,15 +1,15 @@
-"""The console script ``binsr``: one module a subcommand.
+"""The console script ``binsr``: one module per subcommand.
 
-A subcommand ``NAME`` is a line in ``COMMANDS`` and a module ``binsr_jax/commands/NAME.py``, with _
-for -, that has
+A subcommand ``NAME`` has a line in ``COMMANDS`` and a module ``binsr_jax/commands/NAME.py``, with _
+instead of -, that defines
 
     add_arguments(parser: argparse.ArgumentParser) -> None
     run(args: argparse.Namespace) -> int | None        the exit status; None is 0
 
-whose docstring is the description that ``binsr NAME --help`` prints. The modules of train and
-evaluate are programs of ``binsr_jax.launcher`` instead, since any field of a config is a flag of
-theirs. Only the module that is asked for is imported, so that ``binsr --help`` does not wait for
-JAX. A flag may be written with - or _ between its words.
+Its docstring is the description in ``binsr NAME --help``. The modules of train and evaluate are
+programs of ``binsr_jax.launcher`` instead, because every field of a config is a flag. Only the
+requested module is imported, so that ``binsr --help`` does not wait for JAX. The words of a flag
+may be joined with - or _.
 """
 
 import argparse
@@ -50,7 +50,7 @@ PROGRAMS = ("train", "evaluate")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that repeats nothing to the terminal but what can be printed."""
+    """A parser that prints only printable characters of its arguments."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
@@ -59,14 +59,14 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``binsr`` and returns its exit status.
 
-    A user's mistake is one sentence on standard error and status 1; a wrong flag is status 2.
+    A user's mistake gives one sentence on standard error and status 1; a wrong flag gives status 2.
 
     Args:
-        argv: The arguments after the program's name; those of this process by default.
+        argv: The arguments after the program's name; by default those of this process.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name may be no text of this encoding
+        if isinstance(stream, io.TextIOWrapper):  # a name may not be encodable
             stream.reconfigure(errors="backslashreplace")
     parser = _Parser("binsr", description="1-bit image restoration.")
     parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[:1] and argv[0] in PROGRAMS:
         return _guarded(lambda: _launch(argv[0], argv[1:]))
     args = parser.parse_args([_normalised(argument) for argument in argv])
-    assert module is not None  # the parser has ended the program if there is no such command
+    assert module is not None  # otherwise the parser has already ended the program
     return _guarded(lambda: _run_quietly(module, args))
 
 
@@ -97,7 +97,7 @@ def _launch(name: str, argv: list[str]) -> int:
 def _run_quietly(module: Any, args: argparse.Namespace) -> int:
     log = logging.getLogger("absl")
     level = log.level
-    log.setLevel(logging.ERROR)  # Orbax logs much that does not concern a user
+    log.setLevel(logging.ERROR)  # Orbax logs many lines that do not concern a user
     try:
         if os.environ.get("BINSR_KERNEL"):
             from binsr_jax import launcher  # here, since it imports JAX
@@ -109,14 +109,14 @@ def _run_quietly(module: Any, args: argparse.Namespace) -> int:
 
 
 def _guarded(call: Callable[[], int]) -> int:
-    """The exit status of a call; a user's mistake becomes one sentence and status 1."""
+    """The exit status of a call; a user's mistake gives one sentence and status 1."""
     try:
         return call()
     except UserError as error:
         print(printable("error: " + " ".join(str(error).split())), file=sys.stderr)
     except KeyboardInterrupt:
         print("error: Interrupted.", file=sys.stderr)
-    except BrokenPipeError:  # who reads a long table, such as head, has seen enough of it
+    except BrokenPipeError:  # the reader of a long table, such as head, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 

@@ -1,11 +1,11 @@
-"""Lists the packaged recipes, or those of a folder: what each costs, and what its paper publishes.
+"""List the packaged recipes, or those of a folder, with their costs and published scores.
 
 binsr configs
 binsr configs my_configs --no-cost
 
-Costs are counted as the recipe's paper counts them, which takes a moment for each: --no-cost lists
-the published ones alone. Costs of different conventions cannot be compared; "binsr cost" counts in
-all of them, and docs/costs.md says what they are.
+Costs are counted as in the recipe's paper, which takes a moment for each; --no-cost lists only
+published costs. Costs of different conventions are not comparable. "binsr cost" counts in all
+conventions, and docs/costs.md explains them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _cost(recipe: Recipe) -> str:
-    """The recipe's cost as its paper counts, in the form of ``published_cost``."""
+    """The recipe's cost, counted as in its paper, in the form of ``published_cost``."""
     convention = CONVENTIONS[recipe.published.convention]
     counted = count(recipe.config, convention.size)
     text = f"{giga(convention.operations(counted))} G"
@@ -45,14 +45,14 @@ def _cost(recipe: Recipe) -> str:
 
 
 def _convention(recipe: Recipe) -> str:
-    """How the cost is counted: the same network has other numbers in the table of another paper."""
+    """The convention of the cost: the same network has other numbers in another paper's table."""
     name = recipe.published.convention
     height, width = CONVENTIONS[name].size
     return f"{name}, {width}x{height}"
 
 
 def _scores(recipe: Recipe) -> str:
-    """The published PSNR, ``Set5 37.58``, or of several levels ``CBSD68 33.08 / 30.56 / 27.33``."""
+    """The published PSNR, ``Set5 37.58``, or at several levels ``CBSD68 33.08 / 30.56 / 27.33``."""
     sets: dict[str, list[str]] = {}
     for name, psnr in recipe.published.scores.items():
         sets.setdefault(name.partition("-")[0], []).append(f"{psnr:.2f}")

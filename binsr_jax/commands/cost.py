@@ -1,11 +1,11 @@
-"""Counts parameters, operations and bytes, of a recipe, a work dir, a model file, or all recipes.
+"""Count parameters, operations and bytes of a recipe, a work dir, a model file, or all recipes.
 
 binsr cost --config bin_edsr:residual=spatial --size 360x640
 binsr cost --model model.binsr
-binsr cost --all                         a row for each recipe, counted as its paper counts
+binsr cost --all                         a row for each recipe, counted as in its paper
 binsr cost --all --convention bsrc
 
-The conventions, of operations (G) and parameters (K):
+The conventions, with operations in G and parameters in K:
 """
 
 import argparse
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr cost``."""
     lines = _one(args) if args.all is None else _rows(args)
-    for line in lines:  # counting takes a moment for each
+    for line in lines:  # printed one by one, since counting takes a moment for each
         print(printable(line), flush=True)
 
 
@@ -107,7 +107,7 @@ def _rows(args: argparse.Namespace) -> Iterator[str]:
 
 
 def published_cost(recipe: Recipe) -> str:
-    """What the recipe's paper says that it costs, such as ``18.55 G / 225 K``; may be empty."""
+    """The cost in the recipe's paper, such as ``18.55 G / 225 K``; may be empty."""
     published = recipe.published
     numbers = ((published.operations, "G"), (published.parameters, "K"))
     return " / ".join(f"{number} {unit}" for number, unit in numbers if number is not None)

@@ -1,7 +1,7 @@
-"""Remove noise from images, without being told how much there is.
+"""Remove noise from images; the noise level need not be known.
 
-Outputs have the size of their images and are called photo_denoised.png and so on. With
---strength 0.5 half of the change is taken. All else is as in binsr upscale.
+Outputs have the size of their images and are named photo_denoised.png and so on. --strength 0.5
+applies half of the change. Everything else is as in binsr upscale.
 
     binsr denoise photo.jpg
     binsr denoise photos/ -o clean/ -f png --strength 0.7

@@ -6,15 +6,15 @@
     binsr evaluate --degraded --task denoise --levels 15,50 --sets CBSD68,Kodak24@500
     binsr evaluate --model model.binsr --task photo --sets B100
 
-It prints a Markdown table, in which the input's own score stands above each network's, and appends
-one JSON line an image and one a set to results.jsonl, in the work dir or in --output.
+It prints a Markdown table, with the input's own score above each network's. It appends one JSON
+line per image and one per set to results.jsonl, in the work dir or in --output.
 
 A benchmark set is a folder of HR images, FOLDER/Set5/*.png, or FOLDER/Set5/HR/*.png with
 FOLDER/Set5/LR_bicubic/X2/*x2.png. The set "samples" is the held-out images of the package.
 Kodak24@500 takes the 500x500 pixels in the middle of each image of Kodak24.
 
-With --task a network is scored by the protocol of another task of the same scale: one that was
-trained on clean images on photographs, or one for colour on luma.
+With --task, a network is scored by the protocol of another task of the same scale: for example a
+network for clean images on photographs, or a colour network on luma.
 """
 
 import datetime
@@ -82,7 +82,7 @@ def run(values: flags.FlagValues) -> None:
     if values.task and scored.restore is not None:
         scored = subject.scored_as(scored, values.task)
     config = scored.config
-    if values.levels:  # what is no number is refused by the task
+    if values.levels:  # the task refuses what is no number
         levels: Any = tuple(int(n) if n.isdecimal() else n for n in values.levels)
         config.eval.levels = levels
     names = [name.strip() for name in values.sets or () if name.strip()] or config.eval.sets

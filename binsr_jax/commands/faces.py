@@ -1,8 +1,8 @@
-"""Restore the faces in images with DFDNet; the rest of an image stays as it is.
+"""Restore the faces in images with DFDNet; the rest of an image is not changed.
 
-dlib finds the faces and their landmarks (pip install 'binsr-jax[faces]'). Each face is turned
+dlib finds the faces and their landmarks (pip install 'binsr-jax[faces]'). Each face is rotated
 upright into a square of 512 pixels, restored, and pasted back with soft edges. An image without
-faces goes to its output as it is. The weights are not part of this package: docs/faces.md says how
+faces is copied to its output. The weights are not part of this package: docs/faces.md explains how
 to get them.
 
     binsr faces portrait.jpg
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(64, 8192),
         default=SEARCH_SIDE,
         metavar="PIXELS",
-        help="longest side of the image in which faces are looked for; more finds smaller faces, "
-        "and takes longer (default: %(default)s)",
+        help="longest side of the image in the face search; a larger one finds smaller faces and "
+        "takes longer (default: %(default)s)",
     )
 
 
@@ -89,7 +89,7 @@ def _restore(job: Job, options: Options, finder: Finder, network: FaceNetwork, b
     try:
         pixels, faces = restore_faces(picture.pixels, finder, network, progress)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        raise UserError(f"{job.source}: the memory ran out; give less with --search.") from error
+        raise UserError(f"{job.source}: out of memory; give a smaller --search.") from error
     found = {0: "no faces; it stays as it is", 1: "1 face"}.get(faces, f"{faces} faces")
     tqdm.write(printable("; ".join([f"{job.source}: {found}", *picture.notes]) + "."))
     if not faces and _copied(job):
@@ -101,7 +101,7 @@ def _restore(job: Job, options: Options, finder: Finder, network: FaceNetwork, b
 
 
 def _copied(job: Job) -> bool:
-    """Copies an image to its output if that is of the same format; returns whether it is."""
+    """Copies an image to its output if that has the same format; returns whether it did."""
     with open_regular(job.source) as source, Image.open(source) as image:
         form = image.format
         if form != FORMATS[job.target.suffix.lower()]:

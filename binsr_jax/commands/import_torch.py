@@ -1,15 +1,15 @@
-"""Makes a work dir of official PyTorch weights, to be scored and packed like a trained one.
+"""Import official PyTorch weights into a work dir, to score and pack them like a trained network.
 
 binsr import-torch BBCUL-x2.pth --arch bbcu_l --scale 2 -o runs/bbcu_l
 binsr evaluate --workdir runs/bbcu_l --sets Set5
 binsr pack --workdir runs/bbcu_l -o bbcu_l.binsr
 
 FILE is a .safetensors or .npz of arrays under their PyTorch names, or a .pth, which PyTorch reads
-without running code from it (pip install 'binsr-jax[torch]'). Channels, features and blocks are
-found in it, and batch normalisation is folded.
+without running code from it (pip install 'binsr-jax[torch]'). The numbers of channels, features and
+blocks come from the file, and batch normalisation is folded.
 
-DFDNet becomes one file, for binsr faces, of its weights and its dictionary: a file, or the folder
-of .npy files that its authors give.
+For DFDNet, the output is one file for binsr faces with its weights and its dictionary. The
+dictionary is a file, or the folder of .npy files that its authors provide.
 
 binsr import-torch DFDNet_official.pth --arch dfdnet --dictionary DictionaryCenter512 \\
     -o dfdnet.safetensors
@@ -50,16 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="the weights: .pth, .safetensors or .npz")
     archs = (*ARCHITECTURES, "rrdbnet", "srvgg", "dfdnet")
-    add("--arch", required=True, choices=archs, help="the network they are of")
-    scale = "of super-resolution (default: 2; of rrdbnet and srvgg: as the file says)"
+    add("--arch", required=True, choices=archs, help="the network of the weights")
+    scale = "the upscaling factor (default: 2; for rrdbnet and srvgg: as in the file)"
     add("--scale", type=int, choices=(1, 2, 3, 4), help=scale)
-    output = "the work dir to make; of dfdnet, the file"
+    output = "the work dir to create; for dfdnet, the file"
     add("-o", "--output", required=True, type=Path, metavar="DIR", help=output)
-    add("--amplification", type=float, metavar="K", help="k, where it is not the usual one")
-    add("--residual-scale", type=float, metavar="S", help="of EDSR, where it is not the usual one")
-    add("--norm-epsilon", type=float, metavar="E", help="of batch normalisation, likewise")
-    activation = "of srvgg, where it has no weights of its own"
-    add("--dictionary", type=Path, metavar="PATH", help="of dfdnet: a folder of .npy, or a file")
+    add("--amplification", type=float, metavar="K", help="k, if it is not the usual one")
+    add("--residual-scale", type=float, metavar="S", help="EDSR's, if it is not the usual one")
+    add("--norm-epsilon", type=float, metavar="E", help="of batch normalisation, if not usual")
+    activation = "of srvgg, if the activation has no weights"
+    add("--dictionary", type=Path, metavar="PATH", help="for dfdnet: a folder of .npy, or a file")
     add("--activation", choices=("relu", "leaky_relu"), help=activation)
 
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _network(state: dict[str, np.ndarray], args: argparse.Namespace) -> tuple[Config, Any]:
-    """The config and the parameters of the network of these weights."""
+    """The config and the parameters of the network with these weights."""
     names = None
     if args.arch == "rrdbnet":
         config, names = rrdbnet_config(state), rrdbnet_names(state)
@@ -102,7 +102,7 @@ def _network(state: dict[str, np.ndarray], args: argparse.Namespace) -> tuple[Co
 
 
 def _import_dfdnet(args: argparse.Namespace) -> None:
-    """Makes the file of DFDNet's weights and dictionary."""
+    """Writes the file of DFDNet's weights and dictionary."""
     if args.dictionary is None:
         raise UserError("DFDNet has a dictionary beside its weights: name it with --dictionary.")
     state, path = read_state(args.file), args.file

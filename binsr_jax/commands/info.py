@@ -1,4 +1,4 @@
-"""Says what a model file is: its task, network, training and size."""
+"""Show the contents of a model file: its task, network, training and size."""
 
 import argparse
 from pathlib import Path
@@ -53,13 +53,13 @@ def describe(model: PackedModel, path: Path) -> str:
         "scores": scores or "unknown",
         "terms": made.get("terms", "unknown"),
         "packed by": f"binsr-jax {made['package']}" if "package" in made else "unknown",
-        "size": f"{path.expanduser().stat().st_size:,} bytes, of which tensors {tensors:,}",
+        "size": f"{path.expanduser().stat().st_size:,} bytes, {tensors:,} of them tensors",
     }
     return printable("\n".join(f"{name + ':':12}{value}" for name, value in lines.items()))
 
 
 def _has(config: Config, part: str) -> bool:
-    """Whether the network has the part, which the config may say something of all the same."""
+    """Whether the network has this part, since a config may mention parts that it lacks."""
     if part == "upsampler":
         return config.scale > 1
     return part != "hr_conv" or (config.model.name == "srresnet" and config.model.hr_conv != "none")

@@ -1,7 +1,7 @@
-"""List the networks that come with the package, and those that a later version may bring.
+"""List the networks in the package, and those that a later version may add.
 
-Scores are PSNR in dB by the protocols of docs/models.md; the time is for a million pixels of the
-input, on the machine that is named below the table. --time measures it on this machine.
+Scores are PSNR in dB by the protocols in docs/models.md. The time is for a million pixels of the
+input, on the machine named below the table. --time measures it on this machine.
 
     binsr models
     binsr models --time

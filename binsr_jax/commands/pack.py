@@ -1,11 +1,11 @@
-"""Makes a model file of a trained network: its binary weights become bits.
+"""Pack a trained network into a model file: its binary weights become bits.
 
 binsr pack --workdir runs/quickstart -o model.binsr
 binsr pack --workdir runs/mine -o mine.binsr --trainable mine.safetensors
 binsr pack --workdir mine.safetensors -o mine.binsr
 
-The second command writes a trainable file, too: the latent weights, with which training can go on
-(``--config.train.init_from=mine.safetensors``). The third makes the same model file of it.
+The second command also writes a trainable file: the latent weights, from which training can
+continue (--config.train.init_from=mine.safetensors). The third makes the same model file from it.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from binsr_jax.training.trainable import SUFFIX
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr pack``."""
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="where it was trained, or a trainable file")
-    add("--trainable", type=Path, metavar="FILE", help="a trainable file to write, too")
-    add("--name", help="what to call the network, kept in the file")
-    add("--terms", help="of the weights, as they follow from the training images, kept in the file")
-    add("--scores", type=Path, metavar="FILE", help="a results.jsonl, whose means are kept, too")
+    add("--workdir", required=True, metavar="DIR", help="a work dir, or a trainable file")
+    add("--trainable", type=Path, metavar="FILE", help="also write this trainable file")
+    add("--name", help="a name for the network, stored in the file")
+    add("--terms", help="the terms of the weights, stored in the file")
+    add("--scores", type=Path, metavar="FILE", help="a results.jsonl whose means to store")
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the model file")
     add("--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)")
-    add("--half", action="store_true", help="store floats in 16 bits, and print the PSNR it costs")
+    add("--half", action="store_true", help="store floats in 16 bits, and print the loss of PSNR")
     add("--set", default="samples", metavar="NAME", help="for that PSNR (default: samples)")
     add("--data_dir", default="", metavar="DIR", help="folder of the set (default: $BINSR_DATA)")
 
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
 def _scores(path: Path, task: Task) -> dict[str, float]:
     """The means of the sets in a results.jsonl of ``binsr evaluate``, by set and score.
 
-    Those of the input are left out, and those of another task's protocol have its name in front.
-    Where a set was scored several times the last is taken.
+    The input's scores are left out. Scores by another task's protocol have its name in front. If a
+    set was scored several times, the last scores are used.
     """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""What the subcommands that restore pictures share: their flags, and how files are done."""
+"""Flags and file handling that the subcommands for pictures share."""
 
 import argparse
 import contextlib
@@ -16,49 +16,49 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 from binsr_jax.launcher import keep_compiled_programs
 
-# Of some of the images: what restores them.
+# Some of the images, and the network that restores them.
 Group = tuple[Upscaler, Sequence[Path]]
 
 
 def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
-    """Declares the flags of a command that runs networks on images, but for the network.
+    """Declares the flags of a command that runs networks on images, except for the network itself.
 
     Args:
-        parser: of the subcommand.
-        suffix: what goes into the names of outputs, in words.
+        parser: The subcommand's parser.
+        suffix: The suffix in the names of outputs, in words.
     """
     add_file_arguments(parser, suffix)
     add = parser.add_argument
-    add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by the memory)")
+    add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by --memory)")
     add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
     add(
         "--memory",
         type=amount,
         metavar="GIB",
-        help="for a tile (default: 1, or 1/4 of what is free)",
+        help="memory for a tile (default: 1, or 1/4 of the free memory)",
     )
-    steps = "done {} the network, such as {}; docs/enhance.md lists them"
+    steps = "steps {} the network, such as {}; docs/enhance.md lists them"
     add("--pre", default="", metavar="STEPS", help=steps.format("before", "median=0.5,clahe=0.3"))
     add("--post", default="", metavar="STEPS", help=steps.format("after", "unsharp=0.5,colour=1"))
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
-    """Declares the flags of a command that makes images of images.
+    """Declares the flags of a command that makes images from images.
 
     Args:
-        parser: of the command.
-        suffix: what goes into the names of outputs, in words.
+        parser: The subcommand's parser.
+        suffix: The suffix in the names of outputs, in words.
     """
     defaults = Options()
     add = parser.add_argument
     add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
-    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more of them")
+    add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more images")
     add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
     formats = [ending[1:] for ending in FORMATS]
-    add("-f", "--format", choices=formats, help="of outputs (default: the image's, or png)")
-    add("--suffix", help=f"of an output's name (default: {suffix})")
-    add("--overwrite", action="store_true", help="make outputs again that are there")
-    add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP")
+    add("-f", "--format", choices=formats, help="output format (default: the image's, or png)")
+    add("--suffix", help=f"suffix of output names (default: {suffix})")
+    add("--overwrite", action="store_true", help="replace existing outputs")
+    add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP outputs")
     add(
         "--max-megapixels",
         type=amount,
@@ -72,7 +72,7 @@ def named_images(args: argparse.Namespace) -> list[Path]:
     """The images that the arguments name.
 
     Raises:
-        UserError: they name none, or one that is not there.
+        UserError: They name none, or one that does not exist.
     """
     inputs = [*args.images, *args.input]
     if not inputs:
@@ -89,7 +89,7 @@ def add_strength(parser: argparse.ArgumentParser) -> None:
         type=share,
         default=1.0,
         metavar="0..1",
-        help="how much of the change is taken (default: all of it, 1)",
+        help="how much of the change is applied (default: all of it, 1)",
     )
 
 
@@ -98,12 +98,12 @@ def run(
     choose: Callable[[list[Path], int | None], list[Group]],
     suffix: str | None = None,
 ) -> int:
-    """Restores the images that are named, and returns the exit status.
+    """Restores the named images, and returns the exit status.
 
     Args:
-        args: the flags of ``add_arguments``.
-        choose: ``(images, memory) -> groups``, of the images and the bytes for a tile.
-        suffix: of outputs of the same size; ``_restored`` by default.
+        args: The flags of ``add_arguments``.
+        choose: ``(images, memory) -> groups``, from the images and the bytes for a tile.
+        suffix: The suffix of outputs of the same size; ``_restored`` by default.
     """
     memory = round(args.memory * 2**30) if args.memory else None
     files = named_images(args)
@@ -137,7 +137,7 @@ def run(
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Makes SIGTERM end what runs in its block as Ctrl-C does, which leaves no half files."""
+    """Makes SIGTERM end its block like Ctrl-C, which leaves no half-written files."""
     ends = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -146,15 +146,15 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def report(outcome: Outcome, done: str) -> int:
-    """Prints what became of the jobs, and returns the exit status.
+    """Prints a summary of the jobs, and returns the exit status.
 
     Args:
-        outcome: of the jobs.
-        done: what was done with images, such as ``enlarged``.
+        outcome: The outcome of the jobs.
+        done: What was done with the images, such as ``enlarged``.
     """
     counts = [f"{outcome.done} {done}"]
     if outcome.skipped:
-        counts.append(f"{outcome.skipped} left as they were (--overwrite makes them again)")
+        counts.append(f"{outcome.skipped} outputs existed already (--overwrite replaces them)")
     if outcome.failed:
         counts.append(f"{len(outcome.failed)} failed")
     print(", ".join(counts) + ".")
@@ -166,14 +166,14 @@ def report(outcome: Outcome, done: str) -> int:
 def load_one(
     model: str | Path, scale: int | None, memory: int | None, otherwise: str, strength: float = 1.0
 ) -> Upscaler:
-    """Loads a network, and refuses one that enlarges another number of times.
+    """Loads a network, and refuses one with another scale.
 
     Args:
-        model: a model file, or the name of a packaged network.
-        scale: how many times it is to enlarge; None takes any.
-        memory: bytes for a tile.
-        otherwise: what a user can do beside taking another network.
-        strength: how much of what it changes is taken.
+        model: A model file, or the name of a packaged network.
+        scale: The requested scale; None accepts any.
+        memory: Bytes for a tile.
+        otherwise: The alternative to another network, for the error message.
+        strength: How much of the change is applied.
     """
     if strength == 1:
         upscaler = load(model, memory=memory)
@@ -188,7 +188,7 @@ def load_one(
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A parser of whole numbers in a range."""
+    """Returns a parser of integers in a range."""
 
     def parse(text: str) -> int:
         value = int(text)
@@ -201,7 +201,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def amount(text: str) -> float:
-    """A parser of numbers above 0."""
+    """Parses a number above 0."""
     value = float(text)
     if not (0 < value < math.inf):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
@@ -209,7 +209,7 @@ def amount(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """A parser of numbers in 0..1."""
+    """Parses a number in 0..1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in 0..1")

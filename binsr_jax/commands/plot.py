@@ -1,4 +1,4 @@
-"""Plots the loss and the validation scores of runs, from their logs.
+"""Plot the loss and the validation scores of runs from their logs.
 
 binsr plot runs/quickstart runs/wide -o curves.png
 """

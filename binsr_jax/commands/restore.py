@@ -1,11 +1,11 @@
-"""Restore images in several steps, or with one model file of one's own.
+"""Restore images in several steps, or with one model file of your own.
 
---steps names what is done, in this order: dejpeg, denoise, upscale (twice, or as -s says), or names
-that binsr models lists, or model files. All steps are done on a tile before the next tile, and
-nothing is rounded or written in between. -m FILE is the same as --steps FILE, for a model that
-keeps the size. With --strength 0.5 half of what the steps that keep the size change is taken.
+--steps names the steps, in this order: dejpeg, denoise, upscale (twice, or by -s), or names from
+binsr models, or model files. All steps run on a tile before the next tile starts, and nothing is
+rounded or written in between. -m FILE is the same as --steps FILE, for a model that keeps the size.
+--strength 0.5 applies half of the change of the steps that keep the size.
 
-Outputs are called photo_restored.png, or photo_x2.png where a step enlarges. All else is as in
+Outputs are named photo_restored.png, or photo_x2.png if a step enlarges. Everything else is as in
 binsr upscale.
 
     binsr restore photo.jpg --steps dejpeg,upscale
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--steps", metavar="STEP,...", help="dejpeg, denoise, upscale, names, or model files")
     add("-m", "--model", metavar="MODEL", help="one model file, or a name, instead of --steps")
-    add("-s", "--scale", type=int, help="of the step upscale (default: 2)")
+    add("-s", "--scale", type=int, help="scale of the step upscale (default: 2)")
 
 
 def run(args: argparse.Namespace) -> int:

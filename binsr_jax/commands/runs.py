@@ -1,8 +1,8 @@
-"""Lists the runs below a folder: how far they are, how good, how fast and how large.
+"""List the runs below a folder: their progress, scores, speed and size.
 
 binsr runs runs
 
-Everything comes from the work dirs' files, also while training goes on there.
+All values come from the files of the work dirs, also while a training runs there.
 """
 
 import argparse
@@ -30,7 +30,9 @@ _HEADER = ("Run", "Step", "State", "Loss", "Steps/s", "Best scores (dB)", "at st
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr runs``."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a work dir, or what holds some")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="a work dir, or a folder of work dirs"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,14 +41,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table(folder: Path) -> str:
-    """A Markdown table with a row a work dir.
+    """A Markdown table with one row per work dir.
 
-    The loss and the speed are those of the last log line, the best scores those of the checkpoint
-    that evaluate.py and binsr pack take. Where runs were scored on different images under one name,
-    the beginning of their fingerprint stands behind it.
+    Loss and speed come from the last log line. The best scores are those of the checkpoint that
+    binsr evaluate and binsr pack use. If runs were scored on different images under one name, the
+    start of their fingerprint follows the name.
 
     Raises:
-        UserError: there is no such folder, or no work dir in it.
+        UserError: There is no such folder, or it holds no work dir.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: name a work dir, or a folder of work dirs.")
@@ -73,7 +75,7 @@ def table(folder: Path) -> str:
 def _workdirs(folder: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(folder):
         if "config.json" in files and "checkpoints" in folders:
-            folders.clear()  # what a work dir holds is no work dir
+            folders.clear()  # a work dir contains no other work dirs
             yield Path(path)
         folders.sort()
 
@@ -115,12 +117,12 @@ def _best(workdir: Path, log: list[dict[str, Any]]) -> tuple[int, dict[tuple[str
     for row in log:
         if row["step"] == step and score_of(row.get("scores", {}), row.get("images", {})):
             return step, psnr_of(row)
-    score = scores[step]  # the log is not there
+    score = scores[step]  # there is no log
     return step, {(score.set or "PSNR", score.images): score.psnr}
 
 
 def _steps(workdir: Path) -> int | None:
-    """How many steps the run is to have, if its config says so."""
+    """The planned number of steps, if the config has it."""
     try:
         steps = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["train"]["steps"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -129,7 +131,7 @@ def _steps(workdir: Path) -> int | None:
 
 
 def _is_held(workdir: Path) -> bool:
-    """Whether a process trains there."""
+    """Whether a process is training there."""
     try:
         with (workdir / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

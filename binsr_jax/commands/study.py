@@ -1,14 +1,14 @@
-"""Studies: many small trainings on the same data, with the same seed and number of steps.
+"""Run studies: many small trainings on the same data, with the same seed and number of steps.
 
 binsr study table --configs "bbcu_sr:row=*,scale=2" --budget 300 -o studies/bbcu
 binsr study k --config bbcu_sr:row=bbcu_l --features 16,32 --budget 200 -o studies/k
 binsr study activations --configs "bbcu_sr:row=v?,scale=2" --budget 0 -o studies/v1_v4
 binsr study curves runs/one runs/two -o curves.png
 
-"table" compares recipes with one another and with what their papers print, "k" finds the best
-amplification, "activations" shows what goes through the units, and "curves" is binsr plot. All of
-them write numbers as JSON lines beside what they show. A study that was stopped goes on with the
-same command: rows that are finished are not trained again. "binsr runs" lists its work dirs.
+"table" compares recipes with one another and with their papers, "k" finds the best amplification,
+"activations" shows the activations inside the units, and "curves" is binsr plot. Each writes its
+numbers as JSON lines beside the figure or table. The same command continues a stopped study:
+finished rows are not trained again. "binsr runs" lists its work dirs.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Runs ``binsr study``; the exit status is 128 + n where signal n stopped it."""
+    """Runs ``binsr study``; the exit status is 128 + n if signal n stopped it."""
     if args.study == "curves":
         return plot.run(args)
     launcher.keep_compiled_programs()
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _table(args: argparse.Namespace) -> int:
-    """Trains the rows and writes what there is after each of them."""
+    """Trains the rows and writes the table after each of them."""
     rows = _rows(args)
     images = check(rows)
     done: list[Result] = []
@@ -176,7 +176,7 @@ def _activations(args: argparse.Namespace) -> int:
     for workdir, title in figures.shortest_names(args.workdirs).items():
         config, _, variables, _ = load_model(workdir, "latest")
         config = copy_of(config)
-        for setting in args.set:  # such as where the images are now
+        for setting in args.set:  # such as the new folder of the images
             assign(config, setting)
         rows += activations.describe(title, config, variables)
     done: list[Result] = []
@@ -218,7 +218,7 @@ def _reduced(config: Config, args: argparse.Namespace, features: int | None) -> 
 
 
 def _inputs(rows: Sequence[Row]) -> list[table.Row]:
-    """The scores of the degraded input itself, of each task among the rows: the bar to beat."""
+    """The scores of the degraded input itself, the baseline, for each task among the rows."""
     found: dict[str, table.Row] = {}
     for row in rows:
         task = task_of(row.config)
@@ -256,7 +256,7 @@ def _json_row(result: Result) -> table.Row:
 
 
 def _about(rows: Sequence[Row], finished: int) -> str:
-    """What the rows have in common, in a sentence or two."""
+    """The common settings of the rows, in a sentence or two."""
     configs = [row.config for row in rows]
     train = configs[0].train
 
@@ -300,7 +300,7 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _status(results: Sequence[Result]) -> int:
-    """0, or 1 with a sentence where a row failed."""
+    """0, or 1 with a sentence if a row failed."""
     for result in results:
         if result.error:
             print(printable(f"error: {result.row.title} failed: {result.error}"), file=sys.stderr)
@@ -308,12 +308,12 @@ def _status(results: Sequence[Result]) -> int:
 
 
 class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, where no training handles it."""
+    """SIGTERM outside of a training, which handles it itself."""
 
 
 @contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends what is between two trainings as Ctrl-C does; a training handles both."""
+    """Makes SIGTERM end the work between trainings like Ctrl-C; a training handles both itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -3,8 +3,8 @@
     binsr train --config quickstart --workdir runs/quickstart
     binsr train --config my_recipe.py:scale=4 --workdir runs/mine --config.train.steps=5000
 
-Start the same command again to go on after a stop. Every field of the config can be set on the
-command line, as in the second example; the list below says what each means.
+Run the same command again to continue after a stop. Every field of the config can be set on the
+command line, as in the second example. The list below explains each field.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from binsr_jax.training.loop import train
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """The flags of ``binsr train``; ``argv`` says which fields of the config are set."""
+    """The flags of ``binsr train``; ``argv`` decides which fields of the config are set."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config",
@@ -47,7 +47,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def run(values: flags.FlagValues) -> int:
-    """Runs ``binsr train``; the exit status is 128 + n where signal n stopped it."""
+    """Runs ``binsr train``; the exit status is 128 + n if signal n stopped it."""
     if values.distributed:
         jax.distributed.initialize()
     config: Config = values.config

@@ -1,15 +1,15 @@
-"""Makes a work dir of a model file, from which another run can start.
+"""Make a work dir from a model file, from which another run can start.
 
 binsr unpack -o runs/box
 binsr train --config bin_edsr --workdir runs/mine --config.train.init_from=runs/box
 
-Without a FILE it is the model that comes with the package. The work dir gets the file's settings of
-training, or the defaults if those make no sense.
+The default FILE is the model in the package. The work dir gets the file's training settings, or the
+defaults if these are invalid.
 
-A model file has only the signs of the binary weights. Their latent weights start anew, all of one
-size a channel, and training has to find again which of them are near to a change of sign. A
-trainable file (``binsr pack --trainable``) still has them; those of the packaged networks are in
-the repository's folder ``models/``. ``--config.train.init_from`` takes either file, or a work dir.
+A model file has only the signs of the binary weights. Their latent weights start with one magnitude
+per channel, and training has to learn again which of them are close to a change of sign. A
+trainable file (binsr pack --trainable) still has them; the trainable files of the packaged networks
+are in the repository's folder models/. --config.train.init_from takes either file, or a work dir.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         check_settings(config)
     except UserError as error:
-        sentence = f"{args.file}: its settings of training are left out: {error}"
+        sentence = f"{args.file}: its training settings are ignored: {error}"
         print(printable(sentence), file=sys.stderr)
         config = without_training(config)
     start_run(args.output, config, network.variables, f"unpacked {digest(args.file)}")

@@ -1,18 +1,18 @@
-"""Enlarge images: twice unless -s says otherwise, with a packaged network or a model file.
+"""Enlarge images twice, or by -s, with a packaged network or a model file.
 
-Outputs are called like their images with a suffix, such as photo_x2.png, and lie beside them or in
-the folder given with -o. Outputs that are there are left alone, so a run that was interrupted goes
-on where it was. An image that cannot be read does not stop the others: it is named at the end, and
-the exit status is 1. Of images that would go to one file the second gets its ending or its folder
-into its name.
+Outputs are named like their images with a suffix, such as photo_x2.png. They are written beside the
+images, or to the folder given with -o. Existing outputs are not changed, so the same command
+continues an interrupted run. If an image cannot be read, the others are still enlarged; it is named
+at the end, and the exit status is 1. If two images would have the same output, the second one's
+ending or folder becomes part of the name.
 
---model clean takes the network that was trained on clean pictures, photo the one for photographs
-with noise and JPEG artifacts, fast a smaller one; or it is a name that binsr models lists, or a
-file of binsr pack. Without it JPEG files are enlarged by the network for photographs, if this
-version has it, and all others by the one for clean pictures.
+--model clean is the network trained on clean pictures, photo is for photographs with noise and JPEG
+artifacts, fast is a smaller one. It can also be a name from binsr models, or a file of binsr pack.
+By default, JPEG files are enlarged by the network for photographs, if this version has it, and all
+others by the one for clean pictures.
 
-Large images are processed in tiles that overlap by as far as the network looks, with the same
-result as in one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, and --memory.
+Large images are processed in tiles that overlap by the receptive field, with the same result as in
+one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, plus --memory.
 
     binsr upscale photo.jpg
     binsr upscale -s 4 --model photo photo.jpg

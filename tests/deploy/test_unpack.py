@@ -88,7 +88,7 @@ def test_settings_that_make_no_sense_are_left_out(make_model, tmp_path, capsys, 
     assert main(["unpack", str(tmp_path / "net.binsr"), "-o", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert f"net.binsr: its settings of training are left out: config.train.{field} is" in told
+    assert f"net.binsr: its training settings are ignored: config.train.{field} is" in told
     stored = load_model(tmp_path / "run")[0]
     assert stored.train.to_dict() == default().train.to_dict()
     assert stored.model.to_dict() == model.config.model.to_dict()
