@@ -154,7 +154,7 @@ def report(outcome: Outcome, done: str) -> int:
     """
     counts = [f"{outcome.done} {done}"]
     if outcome.skipped:
-        counts.append(f"{outcome.skipped} outputs existed already (--overwrite replaces them)")
+        counts.append(f"{outcome.skipped} skipped: the output exists (--overwrite replaces it)")
     if outcome.failed:
         counts.append(f"{len(outcome.failed)} failed")
     print(", ".join(counts) + ".")

@@ -317,7 +317,7 @@ def test_outputs_that_are_there_are_left_unless_told(run, folder, capsys):
     (folder / "a_x2.png").write_bytes(b"mine")
     assert run("-i", folder) == 0
     assert (folder / "a_x2.png").read_bytes() == b"mine"
-    assert "1 enlarged, 1 left" in capsys.readouterr().out
+    assert "1 enlarged, 1 skipped" in capsys.readouterr().out
     # Again, over outputs that now lie among the inputs: they are not enlarged again.
     assert run("-i", folder) == 0
     assert files_in(folder) == ["a.png", "a_x2.png", "b.png", "b_x2.png"]
@@ -358,7 +358,7 @@ def test_an_interrupted_run_leaves_no_half_files_and_goes_on(
     assert files_in(folder / "out") == ["a_x2.png"]
     assert run("-i", folder, "-o", folder / "out") == 0
     assert files_in(folder / "out") == ["a_x2.png", "b_x2.png", "c_x2.png"]
-    assert "2 enlarged, 1 left" in capsys.readouterr().out
+    assert "2 enlarged, 1 skipped" in capsys.readouterr().out
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(run, folder, capsys):
