@@ -86,6 +86,13 @@ inline Floats Load(const float* from) {
 
 inline void Store(Floats v, float* to) { std::memcpy(to, &v, sizeof v); }
 
+#ifdef __AVX512F__
+inline Floats MultiplyAdd(Floats a, Floats b, Floats c) {
+  return reinterpret_cast<Floats>(_mm512_fmadd_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+}
+#endif
+
 // c[m, n] += sum over i < count of a[m, i] b[i, n], for kRows rows m of c and kVectors vectors of
 // columns; a[m, i] is at m * row + i * step. The sums stay in registers.
 template <int kRows, int kVectors>
@@ -103,7 +110,7 @@ void AddBlock(const float* a, int64_t row, int64_t step, const float* b, int64_t
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[m][v] += a[m * row] * bi[v];
+      for (int v = 0; v < kVectors; ++v) sums[m][v] = MultiplyAdd(Floats{} + a[m * row], bi[v], sums[m][v]);
   }
 #pragma GCC unroll 4
   for (int m = 0; m < kRows; ++m)
