@@ -1,4 +1,4 @@
-"""Enlarging or restoring image files: which ones, into which, and whatever one of them does."""
+"""Jobs of enlarging or restoring image files: finds inputs, names outputs, and runs each job."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 
 Image.init()
-# Endings of pictures, by which an output is told from a folder.
+# Endings of pictures, which distinguish an output file from a folder.
 _PICTURES = {
     *IMAGE_SUFFIXES,
     *Image.registered_extensions(),
@@ -35,7 +35,7 @@ _PICTURES = {
 
 @dataclass(frozen=True)
 class Job:
-    """One image file and the file that its enlargement goes to."""
+    """One image file and its output file."""
 
     source: Path
     target: Path
@@ -43,16 +43,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Options:
-    """How image files are enlarged.
+    """How image files are processed.
 
     Attributes:
-        tile: the side of tiles, 0 for one chosen by the memory.
-        ensemble: whether to average over flips and rotations.
-        overwrite: whether to make outputs again that are there.
-        quality: 1 to 100, of JPEG and WebP.
-        most_pixels: images of more are refused.
-        pre: what is done to an image before it is enlarged.
-        post: what is done to it after.
+        tile: The side of tiles; 0 chooses it by the memory.
+        ensemble: Whether to average over flips and rotations.
+        overwrite: Whether to replace existing outputs.
+        quality: 1 to 100, for JPEG and WebP.
+        most_pixels: Larger images are refused.
+        pre: Steps before the network.
+        post: Steps after the network.
     """
 
     tile: int = 0
@@ -66,7 +66,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What became of the jobs; ``failed`` holds a sentence for each that was not done."""
+    """The outcome of the jobs; ``failed`` has a sentence for each job that failed."""
 
     done: int = 0
     skipped: int = 0
@@ -74,13 +74,12 @@ class Outcome:
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The image files that files, folders and patterns stand for, each once.
+    """The image files that files, folders and patterns name, each once.
 
-    Of a folder these are the images directly in it; ``**`` in a pattern stands for folders of any
-    depth.
+    A folder stands for the images directly in it; ``**`` in a pattern matches folders of any depth.
 
     Raises:
-        UserError: something is not there, or there are no images in it.
+        UserError: A name does not exist, or has no images.
     """
     found: dict[str, Path] = {}
     for name in inputs:
@@ -108,21 +107,21 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 def plan_jobs(
     files: Sequence[Path], output: str | None, suffix: str, form: str | None
 ) -> list[Job]:
-    """Says which file each image goes to: ``NAME`` + suffix, beside it or in the output folder.
+    """Names the output of each image: ``NAME`` + suffix, beside it or in the output folder.
 
-    An image that is the output of another one, in whatever format, is left out: it was made by an
-    earlier run. Of images that would go to one file the first that keeps its ending gets that name,
-    and the others get their ending or their folder into theirs.
+    An image that is the output of another one, in any format, is left out, since an earlier run
+    made it. If several images would have the same output, the first that keeps its ending gets that
+    name. The others get their ending or their folder into the name.
 
     Args:
-        files: the images.
-        output: a folder; or a file, for one image; or None for the image's own folder.
-        suffix: goes between an output's name and its ending.
-        form: the ending of outputs, such as "png"; None keeps an image's own where it is one of
-            ``pictures.FORMATS``, else takes PNG.
+        files: The images.
+        output: A folder; or a file, for one image; or None for the image's own folder.
+        suffix: Goes between an output's name and its ending.
+        form: The ending of outputs, such as "png"; None keeps an image's own if it is one of
+            ``pictures.FORMATS``, and otherwise means PNG.
 
     Raises:
-        UserError: an image would go to itself; or the output is of a format that is not written.
+        UserError: An image would be its own output; or the output has an unsupported format.
     """
     if "/" in suffix or "\\" in suffix:
         raise UserError(
@@ -177,16 +176,16 @@ def run_each(
     require_memory: Callable[[int, int], None],
     work: Callable[[Job, tqdm], None],
 ) -> Outcome:
-    """Does the jobs, with progress; one that fails does not keep the others from being done.
+    """Runs the jobs, with progress; if one fails, the others still run.
 
-    An output that is there is not made again, unless ``options.overwrite``; so an interrupted run
-    goes on where it was, and two runs can share the work.
+    An existing output is skipped, unless ``options.overwrite``. So the same command continues an
+    interrupted run, and two runs can share the work.
 
     Args:
-        jobs: the images and their outputs.
-        options: of which ``overwrite`` and ``most_pixels`` are used.
-        require_memory: given height and width, raises UserError if an image is too large.
-        work: makes an output, and says in the bar how many megapixels are done.
+        jobs: The images and their outputs.
+        options: Only ``overwrite`` and ``most_pixels`` are used.
+        require_memory: Takes height and width, and raises UserError if an image is too large.
+        work: Makes an output, and advances the bar by the finished megapixels.
     """
     outcome = Outcome()
     sizes: dict[Job, float] = {}
@@ -212,7 +211,7 @@ def run_each(
             bar.set_description(printable(job.source.name))
             started = time.monotonic()
             with _noted(outcome, job):
-                if not options.overwrite and _is_there(job.target):  # by another run, meanwhile
+                if not options.overwrite and _is_there(job.target):  # another run has written it
                     outcome.skipped += 1
                 else:
                     work(job, bar)
@@ -222,7 +221,7 @@ def run_each(
                         speed = f"{seconds:.1f} s, {megapixels / seconds:.2f} MP/s"
                         tqdm.write(printable(f"{job.source} -> {job.target} ({speed})"))
             before += megapixels
-            bar.update(before - bar.n)  # nothing is left of an image that failed
+            bar.update(before - bar.n)  # a failed image has no output
     return outcome
 
 
@@ -235,17 +234,17 @@ def restore_file(
     """Enlarges or restores one image file.
 
     Args:
-        upscaler: what restores it.
-        job: its file, and the file that the result goes to.
-        options: how.
-        progress: called after each tile with the megapixels of the input that it has done. What it
-            raises ends the work, and no file is written.
+        upscaler: Restores the image.
+        job: The image file and its output file.
+        options: How the image is processed.
+        progress: Called after each tile with its finished megapixels of the input. If it raises an
+            exception, the work ends, and no file is written.
 
     Returns:
-        What was done to the image that its owner may not expect, as short clauses.
+        Unexpected changes to the image, as short clauses.
 
     Raises:
-        UserError: the image cannot be read or written, or the memory ran out.
+        UserError: The image cannot be read or written, or there is too little memory.
     """
     picture = fitted(read_picture(job.source, options.most_pixels), job.target, upscaler.scale)
     try:
@@ -259,7 +258,7 @@ def restore_file(
         enhance_canvas(image, options.post, before)
         finish(image, picture)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        raise UserError(f"{job.source}: the memory ran out; give less with --memory.") from error
+        raise UserError(f"{job.source}: out of memory; give a smaller --memory.") from error
     write_picture(image, job.target, exif=picture.exif, dpi=picture.dpi, quality=options.quality)
     return (*picture.notes, *_note_of(work))
 
@@ -268,7 +267,7 @@ def _is_there(target: Path) -> bool:
     """Whether there is such a file.
 
     Raises:
-        UserError: there can be none, as where the name is too long.
+        UserError: There can be none, for example because the name is too long.
     """
     try:
         return stat.S_ISREG(os.stat(target).st_mode)
@@ -284,25 +283,25 @@ def _is_there(target: Path) -> bool:
 def _note_of(work: Work) -> Iterator[str]:
     if work.overlap:
         yield (
-            f"its tiles overlap by {work.overlap} pixels, which is nearly exact; exact ones do not "
-            "fit into --memory"
+            f"its tiles overlap by {work.overlap} pixels, so the result is nearly exact; exact "
+            "tiles do not fit into --memory"
         )
     if work.reduction > 1:
         yield (
-            "its squeeze-and-excitation takes the means of the image reduced "
+            "its squeeze-and-excitation uses the means of the image reduced "
             f"{work.reduction} times, since the whole does not fit into --memory"
         )
 
 
 @contextlib.contextmanager
 def _noted(outcome: Outcome, job: Job) -> Iterator[None]:
-    """Turns what goes wrong with one image in its block into a sentence of the outcome."""
+    """Turns an error of one image in its block into a sentence of the outcome."""
     try:
         yield
     except (UserError, OSError, MemoryError) as error:
         sentence = str(error)
         if isinstance(error, MemoryError):
-            sentence = f"{job.source}: the memory ran out; cut the image into parts."
+            sentence = f"{job.source}: out of memory; cut the image into parts."
         named = str(job.source) in sentence or str(job.target) in sentence
         outcome.failed.append(sentence if named else f"{job.source}: {sentence}")
 
@@ -335,14 +334,14 @@ def _check_targets(jobs: Sequence[Job]) -> None:
 
 
 def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
-    """The jobs with targets of their own, the same whatever the order of the images."""
+    """The jobs with distinct targets, independent of the order of the images."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(_real(job.target), []).append(job)
     taken = {target for target, group in groups.items() if len(group) == 1}
     targets: dict[Job, Path] = {}
     for target, group in groups.items():
-        # The one whose ending stays keeps the plain name.
+        # The image that keeps its ending gets the plain name.
         first, *others = sorted(
             group, key=lambda job: (job.source.suffix != job.target.suffix, str(job.source))
         )
@@ -350,7 +349,9 @@ def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
         taken.add(target)
         for job in others:
             _, *stems = _stems(job.source)
-            if job.source.suffix.lower() == first.source.suffix.lower():  # it tells nothing apart
+            if (
+                job.source.suffix.lower() == first.source.suffix.lower()
+            ):  # the ending does not distinguish them
                 stems = stems[1:]
             numbered = (f"{stems[-1]}_{number}" for number in itertools.count(2))
             paths = (
@@ -364,7 +365,7 @@ def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
 
 
 def _stems(file: Path) -> tuple[str, ...]:
-    """What an output of an image may be called, before its suffix: the plainest first."""
+    """Possible names of an image's output, before the suffix, the plainest first."""
     ending, folder = file.suffix[1:].lower(), file.absolute().parent.name
     return (
         file.stem,
@@ -375,5 +376,5 @@ def _stems(file: Path) -> tuple[str, ...]:
 
 
 def _real(file: Path) -> str:
-    """What a name stands for; ``Path.resolve`` raises where links go round."""
+    """The real path of a name; unlike ``Path.resolve`` it accepts links that form a cycle."""
     return os.path.realpath(file)

@@ -1,4 +1,4 @@
-"""A packed network as a function of images of any size and kind."""
+"""Runs a packed network on images of any size and kind."""
 
 import functools
 import math
@@ -22,26 +22,25 @@ from binsr_jax.memory import available_memory
 from binsr_jax.ops.image import grey_of_rgb
 from binsr_jax.pretrained import NETWORKS, file_of
 
-# The network that is taken unless another is named.
+# The default network.
 PRETRAINED = NETWORKS["x2"].file
 
-# The working memory of a tile unless another is asked for; or a quarter of what is available, if
-# that is less.
+# The default working memory of a tile; or a quarter of the available memory, if that is less.
 DEFAULT_MEMORY = 2**30
 
 _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65_535, np.dtype(np.float32): 1}
-_NOISY = (-3, 4)  # an image with noise of the largest sigma lies within, one in 0..255 never
+_NOISY = (-3, 4)  # contains images with noise of the largest sigma, but no image in 0..255
 
 
 class TileEngine(Protocol):
-    """What runs a network on one tile: ``deploy.engine.Engine``, or whatever has the same.
+    """Runs one or several networks on one tile, such as ``deploy.engine.Engine``.
 
-    ``run`` takes float32 ``[h, w, channels]`` in 0..1 to ``[scale h, scale w, channels]``, not
-    clipped. ``radius`` is how many pixels of its input an output pixel depends on in each
-    direction, apart from means over the whole image (``global_pooling``): those ``pooled_of`` an
-    image are used instead of the tile's own where they are given. ``overlap``, if it is not None,
-    is how many are enough for a result that is nearly exact. A tile that does not start at a
-    multiple of ``stride`` is worked differently.
+    ``run`` maps float32 ``[h, w, channels]`` in 0..1 to ``[scale h, scale w, channels]``, not
+    clipped. ``radius`` is the radius of the receptive field in input pixels, not counting means
+    over the whole image (``global_pooling``). If ``run`` gets the result of ``pooled_of`` an image,
+    it uses these means instead of the tile's own. ``overlap``, if not None, is a smaller radius
+    with a nearly exact result. A tile must start at a multiple of ``stride`` to give the result of
+    the whole image.
     """
 
     @property
@@ -64,14 +63,14 @@ class TileEngine(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """How an image is worked.
+    """The plan for an image.
 
     Attributes:
-        tiles: its pieces.
-        reduction: how many times the image is reduced before a network with squeeze-and-excitation
-            takes the means of all of it; 1 where these are exact, or there is none.
-        overlap: by how many pixels a tile goes beyond what is kept of it, where that is less than
-            the network looks, so that the result is not exact; 0 where it is.
+        tiles: Its tiles.
+        reduction: How many times the image is reduced to compute the means of
+            squeeze-and-excitation over all of it; 1 if the means are exact, or not needed.
+        overlap: The halo of a tile in pixels, if it is smaller than the receptive field, so that
+            the result is not exact; 0 if it is exact.
     """
 
     tiles: list[Tile]
@@ -89,17 +88,17 @@ class Piece:
 
 
 class Upscaler:
-    """Enlarges or restores images with one network; ``binsr_jax.load`` makes it of a model file.
+    """Enlarges or restores images with one network; ``binsr_jax.load`` makes it from a model file.
 
-    A network of scale 1 gives images of the same size. One for grey images works a colour image's
-    luma, and leaves its chroma as it is.
+    A network of scale 1 gives images of the same size. A network for grey images processes a colour
+    image's luma and leaves its chroma unchanged.
 
     Args:
-        engine: runs the network.
-        memory: bytes of working memory for a tile.
+        engine: Runs the network.
+        memory: Bytes of working memory for a tile.
 
     Attributes:
-        scale: how many times larger the output is.
+        scale: How many times larger the output is.
     """
 
     def __init__(self, engine: TileEngine, memory: int | None = None) -> None:
@@ -138,30 +137,30 @@ class Upscaler:
         pre: str = "",
         post: str = "",
     ) -> np.ndarray | Image.Image:
-        """Enlarges an image, of any size: large ones are worked in tiles, with the same result.
+        """Enlarges an image of any size; large ones are processed in tiles, with the same result.
 
         Args:
-            image: a Pillow image; or an array, uint8, uint16 or floats in 0..1, ``[H, W]`` or
-                ``[H, W, C]`` with grey, grey and alpha, RGB or RGBA for C = 1 to 4. At scale 1
-                floats may go beyond 0..1 as far as noise does, to -3 and 4.
-            tile: the side of tiles, in pixels of ``image``; 0 chooses it by the memory.
-            ensemble: whether to average over the eight flips and rotations of the image, which
+            image: A Pillow image; or an array, uint8, uint16 or floats in 0..1, ``[H, W]`` or ``[H,
+                W, C]`` with grey, grey and alpha, RGB or RGBA for C = 1 to 4. At scale 1 floats may
+                exceed 0..1 as far as noise does, to -3 and 4.
+            tile: The side of tiles, in pixels of ``image``; 0 chooses it by the memory.
+            ensemble: Whether to average over the eight flips and rotations of the image, which
                 takes eight times as long for a slightly better result.
-            pre: what is done to the image before, such as ``"median=0.5,clahe=0.3"``; see
-                ``binsr_jax.enhance``. Alpha stays as it is.
-            post: what is done to the result after, such as ``"unsharp=0.5,colour=1"``.
+            pre: Steps before the network, such as ``"median=0.5,clahe=0.3"``; see
+                ``binsr_jax.enhance``. Alpha is not changed.
+            post: Steps after the network, such as ``"unsharp=0.5,colour=1"``.
 
         Returns:
-            The same kind: an array of the same type and number of axes, floats clipped to 0..1; or
-            a Pillow image in grey ("L", "I;16", "LA") or colour ("RGB", "RGBA"), upright, with the
-            ICC profile. Alpha is enlarged by bicubic interpolation; what is wholly clear is
-            taken in the colours of the visible pixels around it.
+            An image of the same kind: an array of the same type and number of axes, floats clipped
+            to 0..1; or a Pillow image in grey ("L", "I;16", "LA") or colour ("RGB", "RGBA"),
+            upright, with the ICC profile. Alpha is enlarged by bicubic interpolation. Fully
+            transparent pixels get the colours of the visible pixels around them.
 
         Raises:
-            TypeError: the image is neither, or the array of another type.
-            ValueError: the array has another shape, no pixels, or floats out of 0..1.
-            UserError: a Pillow image of a mode that cannot be restored, or of a damaged file; too
-                little memory; or steps that there are not.
+            TypeError: The image is neither, or the array has another type.
+            ValueError: The array has another shape, no pixels, or floats out of range.
+            UserError: A Pillow image has an unsupported mode or a damaged file; there is too little
+                memory; or a step is unknown.
         """
         before, after = enhance.parse(pre, "pre"), enhance.parse(post, "post")
         if isinstance(image, Image.Image):
@@ -179,12 +178,12 @@ class Upscaler:
     def prepared(
         self, pixels: np.ndarray, pre: Sequence[enhance.Step], post: Sequence[enhance.Step]
     ) -> tuple[np.ndarray, enhance.Input | None]:
-        """An image after the steps before the network, and what those after it will want to know.
+        """An image after the steps before the network, and the data that the steps after it need.
 
         Args:
-            pixels: as in ``run``.
-            pre: steps before the network.
-            post: steps after it.
+            pixels: See ``run``.
+            pre: Steps before the network.
+            post: Steps after it.
         """
         pixels = enhance.enhance(pixels, pre)
         if not post:
@@ -195,13 +194,13 @@ class Upscaler:
     def plan(
         self, height: int, width: int, *, tile: int = 0, pre: Sequence[enhance.Step] = ()
     ) -> Work:
-        """Cuts an image into tiles of a side, or with ``tile=0`` such as the memory allows.
+        """Cuts an image into tiles of a given side; with ``tile=0`` the memory decides it.
 
-        ``pre``, the steps before the network, count for the memory alone.
+        ``pre``, the steps before the network, only count for the memory.
 
         Raises:
-            ValueError: there are no pixels, or the side is negative.
-            UserError: the output does not fit the machine's memory, or not one tile the budget.
+            ValueError: There are no pixels, or the side is negative.
+            UserError: The output does not fit into the machine's memory, or a tile into the budget.
         """
         if tile < 0:
             raise ValueError(f"a tile has a side of at least 1 pixel, not {tile}")
@@ -229,7 +228,7 @@ class Upscaler:
 
     def require_memory(self, height: int, width: int, pre: Sequence[enhance.Step] = ()) -> None:
         """Raises TooLargeError if the machine has too little memory for an image and its output."""
-        # Pillow takes 4 bytes a pixel, and its encoders up to as much again.
+        # Pillow takes 4 bytes per pixel, and its encoders up to as much again.
         bytes_per_pixel = 8 + 8 * self.scale**2 + enhance.bytes_per_pixel(pre)
         needed = height * width * bytes_per_pixel + self._memory
         available = available_memory()
@@ -242,12 +241,12 @@ class Upscaler:
             )
 
     def run(self, pixels: np.ndarray, work: Work, *, ensemble: bool = False) -> Iterator[Piece]:
-        """Works through the tiles of an image; together the pieces are the whole output.
+        """Yields the output of each tile of an image; together they cover the whole output.
 
         Args:
             pixels: uint8, uint16, or float32 in 0..1, ``[H, W, C]`` with C = 1 or 3.
-            work: its tiles, from ``plan``.
-            ensemble: see ``upscale``.
+            work: Its tiles, from ``plan``.
+            ensemble: See ``upscale``.
         """
         white = _WHITE[pixels.dtype]
         symmetries = _SYMMETRIES if ensemble else _SYMMETRIES[:1]
@@ -264,7 +263,7 @@ class Upscaler:
             )
             y = functools.reduce(np.add, results) / np.float32(len(symmetries))
             if pixels.shape[-1] == 3 and y.shape[-1] == 1:
-                # Added to R, G and B alike it changes luma by as much, and no colour difference.
+                # Added equally to R, G and B, it changes only luma and no colour difference.
                 y = seen + (y - x)
             rows, columns = (
                 slice(self.scale * kept.start, self.scale * kept.stop) for kept in tile.kept
@@ -280,7 +279,7 @@ class Upscaler:
 
     @property
     def _bytes_per_pixel(self) -> float:
-        """Working memory for a pixel of a tile: the engine's, and three float copies of output."""
+        """Working memory per pixel of a tile: the engine's, and three float copies of output."""
         copies = 3 * self._engine.channels * self.scale**2 + self._engine.channels
         return self._engine.bytes_per_pixel + 4 * copies
 
@@ -338,13 +337,13 @@ def load(file: str | Path = PRETRAINED, *, memory: int | None = None) -> Upscale
     """Loads a packed model (``binsr pack`` makes one) to enlarge images with it.
 
     Args:
-        file: a model file, or the name of a packaged network (``binsr models`` lists them); by
-            default the one that enlarges twice.
-        memory: bytes of working memory for a tile; 1 GiB by default, or a quarter of what is
-            available if that is less. Images and their outputs come on top.
+        file: A model file, or the name of a packaged network (``binsr models`` lists them); the
+            default enlarges twice.
+        memory: Bytes of working memory for a tile; by default 1 GiB, or a quarter of the available
+            memory if that is less. Images and their outputs need memory in addition.
 
     Raises:
-        UserError: the file is missing, broken or of a later version.
+        UserError: The file is missing, broken or from a later version.
     """
     return Upscaler(Engine(load_model_file(file_of(file))), memory)
 
@@ -353,7 +352,7 @@ _Turn = Callable[[np.ndarray], np.ndarray]
 
 
 def _symmetry(quarters: int, flipped: bool) -> tuple[_Turn, _Turn]:
-    """A flip and rotation of images ``[H, W, C]``, and what undoes it."""
+    """A flip and rotation of images ``[H, W, C]``, and its inverse."""
 
     def turn(x: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(np.rot90(x[:, ::-1] if flipped else x, quarters))
@@ -365,15 +364,15 @@ def _symmetry(quarters: int, flipped: bool) -> tuple[_Turn, _Turn]:
     return turn, turn_back
 
 
-# The eight symmetries of the square; the first changes nothing.
+# The eight symmetries of the square; the first is the identity.
 _SYMMETRIES = [_symmetry(quarters, flipped) for flipped in (False, True) for quarters in range(4)]
 
 
 def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Means over blocks of ``factor x factor``: float32, without what does not fill a block."""
+    """Means over blocks of ``factor x factor``: float32, without incomplete blocks."""
     H, W = (max(1, length // factor) for length in pixels.shape[:2])
     small = np.empty((H, W, pixels.shape[-1]), np.float32)
-    for i in range(H):  # a row of blocks at a time, not to copy the image as floats
+    for i in range(H):  # one row of blocks at a time avoids a float copy of the image
         rows = pixels[i * factor : (i + 1) * factor, : W * factor]
         columns = np.add.reduceat(
             rows, np.arange(0, rows.shape[1], factor), axis=1, dtype=np.float64

@@ -1,9 +1,9 @@
-"""The binary units with attention, of "Efficient Image Super Resolution Using Attention In Binary
-Neural Networks".
+"""The binary units with attention.
 
-``AttentionUnit`` is the unit of the paper's public code. The author's later forms have no public
-code. The paper's source gives their names, their costs, and the base,
-``RPReLU(a conv(sign x) + b) + x``. The formulas of the others are inferred from these:
+``AttentionUnit`` is the unit in the public code of "Efficient Image Super Resolution Using
+Attention In Binary Neural Networks", the attention paper. The author's later forms have no public
+code. The paper's source gives their names, their costs, and the base, ``RPReLU(a conv(sign x) + b)
++ x``. The formulas of the others are inferred from these:
 
 - "Single" has attention on the binary branch, and "Both" on both branches. Their costs are those of
   one and of two attentions.
