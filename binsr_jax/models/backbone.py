@@ -32,17 +32,17 @@ class Backbone(nn.Module, kw_only=True):
     intermediates of ``reconstruct`` may be far larger than its input, so it runs in strips of rows.
 
     Attributes:
-        head: makes the first convolution, to the body's number of features: ``head(x, progress)``.
-        unit: makes one unit of the body (see ``binsr_jax.nn.units.base``).
-        units: the number of units.
-        tail: makes the last convolution, back to an image: ``tail(x, progress)``.
-        scale: the upscaling factor s.
+        head: Makes the first convolution, to the body's number of features: ``head(x, progress)``.
+        unit: Makes one unit of the body (see ``binsr_jax.nn.units.base``).
+        units: The number of units.
+        tail: Makes the last convolution, back to an image: ``tail(x, progress)``.
+        scale: The upscaling factor s.
         amplification: k, by which the image is multiplied at the input and divided at the output:
             equation 10 of the attention paper (see ``binsr_jax.ops.binarize``). BBCU has it too.
-        head_activation: the activation after the head, a key of ``ACTIVATIONS``.
-        progressive: how the units become binary; see ``unit_progress``.
-        progressive_until: the fraction of training after which they are; see ``unit_progress``.
-        scan: whether equal units run as a loop; see ``binsr_jax.nn.fence.chain``.
+        head_activation: The activation after the head, a key of ``ACTIVATIONS``.
+        progressive: How the units become binary; see ``unit_progress``.
+        progressive_until: The fraction of training after which they are; see ``unit_progress``.
+        scan: Whether equal units run as a loop; see ``binsr_jax.nn.fence.chain``.
     """
 
     head: Factory
@@ -82,8 +82,8 @@ class Backbone(nn.Module, kw_only=True):
         passes a convolution twice, and none has coarser pixels than the input.
 
         Args:
-            params: the network's parameters.
-            tail: those of them that ``reconstruct`` uses.
+            params: The network's parameters.
+            tail: Those of them that ``reconstruct`` uses.
         """
         whole, part = (
             sum(leaf.shape[0] // 2 for leaf in jax.tree.leaves(tree) if leaf.ndim == 4)

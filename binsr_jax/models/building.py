@@ -34,15 +34,15 @@ def build(config: Config, conv: Factory = BinaryConv) -> nn.Module:
     """The network that a config describes.
 
     Args:
-        config: a whole config; its ``task``, ``scale`` and ``model`` are read.
-        conv: the binary convolution that the units use.
+        config: A whole config; its ``task``, ``scale`` and ``model`` are read.
+        conv: The binary convolution that the units use.
 
     Returns:
         A ``binsr_jax.models.backbone.Backbone``: ``model(x, train, progress)`` takes
         ``[B, h, w, channels]`` in 0..1 to ``[B, scale h, scale w, channels]``, not clipped.
 
     Raises:
-        UserError: a field has a wrong value; the sentence names the possible ones.
+        UserError: A field has a wrong value; the sentence names the possible ones.
     """
     task = task_of(config)
     return network(config.model, task.scale, task.channels, conv)
@@ -52,7 +52,7 @@ def shapes(config: Config, conv: Factory = BinaryConv) -> dict[str, Any]:
     """The variables of ``build(config, conv)`` as ``jax.ShapeDtypeStruct``: ``{"params": ...}``.
 
     Raises:
-        UserError: as ``build``.
+        UserError: See ``build``.
     """
     image = jax.ShapeDtypeStruct((1, 1, 1, task_of(config).channels), jnp.float32)
     return jax.eval_shape(build(config, conv).init, jax.random.key(0), image)
@@ -76,13 +76,13 @@ def network(
     """The network that ``build`` returns, for a scale and channels that need not be a task's.
 
     Args:
-        config: the ``model`` part of a config.
-        scale: the upscaling factor: 1, 2, 3 or 4, and 1 for DnCNN.
-        channels: the number of image channels.
-        conv: as for ``build``.
+        config: The ``model`` part of a config.
+        scale: The upscaling factor: 1, 2, 3 or 4, and 1 for DnCNN.
+        channels: The number of image channels.
+        conv: See ``build``.
 
     Raises:
-        UserError: as ``build``.
+        UserError: See ``build``.
     """
     check(_FIELDS, {"model": config})
     if config.name == "dncnn" and scale != 1:

@@ -59,8 +59,8 @@ class DFDNet(nn.Module):
             x: ``[512, 512, 3]``.
             boxes: int ``[4, 4]``, for each of ``PARTS``: x1, y1, x2, y2 in pixels, inside the
                 image; the second pair is exclusive.
-            dictionary: entries for all levels and parts.
-            window: one of ``WINDOWS`` that the largest box fits into.
+            dictionary: Entries for all levels and parts.
+            window: One of ``WINDOWS`` that the largest box fits into.
         """
         layers = VGG19([layer for layer, _ in LEVELS.values()], name="vgg")((x[None] + 1) / 2)
         guides = {}
@@ -162,8 +162,8 @@ def replace_part(
         guide: ``[h, w, C]``; the part is written into them.
         entries: ``[n, d, d, C]``.
         box: x1, y1, x2, y2 in pixels of the image.
-        attention: a ``ConvPair``.
-        window: the side of the window in pixels of the image.
+        attention: A ``ConvPair``.
+        window: The side of the window in pixels of the image.
     """
     level = len(features)
     x1, y1, x2, y2 = box // (SIDE // level)
@@ -194,9 +194,9 @@ class _Span:
     """Where the rows of a window lie in a box, or its columns.
 
     Attributes:
-        position: whole numbers ``[n]``, counted from the start of the box; outside of it below
+        position: Whole numbers ``[n]``, counted from the start of the box; outside of it below
             zero, or at least ``length``.
-        length: of the box; it is not known when the network is compiled.
+        length: Of the box; it is not known when the network is compiled.
     """
 
     position: jax.Array

@@ -62,10 +62,10 @@ def dfdnet_params(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The parameters of ``DFDNet`` from the official weights, with spectral norms folded.
 
     Args:
-        state: arrays under their PyTorch names.
+        state: Arrays under their PyTorch names.
 
     Raises:
-        UserError: names or shapes are not those of DFDNet.
+        UserError: Names or shapes are not those of DFDNet.
     """
     places: dict[str, str] = {}  # our paths, and the official names of their arrays
     unknown = []
@@ -116,7 +116,7 @@ def dfdnet_dictionary(arrays: Mapping[str, np.ndarray]) -> dict[int, dict[str, n
         arrays: ``[n, C, side, side]``, or of as many numbers without these axes.
 
     Raises:
-        UserError: one is missing, or has entries of another size.
+        UserError: One is missing, or has entries of another size.
     """
     dictionary: dict[int, dict[str, np.ndarray]] = {}
     for level in LEVELS:
@@ -140,7 +140,7 @@ def read_dictionary_folder(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a folder of files such as ``left_eye_256_center.npy``, for the above.
 
     Raises:
-        UserError: a file is missing, damaged, or holds pickled objects, which are not loaded.
+        UserError: A file is missing, damaged, or holds pickled objects, which are not loaded.
     """
     arrays = {}
     for level in LEVELS:

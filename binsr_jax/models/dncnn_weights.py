@@ -23,11 +23,11 @@ def plain_dncnn(state: State, epsilon: float | None = None) -> dict[str, np.ndar
 
     Args:
         state: PyTorch names to arrays.
-        epsilon: the normalisation's epsilon, which files do not contain. None stands for 1e-4 with
+        epsilon: The normalisation's epsilon, which files do not contain. None stands for 1e-4 with
             KAIR's names, as in KAIR's code, and for PyTorch's default 1e-5 otherwise.
 
     Raises:
-        UserError: a normalisation does not follow a convolution with as many channels.
+        UserError: A normalisation does not follow a convolution with as many channels.
     """
     lists = {match[1] for name in state if (match := re.match(r"(.*?)\.?(\d+)\.[a-z_]+$", name))}
     if len(lists) != 1:

@@ -25,8 +25,8 @@ class EDSR(Backbone, kw_only=True):
     Networks".
 
     Attributes:
-        body_end: makes the layer after the units: a float convolution, or one more unit.
-        upsampler: makes one upsampling step: ``upsampler(factor)``.
+        body_end: Makes the layer after the units: a float convolution, or one more unit.
+        upsampler: Makes one upsampling step: ``upsampler(factor)``.
         image_skip: ``"none"`` or ``"bilinear"``.
     """
 

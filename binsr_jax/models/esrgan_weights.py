@@ -88,7 +88,7 @@ def rrdbnet_config(state: State) -> Config:
     """The config of the RRDBNet with these weights, from their shapes.
 
     Raises:
-        UserError: these are not the weights of an RRDBNet that can be built.
+        UserError: These are not the weights of an RRDBNet that can be built.
     """
     shapes = {ours: state[name].shape for name, ours in rrdbnet_names(state).items()}
     blocks = {ours.split("/")[0] for ours in shapes if ours.startswith("body_")} - {"body_end"}
@@ -124,12 +124,12 @@ def srvgg_config(state: State, activation: str | None = None) -> Config:
     """The config of the SRVGGNetCompact with these weights, from their shapes.
 
     Args:
-        state: the weights.
+        state: The weights.
         activation: ``"relu"`` or ``"leaky_relu"``. None stands for PReLU, whose weights are in the
             file.
 
     Raises:
-        UserError: these are not the weights of an SRVGGNetCompact, or the activation is missing.
+        UserError: These are not the weights of an SRVGGNetCompact, or the activation is missing.
     """
     shapes = {ours: state[name].shape for name, ours in srvgg_names(state).items()}
     blocks = sum(bool(re.fullmatch(r"body_\d+/conv/kernel", ours)) for ours in shapes)

@@ -18,9 +18,9 @@ class Architecture:
     """A network of the papers' code.
 
     Attributes:
-        fields: the fields of ``config.model``, without the network's size.
+        fields: The fields of ``config.model``, without the network's size.
         amplification: k as a function of the number of features.
-        tasks: the number of image channels to a key of ``binsr_jax.tasks.TASKS``.
+        tasks: The number of image channels to a key of ``binsr_jax.tasks.TASKS``.
     """
 
     fields: dict[str, Any]
@@ -77,12 +77,12 @@ def official_config(name: str, scale: int, state: State) -> Config:
     features on, and 1 below.
 
     Args:
-        name: a key of ``ARCHITECTURES``.
-        scale: the upscaling factor, for networks of super-resolution.
-        state: the weights under their PyTorch names.
+        name: A key of ``ARCHITECTURES``.
+        scale: The upscaling factor, for networks of super-resolution.
+        state: The weights under their PyTorch names.
 
     Raises:
-        UserError: the weights have no first convolution, no body, or another number of channels.
+        UserError: The weights have no first convolution, no body, or another number of channels.
     """
     architecture = ARCHITECTURES[name]
     heads = [n for n in state if n in ("conv_first.weight", "head.0.weight", "model.0.weight")]

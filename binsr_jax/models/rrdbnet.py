@@ -29,7 +29,7 @@ class DenseBlock(nn.Module):
         y   = x + 0.2 conv_5([x, x_1, ..., x_4])
 
     Attributes:
-        growth: the channels of each ``x_i``.
+        growth: The channels of each ``x_i``.
     """
 
     growth: int
@@ -49,7 +49,7 @@ class RRDB(Unit):
 
     Attributes:
         features: C.
-        growth: of its dense blocks.
+        growth: Of its dense blocks.
     """
 
     features: int = 64
@@ -83,8 +83,8 @@ class RRDBNet(Backbone, kw_only=True):
     x2 and by 4 for x1, and the rest enlarges four times.
 
     Attributes:
-        features: channels of the body.
-        doublings: how often the features are enlarged twice.
+        features: Channels of the body.
+        doublings: How often the features are enlarged twice.
     """
 
     features: int
@@ -132,7 +132,7 @@ def build_rrdbnet(config: ModelConfig, scale: int, channels: int) -> RRDBNet:
     """The network of a config's ``model`` part.
 
     Raises:
-        UserError: there is none of that scale.
+        UserError: There is none of that scale.
     """
     if scale not in (1, 2, 4):
         raise UserError(f"config.scale is {scale}, but rrdbnet has scale 1, 2 or 4")

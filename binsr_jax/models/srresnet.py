@@ -24,9 +24,9 @@ class SRResNet(Backbone, kw_only=True):
     has a binary upsampler and a binary ``hr_conv``.
 
     Attributes:
-        upsampler: makes one upsampling step: ``upsampler(factor)``.
-        upsampler_activation: the activation after each step, a key of ``ACTIVATIONS``.
-        hr_conv: makes the convolution at high resolution, which is called like a unit; or None.
+        upsampler: Makes one upsampling step: ``upsampler(factor)``.
+        upsampler_activation: The activation after each step, a key of ``ACTIVATIONS``.
+        hr_conv: Makes the convolution at high resolution, which is called like a unit; or None.
         image_skip: ``"none"`` or ``"bilinear"``.
     """
 

@@ -26,7 +26,7 @@ class ActivatedConv(Unit):
 
     Attributes:
         features: 0 for as many as the input has.
-        activation: a key of ``SRVGG_ACTIVATIONS``.
+        activation: A key of ``SRVGG_ACTIVATIONS``.
     """
 
     features: int = 0

@@ -31,10 +31,10 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     and adds prefixes such as ``module.`` and ``_orig_mod.`` to their names. Both are removed.
 
     Args:
-        path: a file ``.safetensors`` or ``.npz``; any other is read as a file of ``torch.save``.
+        path: A file ``.safetensors`` or ``.npz``; any other is read as a file of ``torch.save``.
 
     Raises:
-        UserError: there is no such file, it cannot be read without running code, it needs PyTorch
+        UserError: There is no such file, it cannot be read without running code, it needs PyTorch
             and there is none, or it holds something else than arrays of finite numbers.
     """
     arrays = {
@@ -52,7 +52,7 @@ def read_nested(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file of dictionaries in dictionaries, by names such as ``256.mouth``.
 
     Raises:
-        UserError: as ``read_state``.
+        UserError: See ``read_state``.
     """
     arrays: dict[str, np.ndarray] = {}
 

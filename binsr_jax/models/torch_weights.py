@@ -68,14 +68,14 @@ def from_torch(
 
     Args:
         state: PyTorch names to arrays.
-        params: the ``params`` of a network of ours, or their shapes; only the shapes are used.
+        params: The ``params`` of a network of ours, or their shapes; only the shapes are used.
         names: PyTorch's to ours, such as ``"body_0/conv/kernel"``.
 
     Returns:
         A tree like ``params``.
 
     Raises:
-        UserError: names that do not fit, parameters left without a value, or shapes that differ;
+        UserError: Names that do not fit, parameters left without a value, or shapes that differ;
             the sentence lists them.
     """
     leaves: dict[str, Any] = flatten_dict(params, sep="/")

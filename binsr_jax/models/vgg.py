@@ -20,7 +20,7 @@ class VGG19(nn.Module):
     Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition".
 
     Attributes:
-        layers: which: ``"conv5_4"`` is before the ReLU of the fourth convolution of the fifth
+        layers: Which: ``"conv5_4"`` is before the ReLU of the fourth convolution of the fifth
             block, ``"relu5_4"`` after it. What follows the last of them is not computed.
     """
 

@@ -24,8 +24,8 @@ class SqueezeExcitation(nn.Module):
     Hu et al., "Squeeze-and-Excitation Networks".
 
     Attributes:
-        hidden: the number of hidden features; the attention paper's networks of 64 channels have 4.
-        bare: whether to return the map alone, ``[B, 1, 1, C]``.
+        hidden: The number of hidden features; the attention paper's networks of 64 channels have 4.
+        bare: Whether to return the map alone, ``[B, 1, 1, C]``.
     """
 
     hidden: int = 4

@@ -86,15 +86,15 @@ class BinaryConv(nn.Module):
     folded.
 
     Attributes:
-        features: the number of output channels.
-        kernel_size: odd.
-        use_bias: whether a bias is added.
+        features: The number of output channels.
+        kernel_size: Odd.
+        use_bias: Whether a bias is added.
         weight_scale: ``"mean"``: alpha is mean |w| per output channel, detached. ``"learnable"``:
             alpha is a parameter that starts at mean |w|. ``"libra"``: IR-Net's balanced weights
             (``binarize_libra``).
-        norm: whether batch normalisation follows. Its statistics cover the whole batch under
+        norm: Whether batch normalisation follows. Its statistics cover the whole batch under
             ``jax.jit``, and the device's part of it under ``jax.pmap``.
-        start: the latent weights start uniform in ``+-start / sqrt(fan in)``.
+        start: The latent weights start uniform in ``+-start / sqrt(fan in)``.
     """
 
     features: int
@@ -159,14 +159,14 @@ def binary_branch(
 
     Args:
         x: ``[B, H, W, I]``.
-        rsign: a submodule of the calling module, as are ``conv`` and ``rprelu``.
-        conv: a ``BinaryConv`` or its packed form.
-        rprelu: the activation.
-        train: as for a unit.
-        progress: as for a unit.
-        blend: as for ``RSign``.
-        skip: whether x is added, upsampled by nearest neighbours.
-        shuffle: r of the pixel shuffle; 1 stands for none.
+        rsign: A submodule of the calling module, as are ``conv`` and ``rprelu``.
+        conv: A ``BinaryConv`` or its packed form.
+        rprelu: The activation.
+        train: As for a unit.
+        progress: As for a unit.
+        blend: See ``RSign``.
+        skip: Whether x is added, upsampled by nearest neighbours.
+        shuffle: The factor r of the pixel shuffle; 1 stands for none.
     """
     if is_packed(conv) and not conv.is_initializing():
         params = {

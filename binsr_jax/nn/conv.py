@@ -26,10 +26,10 @@ class Conv(nn.Module):
     It ignores ``progress``, which a binary convolution in its place needs.
 
     Attributes:
-        features: the number of output channels.
-        kernel_size: odd.
-        use_bias: whether a bias is added.
-        start: the initialisation. ``"uniform"``: kernel and bias in ``+-1/sqrt(fan_in)``.
+        features: The number of output channels.
+        kernel_size: Odd.
+        use_bias: Whether a bias is added.
+        start: The initialisation. ``"uniform"``: kernel and bias in ``+-1/sqrt(fan_in)``.
             ``"kaiming"``: the kernel normal with a tenth of He's deviation,
             ``0.1 sqrt(2 / fan_in)``, and the bias zero, as BBCU's networks outside their body.
             ``"zero"``: both zero.

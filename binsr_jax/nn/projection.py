@@ -18,11 +18,11 @@ class BinaryProjection(nn.Module):
     learnable ``s`` of each output channel restores their size.
 
     Attributes:
-        features: the number of output channels.
-        centre: the input value at which the sign starts to change.
-        output_scale_start: the initial value of ``s``.
-        surrogate: the surrogate of the sign's gradient, a key of ``SURROGATES``.
-        conv: makes the binary convolution.
+        features: The number of output channels.
+        centre: The input value at which the sign starts to change.
+        output_scale_start: The initial value of ``s``.
+        surrogate: The surrogate of the sign's gradient, a key of ``SURROGATES``.
+        conv: Makes the binary convolution.
     """
 
     features: int

@@ -37,15 +37,15 @@ def rprelu(x: jax.Array, shift_in: jax.Array, slope: jax.Array, shift_out: jax.A
 
     Args:
         x: ``[..., C]``.
-        shift_in: gamma in the paper, ``[C]``.
-        slope: beta in the paper, ``[C]``.
-        shift_out: zeta in the paper, ``[C]``.
+        shift_in: Gamma in the paper, ``[C]``.
+        slope: Beta in the paper, ``[C]``.
+        shift_out: Zeta in the paper, ``[C]``.
 
     Returns:
         ``[..., C]``, in the units of ``x``.
 
     Raises:
-        ValueError: a parameter does not have shape ``[C]``.
+        ValueError: A parameter does not have shape ``[C]``.
     """
     _check_shapes(x, shift_in=shift_in, slope=slope, shift_out=shift_out)
     return prelu(x - shift_in, slope) + shift_out

@@ -54,10 +54,10 @@ def tanh_schedule(progress: jax.Array) -> tuple[jax.Array, jax.Array]:
     Information Retention for Accurate Binary Neural Networks", section 3.3.
 
     Args:
-        progress: the finished fraction of training, floating point, in 0..1.
+        progress: The finished fraction of training, floating point, in 0..1.
 
     Returns:
-        t in 0.001..10 and k in 1..1000, each with the shape of ``progress``.
+        T in 0.001..10 and k in 1..1000, each with the shape of ``progress``.
     """
     t = jnp.power(jnp.asarray(10.0, progress.dtype), 4.0 * progress - 3.0)
     return t, jnp.maximum(1.0 / t, 1.0)
@@ -82,8 +82,8 @@ def rsign(
     Args:
         x: ``[..., C]``, floating point.
         threshold: ``[C]``, of the dtype and in the units of ``x``.
-        surrogate: a key of ``SURROGATES``.
-        progress: the finished fraction of training, for ``"tanh"``.
+        surrogate: A key of ``SURROGATES``.
+        progress: The finished fraction of training, for ``"tanh"``.
 
     Returns:
         ``[..., C]``, each element ``+1`` or ``-1``, of the dtype of ``x``.
@@ -134,7 +134,7 @@ def mean_scale(w: jax.Array) -> jax.Array:
     Equation 7; BBCU and XNOR-Net have the same scale.
 
     Args:
-        w: latent weights ``[..., O]``.
+        w: Latent weights ``[..., O]``.
 
     Returns:
         ``[O]``, never negative.
@@ -151,7 +151,7 @@ def binarize_mean(w: jax.Array) -> jax.Array:
     As in BBCU's code, the gradient has no factor alpha, and none flows through alpha.
 
     Args:
-        w: latent weights ``[..., O]``, floating point.
+        w: Latent weights ``[..., O]``, floating point.
 
     Returns:
         ``[..., O]``: ``+alpha`` where ``w > 0``, else ``-alpha``.
@@ -186,8 +186,8 @@ def binarize_learnable(w: jax.Array, weight_scale: jax.Array) -> jax.Array:
     ``binarize_mean``.
 
     Args:
-        w: latent weights ``[..., O]``, floating point.
-        weight_scale: alpha, ``[O]``, of the dtype of ``w``. Training starts it at ``mean |w|``.
+        w: Latent weights ``[..., O]``, floating point.
+        weight_scale: Alpha, ``[O]``, of the dtype of ``w``. Training starts it at ``mean |w|``.
 
     Returns:
         ``[..., O]``: ``+alpha`` where ``w > 0``, else ``-alpha``.
@@ -231,9 +231,9 @@ def binarize_libra(w: jax.Array, progress: Progress = 0.0) -> jax.Array:
     and section 3.3 of their paper.
 
     Args:
-        w: latent weights ``[..., O]``, floating point. Where all weights of a channel are equal,
+        w: Latent weights ``[..., O]``, floating point. Where all weights of a channel are equal,
             the result is ``-s`` for the smallest s, and the gradient is finite.
-        progress: the finished fraction of training, in 0..1.
+        progress: The finished fraction of training, in 0..1.
 
     Returns:
         ``[..., O]``: ``+s`` where ``w' > 0``, else ``-s``.
@@ -266,7 +266,7 @@ def binary_conv(x: jax.Array, weights: jax.Array) -> jax.Array:
     and equal to the result of XNOR and popcount.
 
     Args:
-        x: signs ``[B, H, W, I]``. Zero padding is added here, after the sign.
+        x: Signs ``[B, H, W, I]``. Zero padding is added here, after the sign.
         weights: ``[kh, kw, I, O]``, odd kernel sides. Each weight is ``+alpha`` or ``-alpha``, with
             one alpha per output channel, as ``binarize_mean`` and its siblings return them.
 
@@ -274,8 +274,8 @@ def binary_conv(x: jax.Array, weights: jax.Array) -> jax.Array:
         ``[B, H, W, O]``, in ``-alpha kh kw I .. alpha kh kw I``.
 
     Raises:
-        TypeError: as ``conv2d``.
-        ValueError: as ``conv2d``.
+        TypeError: See ``conv2d``.
+        ValueError: See ``conv2d``.
     """
     alpha = jnp.abs(weights[0, 0, 0])
     return lax.platform_dependent(x, weights, cpu=_sign_conv_of_bits, default=_sign_conv) * alpha

@@ -62,8 +62,8 @@ class Branch(NamedTuple):
         shift_in: f32 ``[O]``, as are ``slope`` and ``shift_out``; see ``ops.activation.rprelu``.
         slope: f32 ``[O]``.
         shift_out: f32 ``[O]``.
-        factor: a scalar.
-        residual: the residual term, or None.
+        factor: A scalar.
+        residual: The residual term, or None.
     """
 
     threshold: jax.Array
@@ -85,13 +85,13 @@ def packed_branch(x: jax.Array, branch: Branch, shuffle: int = 1) -> jax.Array:
     Args:
         x: f32 ``[B, H, W, C]``.
         branch: O is a multiple of r^2, and ``C r^2`` with a residual.
-        shuffle: r of the pixel shuffle.
+        shuffle: The factor r of the pixel shuffle.
 
     Returns:
         f32 ``[B, r H, r W, O / r^2]``.
 
     Raises:
-        ValueError: the arrays do not fit each other or ``shuffle``.
+        ValueError: The arrays do not fit each other or ``shuffle``.
         TypeError: ``w_bits`` is not uint32, in the form of XLA.
     """
     _check(x, branch, shuffle)
@@ -129,14 +129,14 @@ def packed_chain(x: jax.Array, branches: Sequence[Branch], skip: bool = False) -
 
     Args:
         x: f32 ``[B, H, W, C]``.
-        branches: the units' branches, for which ``can_chain`` holds.
-        skip: whether x is added at the end.
+        branches: The units' branches, for which ``can_chain`` holds.
+        skip: Whether x is added at the end.
 
     Returns:
         f32 ``[B, H, W, C]``.
 
     Raises:
-        ValueError: as ``packed_branch``.
+        ValueError: See ``packed_branch``.
     """
     for branch in branches:
         _check(x, branch, 1)
@@ -172,15 +172,15 @@ def packed_upsample(x: jax.Array, branch: Branch, tail: jax.Array, shuffle: int)
 
     Args:
         x: f32 ``[B, H, W, C]``.
-        branch: as for ``packed_branch``.
+        branch: See ``packed_branch``.
         tail: f32 ``[kh, kw, O / r^2, outputs]``, for which ``can_upsample`` holds.
-        shuffle: r of the pixel shuffle.
+        shuffle: The factor r of the pixel shuffle.
 
     Returns:
         f32 ``[B, r H, r W, outputs]``.
 
     Raises:
-        ValueError: as ``packed_branch``.
+        ValueError: See ``packed_branch``.
     """
     _check(x, branch, shuffle)
     kind = _KINDS[type(branch.residual)]

@@ -45,7 +45,7 @@ def conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Raises:
         TypeError: x or kernel is not float32.
-        ValueError: the shapes do not fit each other, or a side of the kernel is even.
+        ValueError: The shapes do not fit each other, or a side of the kernel is even.
     """
     if x.dtype != jnp.float32 or kernel.dtype != jnp.float32:
         raise TypeError(f"conv2d needs float32, got x {x.dtype} and kernel {kernel.dtype}")

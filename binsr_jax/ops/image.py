@@ -33,18 +33,18 @@ def imresize(
     """Image resized as by MATLAB's ``imresize(image, scale, "bicubic")``.
 
     Args:
-        image: float ``[H, W, C]``, any range.
-        scale: output size / input size, for example 0.5 or 2.
-        edge: what lies outside the image. ``"mirror"`` is the mirror image, edge pixel included
+        image: Float ``[H, W, C]``, any range.
+        scale: Output size / input size, for example 0.5 or 2.
+        edge: What lies outside the image. ``"mirror"`` is the mirror image, edge pixel included
             (MATLAB today); ``"clamp"`` is the edge pixel (older MATLAB, many published LR files).
-        antialias: whether the kernel is widened by ``1 / scale`` when the image shrinks.
+        antialias: Whether the kernel is widened by ``1 / scale`` when the image shrinks.
 
     Returns:
         ``[ceil(H scale), ceil(W scale), C]`` of the image's dtype, in its range but not clipped.
 
     Raises:
-        TypeError: the image does not have a float dtype.
-        ValueError: the image is empty or not ``[H, W, C]``, the scale is not positive, or the edge
+        TypeError: The image does not have a float dtype.
+        ValueError: The image is empty or not ``[H, W, C]``, the scale is not positive, or the edge
             is unknown.
     """
     if not np.issubdtype(image.dtype, np.floating):
@@ -59,15 +59,15 @@ def imresize_uint8(image: np.ndarray, scale: float, *, edge: Edge = "mirror") ->
 
     Args:
         image: uint8 ``[H, W, C]``.
-        scale: output size / input size.
-        edge: as for ``imresize``.
+        scale: Output size / input size.
+        edge: See ``imresize``.
 
     Returns:
         uint8 ``[ceil(H scale), ceil(W scale), C]``.
 
     Raises:
-        TypeError: the image is not uint8.
-        ValueError: as ``imresize``.
+        TypeError: The image is not uint8.
+        ValueError: See ``imresize``.
     """
     if image.dtype != np.uint8:
         raise TypeError(f"imresize_uint8 takes a uint8 image, not {image.dtype}; see imresize")
@@ -94,7 +94,7 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
         float64 ``[...]`` in 16..235, not rounded.
 
     Raises:
-        ValueError: the last axis does not have three channels.
+        ValueError: The last axis does not have three channels.
     """
     if image.ndim == 0 or image.shape[-1] != 3:
         raise ValueError(f"rgb_to_y takes an image [..., 3], not one of shape {image.shape}")
@@ -105,7 +105,7 @@ def grey_of_rgb(x: Array) -> Array:
     """Grey ``[..., 1]`` of RGB ``[..., 3]`` in the same range: equal channels give their value.
 
     So a colour network's output for a grey image becomes grey again. It is luma in full range, and
-    not the studio range of :func:`rgb_to_y`, from which scores of colour images are taken.
+    not the studio range of :func:``rgb_to_y``, from which scores of colour images are taken.
 
     Args:
       x: float32, any range.
@@ -127,8 +127,8 @@ def luma_uint8(image: np.ndarray) -> np.ndarray:
         uint8 ``[...]`` in 16..235.
 
     Raises:
-        TypeError: the image is not uint8.
-        ValueError: the last axis does not have three channels.
+        TypeError: The image is not uint8.
+        ValueError: The last axis does not have three channels.
     """
     if image.dtype != np.uint8:
         raise TypeError(f"luma_uint8 takes a uint8 image, not {image.dtype}; see rgb_to_y")
@@ -147,7 +147,7 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
 
     Args:
         x: ``[B, H, W, C r^2]``.
-        factor: r.
+        factor: R.
 
     Returns:
         ``[B, H r, W r, C]``, in the range of ``x``.
@@ -166,7 +166,7 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 
     Args:
         x: ``[B, H r, W r, C]``.
-        factor: r.
+        factor: R.
 
     Returns:
         ``[B, H, W, C r^2]``, in the range of ``x``.
@@ -187,7 +187,7 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
 
     Args:
         x: ``[B, H, W, C r^2]``.
-        factor: r.
+        factor: R.
 
     Returns:
         ``[B, H r, W r, C]``, in the range of ``x``.
@@ -206,7 +206,7 @@ def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
 
     Args:
         x: ``[B, H, W, C]``.
-        factor: r.
+        factor: R.
 
     Returns:
         ``[B, H r, W r, C]``, in the range of ``x``.
@@ -238,8 +238,8 @@ def upsample_bilinear(x: jax.Array, factor: int) -> jax.Array:
     ``h r + i`` in the input, as in PyTorch with ``align_corners=False``.
 
     Args:
-        x: float ``[B, H, W, C]``.
-        factor: r.
+        x: Float ``[B, H, W, C]``.
+        factor: R.
 
     Returns:
         ``[B, H r, W r, C]``, in the range of ``x``.

@@ -45,7 +45,7 @@ def pack_activations(x: jax.Array) -> jax.Array:
     """The signs of activations, packed along the channels: a bit is 1 where ``x > 0``.
 
     Args:
-        x: float ``[B, H, W, C]``. Zero and NaN count as negative, as in ``ops.binarize``.
+        x: Float ``[B, H, W, C]``. Zero and NaN count as negative, as in ``ops.binarize``.
 
     Returns:
         uint32 ``[B, H, W, ceil(C / 32)]``, in the module's order of bits.
@@ -62,7 +62,7 @@ def pack_weights(w: jax.Array) -> jax.Array:
     """The signs of a kernel, packed along its input channels: a bit is 1 where ``w > 0``.
 
     Args:
-        w: float ``[kh, kw, I, O]``.
+        w: Float ``[kh, kw, I, O]``.
 
     Returns:
         uint32 ``[kh, kw, ceil(I / 32), O]``, in the order of bits of ``pack_activations``.
@@ -80,7 +80,7 @@ def unpack_weights(w_bits: jax.Array, in_channels: int) -> jax.Array:
 
     Args:
         w_bits: uint32 ``[kh, kw, words, O]``.
-        in_channels: the number of channels in the words.
+        in_channels: The number of channels in the words.
 
     Returns:
         float32 ``[kh, kw, in_channels, O]``, each -1 or +1.
@@ -108,15 +108,15 @@ def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.A
     Args:
         x_bits: uint32 ``[B, H, W, words]`` from ``pack_activations``.
         w_bits: uint32 ``[kh, kw, words, O]`` from ``pack_weights``, ``kh`` and ``kw`` odd.
-        in_channels: the number of channels in the words.
+        in_channels: The number of channels in the words.
 
     Returns:
         int32 ``[B, H, W, O]``, each in ``-kh*kw*in_channels .. kh*kw*in_channels``.
 
     Raises:
-        ValueError: the shapes do not fit each other or ``in_channels``, or the kernel has an even
+        ValueError: The shapes do not fit each other or ``in_channels``, or the kernel has an even
             side.
-        TypeError: an operand is not uint32.
+        TypeError: An operand is not uint32.
     """
     _check_packed(x_bits, w_bits, in_channels)
     by_xla = partial(_packed_conv, in_channels=in_channels)
@@ -157,14 +157,14 @@ def packed_conv_reference(x_bits: np.ndarray, w_bits: np.ndarray, in_channels: i
     Args:
         x_bits: uint32 ``[B, H, W, words]``.
         w_bits: uint32 ``[kh, kw, words, O]``.
-        in_channels: the number of channels in the words.
+        in_channels: The number of channels in the words.
 
     Returns:
         int32 ``[B, H, W, O]``.
 
     Raises:
-        ValueError: as ``packed_conv``.
-        TypeError: as ``packed_conv``.
+        ValueError: See ``packed_conv``.
+        TypeError: See ``packed_conv``.
     """
     _check_packed(x_bits, w_bits, in_channels)
     x = _unpack_last(np.asarray(x_bits), in_channels)
@@ -191,15 +191,15 @@ def int8_conv(x: jax.Array, w: jax.Array) -> jax.Array:
     than bits.
 
     Args:
-        x: float ``[B, H, W, C]``.
-        w: float ``[kh, kw, C, O]``, ``kh`` and ``kw`` odd.
+        x: Float ``[B, H, W, C]``.
+        w: Float ``[kh, kw, C, O]``, ``kh`` and ``kw`` odd.
 
     Returns:
         int32 ``[B, H, W, O]``.
 
     Raises:
-        ValueError: the shapes do not fit each other, or the kernel has an even side.
-        TypeError: an operand is not a floating-point array.
+        ValueError: The shapes do not fit each other, or the kernel has an even side.
+        TypeError: An operand is not a floating-point array.
     """
     _check_floats("int8_conv", "x", x, "[B, H, W, C]")
     _check_floats("int8_conv", "w", w, "[kh, kw, C, O]")

@@ -81,11 +81,11 @@ class BinaryUnit(Unit):
 
         Args:
             x: ``[B, H, W, C]``.
-            train: as for the unit.
-            progress: as for the unit.
-            learnable: whether the sign has thresholds.
-            surrogate: the sign's surrogate, if it is not the unit's attribute.
-            options: attributes of ``BinaryConv``.
+            train: As for the unit.
+            progress: As for the unit.
+            learnable: Whether the sign has thresholds.
+            surrogate: The sign's surrogate, if it is not the unit's attribute.
+            options: Attributes of ``BinaryConv``.
         """
         signs = RSign(surrogate or self.surrogate, learnable, name="rsign")
         conv = self.conv(x.shape[-1], **options, name="conv")

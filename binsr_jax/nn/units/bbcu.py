@@ -25,7 +25,8 @@ class BBCU(BinaryUnit):
     """The basic binary convolution unit, final form V4: ``y = RPReLU(bconv(RSign(x))) + x``.
 
     Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network", figure 1
-    and section 3. There is no batch normalisation, the activation precedes the sum, and the
+    and section 3; equation 10 of the attention paper, whose factor k is applied once at the
+    network's input. There is no batch normalisation, the activation precedes the sum, and the
     residual has full precision. The ablation's V1 is ``ReActNet``; V2 and V3 are ``BBCUV2``.
     """
 
