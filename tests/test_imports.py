@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"models", "nn", "ops", "data", "tasks"},
     "pretrained": set(),
     "deploy": {"pretrained", "models", "nn", "ops", "data", "tasks", "training", "cost", "enhance"},
+    "service": {"deploy", "pretrained", "data"},
     "trace": set(),
     "cost": {"models", "nn", "ops", "tasks", "trace"},
     "evaluation": {"models", "nn", "ops", "data", "tasks", "training", "deploy", "cost"},

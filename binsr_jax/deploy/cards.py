@@ -50,7 +50,7 @@ class Card:
 def cards() -> list[Card]:
     """The networks in this version, in the order of ``pretrained.NETWORKS``."""
     seconds = times()[1]
-    return [_card(network, seconds) for network in NETWORKS.values() if network.there]
+    return [card_of(network, seconds) for network in NETWORKS.values() if network.there]
 
 
 def times() -> tuple[str, Mapping[str, float]]:
@@ -81,7 +81,8 @@ def seconds_per_megapixel(name: str, side: int = 700) -> float:
     return min(took) / (side * side / 1e6)
 
 
-def _card(network: Packaged, seconds: Mapping[str, float]) -> Card:
+def card_of(network: Packaged, seconds: Mapping[str, float]) -> Card:
+    """What a network's file says of it, and its seconds a megapixel of those by name."""
     model = load_model_file(network.file)
     return Card(
         name=network.name,

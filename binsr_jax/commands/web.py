@@ -1,0 +1,147 @@
+"""What the subcommands that answer browsers and programs share: their flags, and how they run."""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from binsr_jax.commands.pictures import amount, whole
+from binsr_jax.errors import UserError
+from binsr_jax.files import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser, port: int) -> None:
+    """Declares the flags.
+
+    Args:
+        parser: of the subcommand.
+        port: its default.
+    """
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address (default: %(default)s, this machine alone)")
+    add(
+        "--port",
+        type=whole(0, 65535),
+        default=port,
+        help="0 takes a free one (default: %(default)s)",
+    )
+    add(
+        "-m",
+        "--model",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a model file to offer beside the packaged networks; may be given again",
+    )
+    add(
+        "--memory",
+        type=amount,
+        metavar="GIB",
+        help="for a tile (default: 1, or 1/4 of what is free)",
+    )
+    add(
+        "--max-megabytes",
+        type=amount,
+        default=64,
+        metavar="MIB",
+        help="larger files are refused (default: %(default)g)",
+    )
+    add(
+        "--max-megapixels",
+        type=amount,
+        default=50,
+        metavar="MP",
+        help="larger pictures are refused (default: %(default)g)",
+    )
+    add("--queue", type=whole(1), default=16, help="pictures that may wait (default: %(default)s)")
+
+
+def require(command: str, *modules: str) -> None:
+    """Imports what a command needs.
+
+    Raises:
+        UserError: it is not installed; the sentence says how to get it.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"binsr {command} needs {module}, which is not installed: "
+                "pip install 'binsr-jax[demo]'."
+            ) from error
+
+
+def make_restorer(args: argparse.Namespace) -> Any:
+    """The queue that the flags describe."""
+    from binsr_jax.service.restorer import Restorer  # here, since it imports JAX
+
+    return Restorer(
+        most_pixels=int(args.max_megapixels * 1e6),
+        most_waiting=args.queue,
+        memory=round(args.memory * 2**30) if args.memory else None,
+    )
+
+
+def serve(app: Any, args: argparse.Namespace, *, connections: int, grace: int) -> None:
+    """Answers requests until Ctrl-C or SIGTERM, then finishes those that are there.
+
+    Args:
+        app: an ASGI application.
+        args: the flags of ``add_arguments``.
+        connections: at most so many at a time.
+        grace: seconds after which requests are not waited for any more.
+
+    Raises:
+        UserError: the address cannot be taken.
+    """
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    try:
+        listener = socket.create_server((args.host, args.port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"Cannot listen at {args.host}, port {args.port} ({reason}): choose another --port."
+        ) from error
+    with listener:
+        _log_to_stderr()
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        print(printable(f"http://{host}:{listener.getsockname()[1]}"), flush=True)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=connections,
+            timeout_graceful_shutdown=grace,
+        )
+        with _quiet_signals():
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _quiet_signals() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM, which Uvicorn raises again after its end, end the program well."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    usual = [signal.signal(number, lambda *_: None) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, usual, strict=True):
+            signal.signal(number, handler)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    for name, level in (("binsr", logging.INFO), ("uvicorn", logging.WARNING)):
+        log = logging.getLogger(name)
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(level)

@@ -1,0 +1,29 @@
+"""Folders of visitors' pictures, and names that are safe in them."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from binsr_jax.data.images import IMAGE_SUFFIXES
+from binsr_jax.deploy.jobs import Job, plan_jobs
+
+_LONGEST = 100  # characters of a name
+
+
+def new_folder(parent: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
+    """A folder that no other user of the machine can read; ``cleanup`` removes it."""
+    return tempfile.TemporaryDirectory(prefix="binsr-", dir=parent, ignore_cleanup_errors=True)
+
+
+def safe_name(name: str) -> str:
+    """The name of a file in one's own folder for a name that came from elsewhere."""
+    base = re.split(r"[/\\]", name)[-1]
+    stem, ending = os.path.splitext(base)
+    stem = re.sub(r"[^\w .()+-]", "_", stem).strip(" .")[:_LONGEST]
+    return (stem or "picture") + (ending.lower() if ending.lower() in IMAGE_SUFFIXES else "")
+
+
+def jobs_in(folder: Path, files: list[Path], suffix: str, form: str | None) -> list[Job]:
+    """Jobs whose results lie in the folder ``out`` of a folder; see ``deploy.jobs.plan_jobs``."""
+    return plan_jobs(files, f"{folder / 'out'}/", suffix, form)
