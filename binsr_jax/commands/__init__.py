@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
     "unpack": "make a work dir of a model file, to train it further",
+    "export": "make a model file run in other programs: StableHLO, ONNX or C",
     "info": "say what a model file is",
     "cost": "count a network's parameters, operations and bytes",
     "configs": "list recipes with their costs and published scores",

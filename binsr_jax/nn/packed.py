@@ -77,6 +77,13 @@ class PackedConv(PackedFloatConv):
         return lax.platform_dependent(x, w_bits, cpu=_by_bits, default=_by_int8)
 
 
+class PopcountConv(PackedFloatConv):
+    """The same by XNOR and population count on every device: the form that is exported."""
+
+    def _convolve(self, x: jax.Array, w_bits: jax.Array) -> jax.Array:
+        return _by_bits(x, w_bits)
+
+
 class SignConv(PackedFloatConv):
     """The same with another layout of its kernel: ``signs``, int8 ``[kh, kw, I, O]`` of +-1."""
 

@@ -91,7 +91,8 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
     equals its part of the whole image to the last bit.
     """
     (kh, kw, inputs, outputs), (_, height, width, _) = kernel.shape, x.shape
-    if inputs >= _FEW_INPUTS or outputs >= _FEW_OUTPUTS:
+    free = not isinstance(width, int)  # of an exported program, which takes no tiles
+    if inputs >= _FEW_INPUTS or outputs >= _FEW_OUTPUTS or free:
         return _convolve(x, kernel)
     x, kernel = _factors(x, kernel)
     spare = -(-_LAST_PIXELS // max(width, 1))

@@ -20,6 +20,7 @@ in neighbouring bits would need a reduction over the minor axis, which is slow o
 the last channel are 0 in both operands and cancel.
 """
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -136,7 +137,9 @@ def _packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.
     kh, kw = w_bits.shape[:2]
     x_bits = jnp.pad(x_bits, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
     rows, columns = _inside(H, kh), _inside(W, kw)
-    row_masks, column_masks = (jnp.asarray(inside * _ALL_ONES) for inside in (rows, columns))
+    row_masks, column_masks = (
+        jnp.where(inside, _ALL_ONES, np.uint32(0)) for inside in (rows, columns)
+    )
     # Taps and words are unrolled. XLA then makes one loop over pixels, with the output channels
     # innermost and the count in a register, which is far faster than a reduction axis.
     count = jnp.zeros((), jnp.uint32)
@@ -146,8 +149,8 @@ def _packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int) -> jax.
             for word in range(words):
                 x = x_bits[:, i : i + H, j : j + W, word, None]
                 count += lax.population_count((x ^ w_bits[i, j, word]) & mask)
-    valid_rows, valid_columns = (inside.sum(0, dtype=np.int32) for inside in (rows, columns))
-    valid_taps = jnp.asarray(valid_rows)[:, None, None] * jnp.asarray(valid_columns)[:, None]
+    valid_rows, valid_columns = (inside.sum(0, dtype=jnp.int32) for inside in (rows, columns))
+    valid_taps = valid_rows[:, None, None] * valid_columns[:, None]
     return in_channels * valid_taps - 2 * count.astype(jnp.int32)
 
 
@@ -227,8 +230,11 @@ def pack_signs(bits: jax.Array) -> jax.Array:
     padding = [(0, 0)] * len(outer) + [(0, words * WORD_BITS - channels)]
     bits = jnp.pad(bits, padding).reshape(*outer, _BYTE_BITS, n).astype(jnp.uint8)
     places = jnp.arange(_BYTE_BITS, dtype=jnp.uint8)[:, None]
-    octets = jnp.sum(bits << places, axis=-2, dtype=jnp.uint8)
-    return lax.bitcast_convert_type(octets.reshape(*outer, words, _WORD_BYTES), jnp.uint32)
+    octets = jnp.sum(bits << places, axis=-2, dtype=jnp.uint8).astype(jnp.uint32)
+    octets = octets.reshape(*outer, words, _WORD_BYTES)
+    # A bitcast would do the same, but not for images of any size in an exported program.
+    shifted = (octets[..., i] << np.uint32(i * _BYTE_BITS) for i in range(_WORD_BYTES))
+    return functools.reduce(jnp.bitwise_or, shifted)
 
 
 def _unpack_last(words: Any, channels: int) -> Any:
@@ -241,9 +247,9 @@ def _unpack_last(words: Any, channels: int) -> Any:
     return np.int32(2) * bits.astype(np.int32) - np.int32(1)
 
 
-def _inside(size: int, kernel: int) -> np.ndarray:
+def _inside(size: int, kernel: int) -> jax.Array:
     """Whether each tap of an odd kernel lies in the image, per position: ``[kernel, size]``."""
-    position = np.arange(size) + np.arange(kernel)[:, None] - kernel // 2
+    position = jnp.arange(size) + jnp.arange(kernel)[:, None] - kernel // 2
     return (position >= 0) & (position < size)
 
 

@@ -3,10 +3,13 @@
 The environment variable BINSR_KERNEL names a form, or ``xla`` to use none.
 """
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
@@ -38,6 +41,7 @@ _HANDLERS = (
 )
 _FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # as in float_conv.h
 _LANES = 16  # most floats in a vector
+_IN_XLA = contextvars.ContextVar("in_xla", default=False)
 
 
 def forms() -> tuple[str, ...]:
@@ -111,11 +115,29 @@ def load(form: str) -> None:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")
 
 
+@contextlib.contextmanager
+def without_native() -> Iterator[None]:
+    """In its block everything is traced without native code, for programs that run elsewhere.
+
+    JAX keeps traces by the shapes of arrays: a program for shapes that are also run natively must
+    not be traced in here.
+    """
+    token = _IN_XLA.set(True)
+    try:
+        yield
+    finally:
+        _IN_XLA.reset(token)
+
+
+def _form() -> str:
+    return "xla" if _IN_XLA.get() else chosen_form()
+
+
 def form_for_packed(x: jax.Array, w_bits: jax.Array) -> str:
     """``chosen_form``, or ``"xla"`` for a convolution whose results exceed 16 bits."""
     kh, kw, words, _ = w_bits.shape
     fits = 0 not in x.shape and 0 not in w_bits.shape and 32 * kh * kw * words < 1 << 15
-    return chosen_form() if fits else "xla"
+    return _form() if fits else "xla"
 
 
 def form_for_conv(x: jax.Array | jax.ShapeDtypeStruct, kernel: jax.Array) -> str:
@@ -124,11 +146,11 @@ def form_for_conv(x: jax.Array | jax.ShapeDtypeStruct, kernel: jax.Array) -> str
     few = inputs % _FEW_INPUTS == 0 and outputs <= _FEW_OUTPUTS
     many = outputs % _LANES == 0
     fits = 0 not in (*x.shape, *kernel.shape) and (few or many)
-    return chosen_form() if fits and x.dtype == jnp.float32 else "xla"
+    return _form() if fits and x.dtype == jnp.float32 else "xla"
 
 
 def form_for_gradient(x: jax.Array, kernel: jax.Array) -> str:
     """``chosen_form``, or ``"xla"`` for a convolution that ``call.conv_gradient`` lacks."""
     inputs, outputs = kernel.shape[2:]
     fits = 0 not in (*x.shape, *kernel.shape) and inputs % _LANES == outputs % _LANES == 0
-    return chosen_form() if fits and x.dtype == jnp.float32 else "xla"
+    return _form() if fits and x.dtype == jnp.float32 else "xla"

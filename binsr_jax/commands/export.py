@@ -1,0 +1,52 @@
+"""Write a packed network in the form of another program.
+
+    stablehlo  one artifact of jax.export for CPU, CUDA and TPU, with bits
+
+MODEL is a model file of binsr pack, or a name that binsr models lists. docs/export.md says what
+stays binary in each form, and how each is loaded.
+
+    binsr export x2 --to stablehlo -o x2.stablehlo
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from binsr_jax.deploy.model_file import PackedModel, load_model_file
+from binsr_jax.errors import UserError
+from binsr_jax.files import replace_bytes
+from binsr_jax.pretrained import file_of
+
+
+def _stablehlo(model: PackedModel, file: Path) -> dict[Path, bytes]:
+    from binsr_jax.deploy.export.stablehlo import stablehlo
+
+    return {file: stablehlo(model)}
+
+
+# By the form: the files to write, and their contents.
+_FORMS: dict[str, Callable[[PackedModel, Path], dict[Path, bytes]]] = {
+    "stablehlo": _stablehlo,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``binsr export``."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a model file, or a name")
+    add("--to", required=True, choices=_FORMS, help="the form")
+    add("-o", "--output", required=True, type=Path, metavar="FILE", help="the file to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs ``binsr export``."""
+    model = load_model_file(file_of(args.model))
+    files = _FORMS[args.to](model, args.output.expanduser())
+    for path, content in files.items():
+        try:
+            replace_bytes(path, content)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {path} ({error.strerror}): name another file with -o."
+            ) from error
+        print(f"{path}: {len(content):,} bytes")

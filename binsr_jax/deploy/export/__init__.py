@@ -1,0 +1,1 @@
+"""Packed networks in the forms of other programs: StableHLO, ONNX and C."""
