@@ -15,12 +15,12 @@ def load(model: str | Path | None = None, *, memory: int | None = None) -> "Upsc
     """Loads a packed model: ``binsr_jax.load("x4").upscale(image)``.
 
     Args:
-        model: the name of a packaged network (``binsr_jax.models()`` lists them), or a file that
+        model: The name of a packaged network (``binsr_jax.models()`` lists them), or a file that
             ``binsr pack`` made; by default the packaged network that enlarges twice.
-        memory: bytes of working memory; see ``binsr_jax.deploy.upscaler.load``.
+        memory: Bytes of working memory; see ``binsr_jax.deploy.upscaler.load``.
 
     Raises:
-        UserError: the file is missing, broken or of a later version.
+        UserError: The file is missing, broken or of a later version.
     """
     from binsr_jax.deploy import upscaler  # here, so that the package itself is imported quickly
 

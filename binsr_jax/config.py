@@ -27,7 +27,7 @@ __all__ = [
     "variant_fields",
 ]
 
-# Fields that name files and folders of the machine where a network is trained: they stay there.
+# Fields that name local files and folders: they are not stored with a network.
 LOCAL_FIELDS = (
     "data.dir",
     "data.sources",
@@ -63,13 +63,13 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
 
     Args:
         variant: ``"name=value,name=value"``, or nothing.
-        **choices: the names there are, each with its values; the first is the default.
+        **choices: The names there are, each with its values; the first is the default.
 
     Returns:
         A value for every name.
 
     Raises:
-        UserError: a name or a value that there is not; the sentence names those there are.
+        UserError: A name or a value that there is not; the sentence names those there are.
     """
     fields = {name: values[0] for name, values in choices.items()}
     for assignment in filter(None, variant.split(",")):
@@ -96,7 +96,7 @@ def config_from_json(values: dict[str, Any]) -> Config:
     """A config from JSON values; fields that they lack keep their defaults.
 
     Raises:
-        UserError: they hold a field that this version does not know, or a value of another type.
+        UserError: They hold a field that this version does not know, or a value of another type.
     """
     config = default()
     _fill(config, values, "")
@@ -120,9 +120,9 @@ def field_value(name: str, known: Any, value: Any) -> Any:
     """A value as the type that a field has, or None if it cannot have it.
 
     Args:
-        name: of the field, such as ``"eval.levels"``.
-        known: what it is now.
-        value: what it is to be; a list becomes a tuple, and a whole number a float.
+        name: Of the field, such as ``"eval.levels"``.
+        known: What it is now.
+        value: What it is to be; a list becomes a tuple, and a whole number a float.
     """
     if isinstance(known, tuple) and isinstance(value, list | tuple):
         kinds = FIELDS[name].elements
@@ -140,8 +140,8 @@ def list_value(name: str, text: str) -> tuple[Any, ...] | None:
     """A field that is a list, as it is written on a command line: ``Set5,B100`` or ``2,3``.
 
     Args:
-        name: of the field, such as ``"eval.sets"``.
-        text: the elements, with commas between them; or a Python tuple or list.
+        name: Of the field, such as ``"eval.sets"``.
+        text: The elements, with commas between them; or a Python tuple or list.
 
     Returns:
         The value, or None if the field cannot have it.

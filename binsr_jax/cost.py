@@ -1,8 +1,8 @@
-"""What a network costs: parameters, operations and bytes, counted from the network itself.
+"""The cost of a network: parameters, operations and bytes, counted from the network itself.
 
-The network is traced with ``SignConv`` for its binary convolutions, and the operations of the trace
-are counted: a new unit or backbone is counted without a line here. Papers weigh these numbers in
-different ways, which ``CONVENTIONS`` names.
+The network is traced with ``SignConv`` as its binary convolution, and the operations of the trace
+are counted. So a new unit or backbone needs no line here. Papers weigh these numbers in different
+ways, which ``CONVENTIONS`` names.
 """
 
 import math
@@ -25,7 +25,7 @@ from binsr_jax.nn.packed import SignConv
 from binsr_jax.tasks import task_of
 from binsr_jax.trace import Trace
 
-# Of the papers' tables: an LR image of 320x180 is an HR image of 720p at x4.
+# The size in the papers' tables: an LR image of 320x180 is an HR image of 720p at x4.
 DEFAULT_SIZE = (180, 320)
 
 
@@ -34,26 +34,25 @@ class Cost:
     """The cost of a network.
 
     Attributes:
-        size: Height and width of the input that operations and activations are counted for.
-        float_parameters: How many parameters are floats, in the packed network.
-        binary_parameters: How many are bits.
-        float_weights: How many of the floats are weights of convolutions and dense layers: without
-            biases, and without the parameters of elementwise operations.
+        size: Height and width of the input for operations and activations.
+        float_parameters: The number of float parameters in the packed network.
+        binary_parameters: The number of one-bit parameters.
+        float_weights: The number of float weights of convolutions and dense layers, without biases
+            and without the parameters of elementwise operations.
         float_macs: Multiply-accumulates of float convolutions and dense layers.
-        binary_macs: The same of binary convolutions.
-        elementwise: All other arithmetic, one for each number written (of sums, for each read):
+        binary_macs: Multiply-accumulates of binary convolutions.
+        elementwise: All other arithmetic, one per number written (for sums, per number read):
             scales, biases, shifts, activations, the products of attention, residual sums.
-        profiled: What ptflops counts of everything but binary convolutions: ``float_macs``, and
-            one for each number that a bias is added to, that a rectifier (ReLU, LeakyReLU, PReLU)
-            writes, or that is pooled.
-        profiled_again: What it would count too if all units of the body shared their attention, as
-            in the attention paper's code: it adds up the n calls of the one module, and meets it
-            under each of its n parents, so that n calls are counted as n n.
-        activation_bytes: The most that feature maps take at any convolution, with one image and the
-            whole of it at once: its input, its output, and what was computed before and is used
-            after, in 4 bytes a number and one bit a sign. Elementwise operations are taken to be
-            done in place.
-        file_bytes: Of the tensors in the model file with float32.
+        profiled: Ptflops's count of everything but binary convolutions: ``float_macs``, and one per
+            number to which a bias is added, that a rectifier (ReLU, LeakyReLU, PReLU) writes, or
+            that is pooled.
+        profiled_again: What ptflops would count in addition if all units of the body shared their
+            attention, as in the attention paper's code. It adds up the n calls of the one module,
+            and visits it under each of its n parents, so n calls count as n n.
+        activation_bytes: The largest memory of feature maps at any convolution, for one whole
+            image: its input, its output, and earlier results that are still needed, with 4 bytes
+            per number and one bit per sign. Elementwise operations count as in place.
+        file_bytes: The size of the tensors in the model file with float32.
         half_file_bytes: The same with float16.
     """
 
@@ -73,13 +72,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Convention:
-    """How a paper makes one number of a cost.
+    """How a paper counts.
 
     Attributes:
-        size: Height and width of the input that it counts for.
+        size: Height and width of the input.
         summary: Its formulas in words.
-        operations: Of a cost.
-        parameters: Of a cost; None if it does not count them.
+        operations: Maps a cost to operations.
+        parameters: Maps a cost to parameters; None if the paper does not count them.
         true_operations: The operations without a mistake of the paper's tools; None if there is
             none.
     """
@@ -124,11 +123,11 @@ def count(config: Config, size: tuple[int, int] = DEFAULT_SIZE) -> Cost:
     """Counts a network, without making its parameters.
 
     Args:
-        config: a full config.
-        size: height and width of the input.
+        config: A full config.
+        size: Height and width of the input.
 
     Raises:
-        UserError: the config describes no network.
+        UserError: The config describes no network.
     """
     task = task_of(config)
     network = models.build(config, conv=SignConv)
@@ -186,8 +185,8 @@ def stored_bytes(leaf: Any, half: bool) -> int:
     """Bytes of a parameter of a ``SignConv`` network in a model file.
 
     Args:
-        leaf: an array or its shape; signs are stored as bits, in whole bytes.
-        half: whether floats are stored as float16 instead of float32.
+        leaf: An array or its shape; signs are stored as bits, in whole bytes.
+        half: Whether floats are stored as float16 instead of float32.
     """
     number = math.prod(leaf.shape)
     return -(-number // 8) if leaf.dtype == jnp.int8 else number * (2 if half else 4)
@@ -212,9 +211,9 @@ def markdown(cost: Cost) -> str:
 
 
 def giga(operations: float, decimals: int = 2) -> str:
-    """Operations in G, rounded twice as BBCU's tables are: to whole millions, and then half up.
+    """Operations in G, rounded twice as in BBCU's tables: to whole millions, and then half up.
 
-    The 1,824.8 million of BBCU-M x2 are 1.83 there, and the 79,194.9 of BBCU-L x4 are 79.20.
+    BBCU-M x2 has 1,824.8 million, printed as 1.83; BBCU-L x4 has 79,194.9, printed as 79.20.
     """
     millions = Decimal(round(operations / 1e6)).scaleb(-3)
     return str(millions.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))

@@ -1,9 +1,9 @@
-"""What is done to an image before a network, and to its output after: each step with a strength.
+"""Classical steps on an image before a network, and on its output after it, with strengths.
 
     enhance(pixels, parse("median=0.5,clahe=0.3", "pre"))
 
-An image is worked in strips of rows of one height, with the result of the whole: what a step has to
-know of the whole image is gathered once before. The filters are scikit-image's.
+An image is processed in strips of rows of one height, with the same result as the whole. Statistics
+of the whole image are computed once beforehand. The filters are scikit-image's.
 """
 
 import functools
@@ -18,23 +18,26 @@ import numpy as np
 
 from binsr_jax.errors import UserError
 
-# Gives the rows from one to another of an image, float32 ``[rows, W, C]`` in 0..1, C = 1 or 3.
+# Returns the rows of an image between two indices, float32 ``[rows, W, C]`` in 0..1, C = 1 or 3.
 Rows = Callable[[int, int], np.ndarray]
 
 _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65_535}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's "L"
 _STRIP = 128  # rows
 
-_NLM_PATCH, _NLM_DISTANCE = 5, 6  # pixels: of what is compared, and how far away
-_NLM_CUTOFF = 0.8  # in deviations of the noise: above it patches count as different
-_CLEAN = 1e-4  # deviation of noise below which nothing is done
+_NLM_PATCH, _NLM_DISTANCE = (
+    5,
+    6,
+)  # pixels: the side of a compared patch, and the distance of the search
+_NLM_CUTOFF = 0.8  # in standard deviations of the noise: patches that differ more are ignored
+_CLEAN = 1e-4  # standard deviation of noise below which an image counts as clean
 _CLAHE_CLIP = 0.01
-_CLAHE_BYTES = 64  # for each pixel, since scikit-image works on the whole of an image
+_CLAHE_BYTES = 64  # per pixel, since scikit-image processes the whole image
 _TAILS = 0.005  # the share of pixels that normalisation makes black, and white
-_FLAT = 1 / 255  # an image of less contrast is not normalised
-_SHARPEN_RADIUS = 1.0  # of the Gaussian of the unsharp mask, in pixels
+_FLAT = 1 / 255  # an image with less contrast is not normalised
+_SHARPEN_RADIUS = 1.0  # sigma of the unsharp mask's Gaussian, in pixels
 _EDGE = 0.1  # the gradient at which the enhancement of edges has half its effect
-_CELL = 8  # pixels of the input: colours are compared in means over so many by so many
+_CELL = 8  # side of the cells, in pixels of the input, over which colours are averaged
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Colours:
-    """Mean and deviation of the channels of an image, ``[C]`` each."""
+    """Mean and standard deviation of the channels of an image, ``[C]`` each."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -55,11 +58,11 @@ class Colours:
 
 @dataclass(frozen=True)
 class Input:
-    """What is known, after a network, of what it was given.
+    """The facts about a network's input that steps after the network need.
 
     Attributes:
-        colours: of it, from ``colours_of``.
-        scale: how many times larger the output is.
+        colours: Its colours, from ``colours_of``.
+        scale: How many times larger the output is.
     """
 
     colours: Colours
@@ -71,10 +74,10 @@ class _Kind:
     """A kind of step.
 
     Attributes:
-        stage: when it is done.
-        least: its least strength; the largest is 1, and 0 leaves an image as it is.
-        apply: makes the rows of the result of those of an image, its height, the strength, and
-            what is known of the network's input.
+        stage: Whether it runs before or after the network.
+        least: Its lowest strength; the highest is 1, and 0 leaves an image unchanged.
+        apply: Returns the rows of the result, from the rows of an image, its height, the strength,
+            and the facts about the network's input.
     """
 
     stage: str
@@ -83,10 +86,10 @@ class _Kind:
 
 
 def parse(text: str, stage: Literal["pre", "post"]) -> tuple[Step, ...]:
-    """The steps of a text such as ``median=0.5,clahe=0.3``, in its order; none of an empty one.
+    """The steps of a text such as ``median=0.5,clahe=0.3``, in its order; an empty text has none.
 
     Raises:
-        UserError: there is no such step at this stage, or no such strength of it.
+        UserError: There is no such step at this stage, or the strength is not allowed.
     """
     steps = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -115,8 +118,8 @@ def enhance(pixels: np.ndarray, steps: Sequence[Step], before: Input | None = No
 
     Args:
         pixels: uint8, uint16 or floats in 0..1, ``[H, W, 1]`` (grey) or ``[H, W, 3]`` (RGB).
-        steps: from ``parse``.
-        before: what the network was given, which the step ``colour`` needs.
+        steps: From ``parse``.
+        before: Facts about the network's input, which the step ``colour`` needs.
     """
     if not any(step.strength for step in steps):
         return pixels
@@ -129,9 +132,9 @@ def enhance(pixels: np.ndarray, steps: Sequence[Step], before: Input | None = No
 def enhanced_strips(
     rows: Rows, height: int, steps: Sequence[Step], before: Input | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The result of some steps from top to bottom: where a strip starts, and its rows.
+    """The result of some steps from top to bottom: the start of each strip, and its rows.
 
-    No row is asked for after a strip below it was given out: a result may take its image's place.
+    A row is never read after a strip below it was returned, so the result may overwrite its image.
     """
     rows = _kept(rows, height)
     for step in steps:
@@ -143,7 +146,7 @@ def enhanced_strips(
 
 
 def bytes_per_pixel(steps: Sequence[Step]) -> int:
-    """The memory that steps take for each pixel of a whole image, beside that of strips."""
+    """The memory that steps need per pixel of a whole image, without that of strips."""
     names = {step.name for step in steps if step.strength}
     return 6 * bool(names) + _CLAHE_BYTES * ("clahe" in names)
 
@@ -164,8 +167,8 @@ def as_type(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def colours_of(rows: Rows, height: int, scale: int = 1) -> Colours:
     """The colours of an image, or of one that is ``scale`` times larger than its input.
 
-    Both are compared in means over cells of 8 by 8 pixels of the input, in which neither the noise
-    of an input nor the detail of an output counts.
+    Both are averaged over cells of 8 by 8 pixels of the input, so that neither the noise of an
+    input nor the detail of an output counts.
     """
     cell = _CELL * scale
     weights, sums, squares = 0.0, 0.0, 0.0
@@ -182,9 +185,9 @@ def colours_of(rows: Rows, height: int, scale: int = 1) -> Colours:
 
 
 def _kept(rows: Rows, height: int) -> Rows:
-    """The same rows, made in strips of which the last few are kept.
+    """The same rows, computed in strips, with the last few strips cached.
 
-    So a strip is made once in a pass, and always of the same rows, wherever it is needed.
+    So a strip is computed once in a pass, and always from the same rows.
     """
 
     @functools.lru_cache(maxsize=4)
@@ -208,7 +211,7 @@ def _all_strips(rows: Rows, height: int) -> Iterator[np.ndarray]:
 def _mixed(
     rows: Rows, height: int, strength: float, halo: int, change: Callable[[np.ndarray], np.ndarray]
 ) -> Rows:
-    """``x + strength * change(x)``, where a change looks at ``halo`` rows around a row."""
+    """``x + strength * change(x)``, where a change depends on ``halo`` rows around a row."""
 
     def result(start: int, stop: int) -> np.ndarray:
         top, bottom = max(0, start - halo), min(height, stop + halo)
@@ -225,17 +228,19 @@ def _luma(x: np.ndarray) -> np.ndarray:
 
 
 def _median(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """The median of 3 by 3 pixels, a channel at a time."""
+    """The median of 3 by 3 pixels, per channel."""
     filters: Any = importlib.import_module("skimage.filters")
     footprint = np.ones((3, 3, 1))
     return _mixed(rows, height, strength, 1, lambda x: filters.median(x, footprint) - x)
 
 
 def _nlm(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """Non-local means, for noise of the deviation that the image has."""
+    """Non-local means, for the noise level of the image."""
     restoration: Any = importlib.import_module("skimage.restoration")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an image one pixel wide looks like one of channels
+        warnings.simplefilter(
+            "ignore"
+        )  # scikit-image takes a width of one pixel for a channel axis
         sigmas = [restoration.estimate_sigma(x, channel_axis=-1) for x in _all_strips(rows, height)]
     sigma = float(np.median(sigmas))
     if not sigma > _CLEAN:
@@ -256,7 +261,7 @@ def _nlm(rows: Rows, height: int, strength: float, before: Input | None) -> Rows
 
 
 def _clahe(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """Adaptive equalisation of the luma's histogram, with limited contrast, in the luma's range."""
+    """Adaptive histogram equalisation of the luma, with limited contrast, in the luma's range."""
     exposure: Any = importlib.import_module("skimage.exposure")
     luma = np.concatenate([_luma(x) for x in _all_strips(rows, height)])
     low, high = luma.min(), luma.max()
@@ -272,7 +277,7 @@ def _clahe(rows: Rows, height: int, strength: float, before: Input | None) -> Ro
 
 
 def _normalise(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """All channels stretched as the luma is whose darkest and lightest pixels become 0 and 1."""
+    """All channels, stretched so that the luma's darkest and lightest pixels become 0 and 1."""
     exposure: Any = importlib.import_module("skimage.exposure")
     counts = np.zeros(65_536, np.int64)
     for x in _all_strips(rows, height):
@@ -292,7 +297,7 @@ def _normalise(rows: Rows, height: int, strength: float, before: Input | None) -
 
 
 def _unsharp(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """The luma's difference from its blurred form, added to all channels."""
+    """The image plus the difference between the luma and its blurred form."""
     filters: Any = importlib.import_module("skimage.filters")
 
     def change(x: np.ndarray) -> np.ndarray:
@@ -303,9 +308,9 @@ def _unsharp(rows: Rows, height: int, strength: float, before: Input | None) -> 
 
 
 def _edges(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """The luma's difference from its neighbours, added where there are edges.
+    """The image plus the difference between the luma and its neighbours' mean, at edges only.
 
-    So flat parts keep the noise that they have.
+    So flat parts keep their noise level.
     """
     filters: Any = importlib.import_module("skimage.filters")
 
@@ -319,7 +324,7 @@ def _edges(rows: Rows, height: int, strength: float, before: Input | None) -> Ro
 
 
 def _colour(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """Each channel with the mean and the deviation that the input has."""
+    """Each channel with the input's mean and standard deviation."""
     if before is None:
         raise ValueError("the step colour needs the colours of the network's input")
     own, wanted = colours_of(rows, height, before.scale), before.colours
@@ -331,7 +336,7 @@ def _colour(rows: Rows, height: int, strength: float, before: Input | None) -> R
 
 
 def _saturation(rows: Rows, height: int, strength: float, before: Input | None) -> Rows:
-    """The distance of each channel from the luma, enlarged or, below 0, reduced."""
+    """Each channel's distance from the luma, increased or, below 0, reduced."""
     return _mixed(rows, height, strength, 0, lambda x: x - _luma(x)[..., None])
 
 

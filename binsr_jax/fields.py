@@ -1,4 +1,4 @@
-"""How the fields of a config are declared: each with its default, its meaning and its rule."""
+"""Declarations of config fields, each with its default, meaning and rule."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,12 +13,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must fulfil.
+    """A condition on a value.
 
     Attributes:
-        holds: whether it does.
-        requirement: the rule in words, such as "must be at least 1".
-        choices: the values, where these are a few texts.
+        holds: Whether a value fulfils it.
+        requirement: The rule in words, such as "must be at least 1".
+        choices: The allowed values, if these are a few texts.
     """
 
     holds: Callable[[Any], bool]
@@ -31,10 +31,10 @@ class Field:
     """A declared field.
 
     Attributes:
-        default: its value unless a recipe or the command line sets another.
-        meaning: one phrase, which ``binsr train --help`` prints.
-        rule: what its values must fulfil, or None.
-        elements: of a tuple: the type of its elements, then other types that become it.
+        default: Its value unless a recipe or the command line sets another.
+        meaning: One phrase, which ``binsr train --help`` prints.
+        rule: The rule for its values, or None.
+        elements: For a tuple: the type of its elements, then other types that are converted to it.
     """
 
     default: Any
@@ -46,7 +46,7 @@ class Field:
 def field(
     default: Value, meaning: str, rule: Rule | None = None, elements: tuple[type, ...] = (str,)
 ) -> Value:
-    """Declares a field of a ``Section``: see ``Field``. To a type checker it is its default."""
+    """Declares a field of a ``Section``; see ``Field``. A type checker sees its default."""
     return cast(Value, Field(default, meaning, rule, elements))
 
 
@@ -54,16 +54,16 @@ Part = TypeVar("Part", bound="Section")
 
 
 def section(part: type[Part]) -> Part:
-    """Declares a section within a section. To a type checker it is an instance."""
+    """Declares a section within a section. A type checker sees an instance."""
     return cast(Part, part)
 
 
 class Section:
-    """A part of a config, as its declarations describe it.
+    """A part of a config, with its declared fields.
 
     At run time a config is an ``ml_collections.ConfigDict``, so that recipes and the command line
-    can set its fields. The subclasses of ``Section`` say which fields it has, and are the types by
-    which a checker knows them. They have no instances.
+    can set its fields. The subclasses of ``Section`` declare its fields, and are its types for a
+    type checker. They have no instances.
     """
 
     if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Section:
 
 
 def declared(section: type[Section], prefix: str = "") -> dict[str, Field]:
-    """The fields of a section and of the sections in it, by name: ``{"train.steps": Field}``."""
+    """The fields of a section and of its subsections, by name: ``{"train.steps": Field}``."""
     fields: dict[str, Field] = {}
     for name, value in vars(section).items():
         if isinstance(value, Field):
@@ -99,11 +99,11 @@ def check(fields: Mapping[str, Field], config: Any) -> None:
     """Checks every field of a config by its own rule.
 
     Args:
-        fields: names, such as ``"train.steps"``, to the fields to check.
-        config: the whole config.
+        fields: The fields to check, by names such as ``"train.steps"``.
+        config: The whole config.
 
     Raises:
-        UserError: a value breaks its rule; names the field, the value and what is possible.
+        UserError: A value breaks its rule; the message names the field, the value and the rule.
     """
     for name, declaration in fields.items():
         rule = declaration.rule

@@ -1,4 +1,4 @@
-"""Files opened and written safely: regular ones read, new ones beside their name and renamed."""
+"""Opens and writes files safely: reads regular files only, writes beside the name and renames."""
 
 import contextlib
 import errno
@@ -13,12 +13,12 @@ NO_REGULAR_FILE = "it is a folder, a pipe or a device, and no regular file"
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a regular file for reading; a pipe is not waited for, a device not touched.
+    """Opens a regular file for reading, without waiting for a pipe or touching a device.
 
     Raises:
-        OSError: there is no such file, or it is no regular file.
+        OSError: There is no such file, or it is no regular file.
     """
-    # Without waiting for a writer, should it be a pipe.
+    # Does not wait for a writer if it is a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -30,10 +30,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 class Output:
-    """A new file that is being written, without the descriptor that a real file has.
+    """A new file for writing, without the file descriptor of a real one.
 
-    Encoders in C write to a descriptor if they find one, and some do not look at how much of it
-    arrived; so they have to write here, where every failure is an exception.
+    Encoders in C write to a descriptor if they find one, and some ignore failed writes. Here they
+    have to call ``write``, where every failure raises an exception.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -41,37 +41,37 @@ class Output:
         self.size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Writes all of ``data`` at the current place."""
+        """Writes all of ``data`` at the current position."""
         count = self._file.write(data)
         self.size = max(self.size, self._file.tell())
         return count
 
     def read(self, count: int = -1) -> bytes:
-        """Bytes that were written, from the current place."""
+        """Written bytes, from the current position."""
         return self._file.read(count)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to another place."""
+        """Moves to another position."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """The current place."""
+        """The current position."""
         return self._file.tell()
 
     def flush(self) -> None:
-        """Gives what was written to the system."""
+        """Passes the written bytes to the system."""
         self._file.flush()
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Output]:
-    """Writes a file under a random name beside its own, and gives it its name when it is complete.
+    """Writes a file under a random name beside its own, and renames it when it is complete.
 
-    So there is never half a file under that name, whatever fails; two programs that write the same
-    file do not meet; and no link that waits under the temporary name is followed.
+    So no failure leaves half a file under that name, two programs can write the same file, and a
+    link under the temporary name is not followed.
 
     Raises:
-        OSError: the file cannot be written, or ``path`` is no regular file.
+        OSError: The file cannot be written, or ``path`` is no regular file.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -94,7 +94,7 @@ def replacing(path: Path) -> Iterator[Output]:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Writes a file of this content; see ``replacing``."""
+    """Writes a file with this content; see ``replacing``."""
     with replacing(path) as output:
         output.write(content)
 
@@ -105,20 +105,20 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def open_lock(path: Path) -> int:
-    """Opens a lock file, made if it is missing, and returns its descriptor; no link is followed."""
+    """Opens a lock file, creates it if missing, and returns its descriptor; follows no link."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, 0o644)
 
 
 def printable(text: str) -> str:
-    r"""The text with all that a terminal would obey, or not show, as an escape such as ``\x1b``."""
+    r"""The text, with control characters and unprintable ones as escapes such as ``\x1b``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:
-    """A byte of a name that is no UTF-8 as that byte, any other character as Python writes it."""
+    """The escape of a byte that is not UTF-8, or of a character as Python writes it."""
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"

@@ -1,4 +1,4 @@
-"""Rows of numbers in files: one JSON object a line."""
+"""Rows of numbers in files: one JSON object per line."""
 
 import json
 import math
@@ -15,12 +15,12 @@ def json_line(row: Row) -> str:
 
 
 def encoded(lines: str) -> bytes:
-    """Lines of JSON as bytes; names of files that are no UTF-8 become escapes of JSON."""
+    """Lines of JSON as bytes; file names that are not UTF-8 become JSON escapes."""
     return lines.encode("utf-8", "backslashreplace")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file; lines that are none, as a killed process leaves, are dropped."""
+    """The rows of a file; incomplete lines, such as a killed process leaves, are dropped."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""Starts training and evaluation, whose flags are absl's; and what all programs set up alike."""
+"""Starts training and evaluation, whose flags are absl's, and the common set-up of all programs."""
 
 import difflib
 import logging as python_logging
@@ -21,7 +21,7 @@ from binsr_jax.ops.native import build, choose
 from binsr_jax.recipes import recipe_file
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
-# Of lists whose default is empty, or of one element; the defaults of all other fields are examples.
+# Examples for lists with an empty default or one element; other fields have their default as one.
 _EXAMPLES = {
     "config.data.sources": "folder:DIR=3,samples=1",
     "config.train.milestones": "200000,400000",
@@ -32,9 +32,9 @@ _EXAMPLES = {
 
 
 class Program(Protocol):
-    """A subcommand whose flags are absl's, since it takes fields of a config: train, evaluate.
+    """A subcommand with absl's flags, since it takes fields of a config: train or evaluate.
 
-    ``define_flags`` makes its flags for these arguments (after the program's name), and ``run``
+    ``define_flags`` defines its flags for these arguments (after the program's name), and ``run``
     returns the exit status; None is 0. Its docstring is its description.
     """
 
@@ -46,12 +46,12 @@ def launch(program: Program, name: str, argv: Sequence[str]) -> int:
     """Runs ``binsr NAME ...`` and returns its exit status.
 
     Args:
-        program: the subcommand's module.
-        name: what it is called.
-        argv: its arguments.
+        program: The subcommand's module.
+        name: Its name.
+        argv: Its arguments.
 
     Raises:
-        UserError: a flag, a field or a value of the config, or the recipe is wrong.
+        UserError: A flag, a field or a value of the config, or the recipe is wrong.
     """
     argv = [_normalised(argument) for argument in argv]
     if any(argument in ("-h", "--help", "--helpfull") for argument in argv):
@@ -76,11 +76,10 @@ def launch(program: Program, name: str, argv: Sequence[str]) -> int:
 
 
 def keep_compiled_programs() -> None:
-    """Keeps compiled programs in ``~/.cache/binsr-jax/jax``, so that the next start is quick.
+    """Caches compiled programs in ``~/.cache/binsr-jax/jax``, so that the next start is faster.
 
-    Without a home, in a temporary folder.
-
-    JAX's own variable JAX_COMPILATION_CACHE_DIR names another folder.
+    Without a home directory, a temporary folder is used. JAX's own variable
+    JAX_COMPILATION_CACHE_DIR names another folder.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
@@ -88,15 +87,15 @@ def keep_compiled_programs() -> None:
         except OSError as error:
             logging.warning("Compiled programs are not kept: %s", error)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # Also the draws of the first parameters, of which each takes less than JAX's own second.
+        # JAX's default threshold of a second would exclude the draws of the initial parameters.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def check_kernel() -> None:
-    """Looks at the environment variable BINSR_KERNEL (``binsr_jax.ops.native``), if it is set.
+    """Checks the environment variable BINSR_KERNEL (``binsr_jax.ops.native``), if it is set.
 
     Raises:
-        UserError: it names no form that this machine can make and run.
+        UserError: It names no form that this machine can compile and run.
     """
     if os.environ.get("BINSR_KERNEL"):
         try:
@@ -106,12 +105,12 @@ def check_kernel() -> None:
 
 
 def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
-    """Keeps this package's lines and others' warnings.
+    """Passes this package's lines and others' warnings.
 
-    Orbax writes dozens of lines a checkpoint. What fails in its threads it logs with a traceback,
-    also through asyncio, and raises it as well: that becomes a sentence.
+    Orbax logs dozens of lines per checkpoint. It logs failures in its threads with a traceback,
+    also through asyncio, and raises them as well; they are reported as one sentence.
     """
-    # Names come from elsewhere, and the terminal is not theirs to steer.
+    # Names are untrusted and must not control the terminal.
     record.msg, record.args = printable(record.getMessage()), ()
     ours = record.pathname.startswith(str(Path(__file__).parent))
     noise = "orbax" in record.pathname or record.name == "asyncio"
@@ -127,10 +126,10 @@ def _normalised(argument: str) -> str:
 
 
 def _with_recipe_file(argv: Sequence[str]) -> list[str]:
-    """The arguments with the recipe's name replaced by its file.
+    """The arguments, with the recipe's name replaced by its file.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: There is no such recipe.
     """
     replaced = list(argv)
     for i, argument in enumerate(argv):
@@ -147,7 +146,7 @@ def _with_recipe_file(argv: Sequence[str]) -> list[str]:
 
 
 def _help(program: Program, name: str) -> str:
-    """What ``binsr NAME --help`` prints."""
+    """The text that ``binsr NAME --help`` prints."""
     lines = [f"usage: binsr {name} [options]", "", (program.__doc__ or "").strip(), "", "options:"]
     values = program.define_flags([])
     for flag in values:
@@ -160,7 +159,7 @@ def _help(program: Program, name: str) -> str:
 
 
 def _field_help(name: str, declaration: Field) -> list[str]:
-    """The lines of a field: what to write, and what it means."""
+    """The help lines of a field: how to set it, and its meaning."""
     rule = declaration.rule
     choices = rule.choices if rule else ()
     bound = f"; {rule.requirement}" if rule and not choices else ""
@@ -171,12 +170,12 @@ def _field_help(name: str, declaration: Field) -> list[str]:
 
 
 def _with_lists(argv: Sequence[str]) -> list[str]:
-    """The arguments, with those for lists as the Python tuples that ml_collections takes.
+    """The arguments, with lists as Python tuples, which ml_collections expects.
 
-    It takes ``Set5,B100`` as one text. A flag that is given again adds to the list.
+    It would take ``Set5,B100`` as one text. A repeated flag adds to the list.
 
     Raises:
-        UserError: a list has an element that its field cannot have.
+        UserError: A list has an element that its field does not allow.
     """
     fields = flat_fields(default(), "config.")
     lists = {name: known for name, known in fields.items() if isinstance(known, tuple)}
@@ -196,14 +195,14 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
 
 
 def _wrong_value(name: str, text: str, known: Any) -> str:
-    """The sentence for a value that a field of the config cannot have; ``known``: its default."""
+    """The error for a value that a config field cannot have; ``known`` is the field's default."""
     kind = _KINDS.get(type(known), "a text")
     usual = ",".join(map(str, known)) if isinstance(known, tuple) else repr(known)
     return f"{name} cannot be {text!r}: it is {kind}, such as {_EXAMPLES.get(name, usual)}."
 
 
 def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
-    """The sentence for a wrong flag, a wrong field or value of the config, or a broken recipe."""
+    """The error for a wrong flag, a wrong field or value of the config, or a broken recipe."""
     text = str(error)
     missing = re.findall(r"Flag (--\w+) must have a value other than None", text)
     if missing:
@@ -217,7 +216,7 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
         if name not in fields:
             hint = _did_you_mean(name, list(fields), "binsr_jax/config.py lists those it has.")
             return f"The config has no field {name}: {hint}"
-        if f"--{name}={value}:" in text:  # of a flag that is repeated, the value that failed
+        if f"--{name}={value}:" in text:  # the failed value of a repeated flag
             return _wrong_value(name, value, fields[name])
     if "get_config() takes 0 positional arguments" in text:
         return "This recipe has no variants: leave out the colon after its file name, and the rest."

@@ -1,14 +1,14 @@
-"""How much memory the machine has left."""
+"""The available memory of the machine."""
 
 import os
 from pathlib import Path
 
 
 def available_memory() -> int | None:
-    """Bytes that can still be used without swapping, or None where the system does not say.
+    """Bytes that can be used without swapping, or None if the system does not report it.
 
-    On Linux the least of what the kernel calls available and of what the control group allows;
-    elsewhere the physical memory.
+    On Linux it is the smaller of the kernel's available memory and the control group's limit;
+    elsewhere it is the physical memory.
     """
     amounts = [_meminfo_available(), _group_left(Path("/sys/fs/cgroup"))]
     known = [amount for amount in amounts if amount is not None]
@@ -25,7 +25,7 @@ def _meminfo_available() -> int | None:
 
 
 def _group_left(group: Path) -> int | None:
-    """What a control group (version 2) may still allocate; its page cache can be given back."""
+    """The bytes that a control group (version 2) may still allocate; page cache counts as free."""
     try:
         most = (group / "memory.max").read_text().strip()
         current = int((group / "memory.current").read_text())

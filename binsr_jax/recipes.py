@@ -1,8 +1,8 @@
-"""Recipes: config files, their variants, and what papers print of them.
+"""Recipes: config files, their variants, and the published numbers of their rows.
 
-The packaged recipes are the modules of ``binsr_jax.configs`` and are called by name, such as
-``quickstart``. Any other recipe is a file and is called by its path. A recipe file has
-``get_config(variant)``. One that stands for a paper's table also has
+The packaged recipes are the modules of ``binsr_jax.configs`` and are named like them, such as
+``quickstart``. Any other recipe is a file, named by its path. A recipe file has
+``get_config(variant)``. A recipe for a paper's table also has
 
     VARIANTS: dict[str, tuple[str, ...]]     the fields of a variant and their values, default first
     ROWS: dict[str, Published]               variants that are rows of the table
@@ -24,15 +24,15 @@ PACKAGED = Path(__file__).parent / "configs"  # the folder of the packaged recip
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper prints of a row of its table.
+    """The numbers that a paper prints in a row of its table.
 
     Attributes:
-        title: What the table calls the row.
+        title: The row's title in the table.
         scores: PSNR in dB by set, ``"Set5"``, or by set and level, ``"CBSD68-15"``.
-        ssim: SSIM likewise.
-        operations: In G, as the paper counts them; None if it does not say.
-        parameters: In K, likewise.
-        convention: How it counts them: a key of ``binsr_jax.cost.CONVENTIONS``.
+        ssim: SSIM in the same form.
+        operations: In G, as the paper counts them; None if it does not print them.
+        parameters: In K, in the same way.
+        convention: The paper's way of counting: a key of ``binsr_jax.cost.CONVENTIONS``.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Recipe:
         file: Name of a packaged recipe, or path of a recipe file.
         variant: The text after the colon; may be empty.
         config: The full config.
-        published: What a paper prints of it, with empty scores if it is no row of a paper's table.
+        published: The paper's numbers; empty scores if it is no row of a paper's table.
     """
 
     file: str
@@ -61,12 +61,12 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        """What tables call it."""
+        """The title in tables."""
         return self.published.title
 
     @property
     def spec(self) -> str:
-        """``RECIPE:VARIANT``, as `open_recipe` and ``--config`` take it."""
+        """``RECIPE:VARIANT``, as ``open_recipe`` and ``--config`` take it."""
         return f"{self.file}:{self.variant}" if self.variant else self.file
 
 
@@ -74,10 +74,10 @@ def open_recipe(spec: str) -> Recipe:
     """Opens ``RECIPE`` or ``RECIPE:VARIANT``, such as ``attention:res=spatial,bin=se``.
 
     Args:
-        spec: the recipe is a packaged one's name or a file's path.
+        spec: A packaged recipe's name or a file's path, and a variant.
 
     Raises:
-        UserError: there is no such file or variant (the sentence names those there are), or the
+        UserError: There is no such file or variant (the message names the existing ones), or the
             file fails.
     """
     file, _, variant = spec.partition(":")
@@ -88,10 +88,10 @@ def list_recipes(folder: str | Path | None = None) -> list[Recipe]:
     """All rows of all recipes, by file; a file without rows is one recipe.
 
     Args:
-        folder: where the recipe files are; by default the packaged recipes.
+        folder: The folder of the recipe files; by default the packaged recipes.
 
     Raises:
-        UserError: the folder has no recipe files, or one of them fails.
+        UserError: The folder has no recipe files, or one of them fails.
     """
     if folder is None:
         return [recipe for name in packaged() for recipe in list_rows(name)]
@@ -105,7 +105,7 @@ def list_rows(file: str) -> list[Recipe]:
     """All rows of a recipe file; a file without rows is one recipe.
 
     Raises:
-        UserError: there is no such file, or it fails.
+        UserError: There is no such file, or it fails.
     """
     module = _load(file)
     return [_recipe(file, module, variant) for variant in module.get("ROWS", [""])]
@@ -117,10 +117,10 @@ def packaged() -> list[str]:
 
 
 def recipe_file(recipe: str) -> Path:
-    """The file of a recipe, which is a packaged one's name or a file's path.
+    """The file of a recipe, given as a packaged recipe's name or a file's path.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: There is no such recipe.
     """
     if recipe in packaged():
         return PACKAGED / f"{recipe}.py"
@@ -163,7 +163,7 @@ def _recipe(file: str, module: dict[str, Any], variant: str) -> Recipe:
 
 
 def _guarded(file: str, call: Callable[[], Any]) -> Any:
-    """What ``call()`` returns; what a recipe raises becomes a sentence."""
+    """The result of ``call()``; an exception in a recipe becomes one sentence."""
     try:
         return call()
     except UserError:

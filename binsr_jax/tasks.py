@@ -1,4 +1,4 @@
-"""What a network is asked to restore, and by which protocol its results are scored."""
+"""Restoration tasks, and the protocols by which their results are scored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,29 +8,29 @@ from binsr_jax.errors import UserError
 
 
 def scored_set(name: str, level: int) -> str:
-    """What a benchmark set is called at a level of degradation: "CBSD68-15"; without one, 0."""
+    """The name of a benchmark set at a level of degradation: "CBSD68-15"; level 0 means none."""
     return f"{name}-{level}" if level else name
 
 
 @dataclass(frozen=True)
 class Task:
-    """A restoration task and the protocol that its papers score it by.
+    """A restoration task and the scoring protocol of its papers.
 
     Attributes:
-        name: What the tables call it, such as "SR x2".
+        name: The name in tables, such as "SR x2".
         scale: How many times larger the output is than the input.
         channels: Image channels, 3 for RGB, 1 for grey or luma.
-        border: Pixels left out on each side before an image is scored.
-        luma: Whether scores are taken on the Y channel (of MATLAB's rgb2ycbcr) of RGB images, or on
-            all channels that there are.
-        grey: Whether the one channel of a colour image is its grey in 0..255, 0.299 R + 0.587 G +
-            0.114 B, or that Y, in 16..235.
-        sets: Benchmark sets that its papers report, in their order.
-        degradation: What makes the input of an image: a key of
-            ``data.degradations.DEGRADATIONS``. Tables call the input so, too.
-        levels: How strongly a benchmark's images are degraded, once for each of these: standard
-            deviations of noise, or JPEG qualities. Empty where there is only one way.
-        scores: What is measured: keys of ``evaluation.metrics.SCORES``.
+        border: Pixels that are cropped on each side before scoring.
+        luma: Whether scores are computed on the Y channel (of MATLAB's rgb2ycbcr) of RGB images, or
+            on all channels.
+        grey: How a one-channel task converts a colour image: to grey in 0..255, 0.299 R + 0.587 G +
+            0.114 B, if True, else to that Y, in 16..235.
+        sets: Benchmark sets of its papers, in their order.
+        degradation: The degradation of its inputs: a key of ``data.degradations.DEGRADATIONS``.
+            Tables call the input by this name.
+        levels: The strengths of a benchmark's degradation: standard deviations of noise, or JPEG
+            qualities. Empty if there is only one.
+        scores: Its scores: keys of ``evaluation.metrics.SCORES``.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Task:
         return f"{pixels}, border {self.border}"
 
     def scored_sets(self, name: str) -> tuple[str, ...]:
-        """What a benchmark set is called in scores: one name for each level, "CBSD68-15"."""
+        """The names of a benchmark set in scores: one for each level, "CBSD68-15"."""
         return tuple(scored_set(name, level) for level in self.levels or (0,))
 
 
@@ -181,7 +181,7 @@ def _require_scale_1(config: Config) -> None:
 
 
 def _levels(config: Config, usual: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """The levels that a config asks for, or the usual ones."""
+    """The levels that a config requests, or the usual ones."""
     levels = tuple(config.eval.levels)
     if any(type(level) is not int or not 1 <= level <= most for level in levels):
         raise UserError(
@@ -203,7 +203,7 @@ TASKS: dict[str, Callable[[Config], Task]] = {
     "real": _blind,
 }
 
-# Those that enlarge by a scale of 2, 3 or 4; the others have scale 1.
+# Tasks that enlarge by a scale of 2, 3 or 4; the others have scale 1.
 ENLARGING = ("sr", "photo", "real")
 
 
@@ -211,8 +211,8 @@ def task_of(config: Config) -> Task:
     """The task that a config names.
 
     Raises:
-        UserError: `config.task` is not a key of `TASKS`, or the task has no such `config.scale` or
-            `config.eval.levels`.
+        UserError: ``config.task`` is not a key of ``TASKS``, or the task does not allow this
+            ``config.scale`` or ``config.eval.levels``.
     """
     if config.task not in TASKS:
         raise UserError(f"config.task is {config.task!r}, but must be one of: {', '.join(TASKS)}.")

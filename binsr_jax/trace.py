@@ -1,4 +1,4 @@
-"""The trace of a network's inference, and what can be counted of it."""
+"""The trace of a network's inference, and counts of its operations and memory."""
 
 import itertools
 import math
@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-# Sums and the like: an operation for an element read. All other arithmetic: for one written.
+# Reductions count one operation per element read; all other arithmetic, one per element written.
 _REDUCTIONS = {"reduce_max", "reduce_min", "reduce_prod", "reduce_sum"}
-# These only move, convert or name numbers.
+# These only move, convert or name numbers, so they count nothing.
 _FREE = {
     "broadcast_in_dim",
     "concatenate",
@@ -43,9 +43,9 @@ class _Step:
 
     Attributes:
         equation: The step.
-        times: How often it is run.
-        inputs: Numbers of the values that go in; of a literal, -1.
-        outputs: Numbers of those that come out.
+        times: How often it runs.
+        inputs: The numbers of its input values; -1 for a literal.
+        outputs: The numbers of its output values.
     """
 
     equation: core.JaxprEqn
@@ -63,12 +63,12 @@ class _Step:
 
 
 class Trace:
-    """The steps of a network's inference, those of functions that it calls among them.
+    """The steps of a network's inference, including those of functions that it calls.
 
     Args:
-        module: the network, or a part of one.
-        variables: its variables, or their shapes.
-        x: its input, or its shape.
+        module: The network, or a part of one.
+        variables: Its variables, or their shapes.
+        x: Its input, or its shape.
     """
 
     def __init__(self, module: nn.Module, variables: Any, x: jax.ShapeDtypeStruct) -> None:
@@ -78,7 +78,7 @@ class Trace:
         self._input = known[jaxpr.invars[-1]]
         self._input_bytes = _bytes(jaxpr.invars[-1])
         self._steps = list(self._walk(jaxpr, known, 1))
-        # Of each value that depends on the input: the value that it is a view of, or itself.
+        # For each value that depends on the input: the value of which it is a view, or itself.
         self._views = {self._input: self._input}
         for step in self._steps:
             sources = [self._views[i] for i in step.inputs if i in self._views]
@@ -87,7 +87,7 @@ class Trace:
                 self._views |= {o: sources[0] if view else o for o in step.outputs}
 
     def operations(self) -> Counter[str]:
-        """How many there are of "binary" and "float" multiply-accumulates, and "elementwise"."""
+        """Counts of "binary" and "float" multiply-accumulates and of "elementwise" operations."""
         result: Counter[str] = Counter()
         for step in self._steps:
             if step.name in _PRODUCTS:
@@ -99,10 +99,10 @@ class Trace:
         return result
 
     def profiled(self) -> int:
-        """What ptflops counts of everything but binary convolutions: see `cost.Cost`.
+        """ptflops's count of everything but binary convolutions; see ``cost.Cost``.
 
-        A bias is what is added to a product and does not depend on the input; a rectifier is the
-        larger of a value and a constant, or a choice by comparing one of its cases.
+        A bias is added to a product and does not depend on the input. A rectifier is the larger of
+        a value and a constant, or a choice that compares one of its cases.
         """
         result = 0
         products: set[int | None] = set()
@@ -127,7 +127,7 @@ class Trace:
         return result
 
     def activation_bytes(self) -> int:
-        """The most that feature maps take at any product: see `cost.Cost`."""
+        """The largest memory of feature maps at any product; see ``cost.Cost``."""
         size, born, last = {self._input: self._input_bytes}, {self._input: 0}, {self._input: 0}
         for now, step in enumerate(self._steps):
             for i in step.inputs:
@@ -146,7 +146,7 @@ class Trace:
         )
 
     def _walk(self, jaxpr: core.Jaxpr, known: dict[Any, int], times: int) -> Iterator[_Step]:
-        """The steps, with the numbers of values added to ``known``."""
+        """The steps; adds the numbers of their values to ``known``."""
 
         def number(value: Any) -> int:
             if isinstance(value, core.Literal):
@@ -180,7 +180,7 @@ def _is_trace(value: Any) -> bool:
 
 
 def _is_binary(step: _Step) -> bool:
-    """Whether a product is of a ``SignConv``."""
+    """Whether a product belongs to a ``SignConv``."""
     return step.equation.params["preferred_element_type"] == jnp.int32
 
 

@@ -1,4 +1,4 @@
-"""Turns a face upright into a square, says where its parts lie, and pastes the square back."""
+"""Aligns a face in a square, finds the boxes of its parts, and pastes the square back."""
 
 import functools
 import importlib
@@ -35,7 +35,8 @@ _LANDMARKS = {
     "mouth": tuple(range(48, 68)),
 }
 _LEAST_HALF_SIDE = 16
-# The mask of what is pasted is 0 up to so far from the edge of the square, and 1 from there on.
+# The mask of a pasted face is 0 up to the first distance from the square's edge, and 1 from the
+# second on.
 _MASK_FROM, _MASK_TO = 16, 80
 
 
@@ -51,10 +52,10 @@ def alignment(landmarks: np.ndarray) -> Any:
 
 
 def part_boxes(landmarks: np.ndarray) -> np.ndarray:
-    """Where the parts of an aligned face lie.
+    """The boxes of the parts of an aligned face.
 
     A box is a square around the mean of the part's landmarks, as large as their extent and at least
-    32 pixels. One that would leave the image is moved, and cut if it is larger than the image.
+    32 pixels. A box beyond the image is moved inside, and cut if it is larger than the image.
 
     Args:
         landmarks: ``[68, 2]``: x and y in the aligned face.
@@ -74,14 +75,15 @@ def part_boxes(landmarks: np.ndarray) -> np.ndarray:
 
 
 def aligned_face(pixels: np.ndarray, transform: Any) -> np.ndarray:
-    """Cuts a face out; what lies beyond the picture is its mirror image.
+    """Cuts out a face; pixels beyond the picture are mirrored.
 
     Args:
         pixels: ``[H, W, C]`` of any type.
-        transform: from ``alignment``.
+        transform: From ``alignment``.
 
     Returns:
-        float32 ``[512, 512, C]``, in the range of the pixels, apart from what interpolation adds.
+        float32 ``[512, 512, C]``, in the range of the pixels, except for overshoot of the
+        interpolation.
     """
     rows, columns = _region(pixels, transform, margin=4 + 4 / transform.scale)
     to_region = np.linalg.inv(_from_region(rows, columns, transform))
@@ -95,8 +97,8 @@ def pasted(
 
     Args:
         pixels: uint8 or uint16, ``[H, W, C]``.
-        face: float ``[512, 512, C]``, in the range of the pixels.
-        transform: from ``alignment``.
+        face: Float ``[512, 512, C]``, in the range of the pixels.
+        transform: From ``alignment``.
 
     Returns:
         The slices of the rows and columns that change, and their new pixels, of the same type.
@@ -112,7 +114,7 @@ def pasted(
 
 @functools.cache
 def _mask() -> np.ndarray:
-    """How much of each pixel of an aligned face is pasted: ``[512, 512]``, smooth, 0 to 1."""
+    """The weight of each pixel of the pasted face: ``[512, 512]``, smooth, 0 to 1."""
     place = np.arange(SIDE)
     distance = np.minimum(place, SIDE - 1 - place)
     ramp = np.clip((distance - _MASK_FROM) / (_MASK_TO - _MASK_FROM), 0, 1)
@@ -153,10 +155,10 @@ def _sampled(
     An image that this would reduce is reduced before, with a filter against aliasing.
 
     Args:
-        image: of any type.
-        to_image: takes x, y, 1 of the result to those of the image.
-        shape: of the result.
-        mode: what lies beyond the image: a mode of ``scipy.ndimage``.
+        image: Of any type.
+        to_image: Takes x, y, 1 of the result to those of the image.
+        shape: Of the result.
+        mode: What lies beyond the image: a mode of ``scipy.ndimage``.
     """
     image = image.astype(np.float32)
     shrinks = np.hypot(*to_image[:2, 0])

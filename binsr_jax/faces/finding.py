@@ -10,23 +10,23 @@ from PIL import Image
 
 from binsr_jax.errors import UserError
 
-# The longest side of the picture in which faces are looked for, unless another is asked for. The
-# detector sees faces from about 80 pixels on.
+# The default longest side of the picture in the face search. The detector finds faces from about 80
+# pixels on.
 SEARCH_SIDE = 1280
 
-_MOST_ENLARGED = 4  # beyond that there is nothing to be seen
+_MOST_ENLARGED = 4  # a larger factor finds nothing more
 _EXTRA = "pip install 'binsr-jax[faces]'"
 
 
 class FaceFinder:
-    """Finds faces; dlib and its two networks are loaded when it is made.
+    """Finds faces; loads dlib and its two networks when it is created.
 
     Args:
-        search_side: a picture is reduced or enlarged (four times at most) until its longest side
-            has so many pixels, and faces are looked for in the result.
+        search_side: The longest side of the picture in the search; the picture is reduced, or
+            enlarged four times at most.
 
     Raises:
-        UserError: dlib or its networks are not installed; the sentence says how to get them.
+        UserError: Dlib or its networks are not installed; the message says how to get them.
     """
 
     def __init__(self, search_side: int = SEARCH_SIDE) -> None:

@@ -28,7 +28,7 @@ _METADATA = {"format": "binsr-dfdnet", "version": "1"}
 
 
 def usual_file() -> Path:
-    """Where the weights are looked for: ``~/.local/share/binsr-jax/dfdnet.safetensors``."""
+    """The default file of the weights: ``~/.local/share/binsr-jax/dfdnet.safetensors``."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "binsr-jax" / "dfdnet.safetensors"
 
@@ -37,7 +37,7 @@ def save_face_model(file: Path, params: Mapping[str, Any], dictionary: Dictionar
     """Writes weights and dictionaries, as ``models.dfdnet_weights`` makes them.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     leaves: dict[str, Any] = flatten_dict(params, sep="/")
     arrays = {f"params/{path}": leaf for path, leaf in leaves.items()}
@@ -51,10 +51,10 @@ def save_face_model(file: Path, params: Mapping[str, Any], dictionary: Dictionar
 
 
 def load_face_network(file: Path) -> FaceNetwork:
-    """The network of a file of ``save_face_model``.
+    """The network in a file of ``save_face_model``.
 
     Raises:
-        UserError: there is no such file, or it is another one; the sentence says how to get it.
+        UserError: There is no such file, or it is another one; the message says how to get it.
     """
     if not file.is_file():
         raise UserError(
@@ -84,7 +84,7 @@ def load_face_network(file: Path) -> FaceNetwork:
 
 
 def _read(file: Path) -> dict[str, jax.Array]:
-    """The arrays of a file; what it holds is compared with what DFDNet has before it is read."""
+    """The arrays of a file, after their names and shapes are compared with DFDNet's."""
     params: dict[str, Any] = flatten_dict(dfdnet_shapes(), sep="/")
     shapes = {f"params/{path}": leaf.shape for path, leaf in params.items()}
     entries = {

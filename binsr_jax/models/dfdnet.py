@@ -57,7 +57,7 @@ class DFDNet(nn.Module):
 
         Args:
             x: ``[512, 512, 3]``.
-            boxes: int ``[4, 4]``, for each of ``PARTS``: x1, y1, x2, y2 in pixels, inside the
+            boxes: Int ``[4, 4]``, for each of ``PARTS``: x1, y1, x2, y2 in pixels, inside the
                 image; the second pair is exclusive.
             dictionary: Entries for all levels and parts.
             window: One of ``WINDOWS`` that the largest box fits into.
@@ -161,7 +161,7 @@ def replace_part(
         features: ``[h, w, C]``; the part is read from them.
         guide: ``[h, w, C]``; the part is written into them.
         entries: ``[n, d, d, C]``.
-        box: x1, y1, x2, y2 in pixels of the image.
+        box: X1, y1, x2, y2 in pixels of the image.
         attention: A ``ConvPair``.
         window: The side of the window in pixels of the image.
     """

@@ -1,4 +1,4 @@
-"""The networks that tell images from a generator's: a U-Net and a VGG-style one."""
+"""The discriminators, which distinguish real images from a generator's: U-Net and VGG style."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from binsr_jax.ops.image import upsample_bilinear
 
-SPECTRAL = "spectral"  # the collection of what spectral normalisation carries from step to step
+SPECTRAL = "spectral"  # the collection of the vectors of spectral normalisation
 
 _SLOPE = 0.2  # of the leaky ReLU
 _EPSILON = 1e-5  # of batch normalisation
-_MOST_FEATURES = 8  # times the first layer's
+_MOST_FEATURES = 8  # limit of the features, as a multiple of the first layer's
 _LAST_SIDE = 4  # of the VGG-style network's last maps
 _start = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # +-1/sqrt(fan in)
 
@@ -68,11 +68,12 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 class UNetDiscriminator(nn.Module):
-    """How real each pixel of an image is, as a logit: ``[B, H, W, C] -> [B, H, W, 1]``.
+    """A logit per pixel that says how real an image is: ``[B, H, W, C] -> [B, H, W, 1]``.
 
-    Three halvings and three doublings with sums between maps of one size, all with spectral
-    normalisation but the first convolution and the last. Of Wang et al., "Real-ESRGAN: Training
-    Real-World Blind Super-Resolution with Pure Synthetic Data". Sides are multiples of 8.
+    Three downsampling and three upsampling steps, with sums between maps of one size. All
+    convolutions but the first and the last have spectral normalisation. From Wang et al.,
+    "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data". Sides are
+    multiples of 8.
     """
 
     features: int = 64
@@ -95,11 +96,11 @@ class UNetDiscriminator(nn.Module):
 
 
 class VGGDiscriminator(nn.Module):
-    """How real an image is, as a logit: ``[B, H, W, C] -> [B, 1]``.
+    """A logit that says how real an image is: ``[B, H, W, C] -> [B, 1]``.
 
-    Pairs of convolutions, the second of which halves the image, with batch normalisation by the
-    batch's own statistics, and two dense layers. Of Wang et al., "ESRGAN: Enhanced Super-Resolution
-    Generative Adversarial Networks". Sides are equal: 4 times a power of two.
+    It has pairs of convolutions, each second one with stride 2, batch normalisation with the
+    batch's own statistics, and two dense layers. From Wang et al., "ESRGAN: Enhanced
+    Super-Resolution Generative Adversarial Networks". Sides are equal: 4 times a power of two.
     """
 
     features: int = 64
@@ -119,7 +120,7 @@ class VGGDiscriminator(nn.Module):
 
 
 class _BatchNorm(nn.Module):
-    """Normalisation by the batch's statistics; there are no others, since it is only trained."""
+    """Batch normalisation with the batch's statistics only, since it is only used in training."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -136,7 +137,7 @@ DISCRIMINATORS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def fits(name: str, side: int) -> bool:
-    """Whether a discriminator, a key of ``DISCRIMINATORS``, takes images of this side."""
+    """Whether a discriminator, a key of ``DISCRIMINATORS``, accepts images of this side."""
     if name == "vgg":
         doublings = math.log2(side / _LAST_SIDE)
         return doublings >= 1 and doublings == round(doublings)

@@ -1,4 +1,4 @@
-"""The features of VGG19, of which DFDNet is made."""
+"""The features of VGG19, which DFDNet and the perceptual loss use."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Of the images of ImageNet, on which VGG19 was trained: RGB in 0..1.
+# Statistics of ImageNet, on which VGG19 was trained: RGB in 0..1.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -15,13 +15,14 @@ _BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 
 
 class VGG19(nn.Module):
-    """Called with images ``[B, h, w, 3]`` in 0..1, gives features by the names of their layers.
+    """Maps images ``[B, h, w, 3]`` in 0..1 to features by layer names.
 
     Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition".
 
     Attributes:
-        layers: Which: ``"conv5_4"`` is before the ReLU of the fourth convolution of the fifth
-            block, ``"relu5_4"`` after it. What follows the last of them is not computed.
+        layers: The requested layers: ``"conv5_4"`` is before the ReLU of the fourth convolution of
+            the fifth block, ``"relu5_4"`` after it. Layers after the last requested one are not
+            computed.
     """
 
     layers: Sequence[str]

@@ -14,15 +14,15 @@ KINDS = ("clean", "photo", "fast")
 
 @dataclass(frozen=True)
 class Packaged:
-    """A network that comes with the package, or that is meant to.
+    """A network that comes with the package, or that a later version may add.
 
     Attributes:
-        name: what ``binsr_jax.load`` and ``--model`` take.
-        task: the subcommand that uses it: upscale, denoise or dejpeg.
-        scale: how many times larger its output is.
-        kind: of ``KINDS`` where there are several for one task and scale, else "".
-        file: its model file.
-        about: for what it is, as the end of "a network for ...".
+        name: The argument of ``binsr_jax.load`` and ``--model``.
+        task: The subcommand that uses it: upscale, denoise or dejpeg.
+        scale: How many times larger its output is.
+        kind: One of ``KINDS`` if a task and scale have several networks, else "".
+        file: Its model file.
+        about: Its purpose, as the end of "a network for ...".
     """
 
     name: str
@@ -58,10 +58,10 @@ NETWORKS: dict[str, Packaged] = {
 
 
 def find(task: str, scale: int = 1, kind: str = "") -> Packaged:
-    """The network of a task, a scale and a kind.
+    """The network for a task, a scale and a kind.
 
     Raises:
-        UserError: there is none, or this version does not have its file.
+        UserError: There is none, or this version does not have its file.
     """
     for network in NETWORKS.values():
         if (network.task, network.scale, network.kind) == (task, scale, kind):
@@ -76,7 +76,7 @@ def checked(network: Packaged) -> Packaged:
     """The network, if this version has its file.
 
     Raises:
-        UserError: it does not.
+        UserError: The file is missing.
     """
     if network.there:
         return network
@@ -87,10 +87,10 @@ def checked(network: Packaged) -> Packaged:
 
 
 def file_of(model: str | Path) -> Path:
-    """The model file that a name of ``NETWORKS`` or a path stands for.
+    """The model file that a name of ``NETWORKS`` or a path names.
 
     Raises:
-        UserError: this version does not have the network's file.
+        UserError: This version does not have the network's file.
     """
     if model in NETWORKS:
         return checked(NETWORKS[str(model)]).file
