@@ -97,7 +97,7 @@ def parse(text: str, stage: Literal["pre", "post"]) -> tuple[Step, ...]:
         kind = STEPS.get(name)
         names = ", ".join(known for known, kind in STEPS.items() if kind.stage == stage)
         if kind is None:
-            raise UserError(f"There is no step {name!r} of --{stage}: it has {names}.")
+            raise UserError(f"There is no step {name!r} of --{stage}: choose from {names}.")
         if kind.stage != stage:
             raise UserError(f"The step {name} is one of --{kind.stage}; --{stage} has {names}.")
         try:

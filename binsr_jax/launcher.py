@@ -67,6 +67,8 @@ def launch(program: Program, name: str, argv: Sequence[str]) -> int:
         raise UserError(_flag_mistake(argv, error)) from error
     if len(rest) > 1:
         raise UserError(f"Unexpected argument {rest[1]!r}: options are written --name=value.")
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # absl's own flags; else it warns of logging before parsing
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_worth_a_line)

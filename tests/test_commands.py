@@ -86,7 +86,7 @@ def test_cost_of_a_recipe_and_its_variant(capsys):
     ("argv", "words"),
     [
         (["info", "missing.binsr"], "There is no model file missing.binsr"),
-        (["info", __file__], "no model file that can be used"),
+        (["info", __file__], "not a usable model file"),
         (["pack", "--workdir", "missing", "-o", "m.binsr"], "holds no checkpoint"),
         (["cost", "--config", "missing.py"], "no config file 'missing.py'"),
         (["cost", "--config", "bin_edsr:scale=9"], "no variant 'scale=9'"),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from binsr_jax.pretrained import NETWORKS
+
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
@@ -38,3 +40,12 @@ def test_every_page_is_in_the_sites_menu():
     menu = set(re.findall(r"([\w/-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
     folder = ROOT / "docs"
     assert menu == {page.relative_to(folder).as_posix() for page in folder.rglob("*.md")}
+
+
+def test_the_readme_lists_the_packaged_networks_with_the_sizes_of_their_files():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    listed = {line.split("|")[1].strip(" `"): line for line in lines if line.startswith("| `")}
+    for network in NETWORKS.values():
+        if network.there:
+            size = f"{network.file.stat().st_size / 1000:.0f} KB"
+            assert size in listed.get(network.name, ""), f"add {network.name}, {size}, to README.md"

@@ -54,7 +54,7 @@ def test_text_of_steps():
 @pytest.mark.parametrize(
     ("text", "stage", "words"),
     [
-        ("blur=1", "pre", "no step 'blur' of --pre: it has median, nlm, clahe, normalise"),
+        ("blur=1", "pre", "no step 'blur' of --pre: choose from median, nlm, clahe, normalise"),
         ("colour=1", "pre", "colour is one of --post; --pre has median"),
         ("median=0.5", "post", "median is one of --pre; --post has unsharp"),
         ("median=2", "pre", "median takes a strength from 0 to 1, such as median=0.5, not '2'"),

@@ -127,7 +127,7 @@ def test_a_table_that_was_stopped_goes_on_to_the_same_table(
     with monkeypatch.context() as patch:
         stop_at_batch(patch, 4)  # the first one of the second row
         assert main(argv("stopped")) == 128 + signal.SIGTERM
-    assert "goes on from there" in capsys.readouterr().err
+    assert "continues from there" in capsys.readouterr().err
     assert "So far 1 of 2 rows." in (stopped / "table.md").read_text()
     assert "Second" not in (stopped / "table.md").read_text()
     saved = stopped / "rows" / "small-seed=2,unit=residual" / "checkpoints"

@@ -160,5 +160,5 @@ def test_control_c_saves_and_says_so(shared, tmp_path):
     status, lines = _end(process)
     assert status == 128 + signal.SIGINT
     step = load_model(tmp_path, "latest")[3]
-    assert f"saved at step {step} of 100000; the same command goes on from there" in lines
+    assert f"saved at step {step} of 100000; the same command continues from there" in lines
     assert "Traceback" not in lines

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int | None:
         status = 128 + signal.SIGTERM
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
-    print("Stopped; the same command goes on from there.", file=sys.stderr)
+    print("Stopped; the same command continues from there.", file=sys.stderr)
     return status
 
 

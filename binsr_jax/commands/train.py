@@ -33,7 +33,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Folder of checkpoints and logs; training goes on from what it holds.",
+        "Folder of checkpoints and logs; training continues from its checkpoints.",
         flag_values=values,
     )
     flags.DEFINE_bool(

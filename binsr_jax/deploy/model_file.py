@@ -146,7 +146,7 @@ def load_model_file(path: str | os.PathLike[str]) -> PackedModel:
     except (UserError, RecursionError) as error:
         nested = isinstance(error, RecursionError)
         reason = "it is nested too deeply" if nested else str(error).rstrip(".")[:_MAX_REASON]
-        raise UserError(f"{path} is no model file that can be used: {reason}.") from error
+        raise UserError(f"{path} is not a usable model file: {reason}.") from error
 
 
 def _read(file: BinaryIO) -> PackedModel:

@@ -23,8 +23,8 @@ _KINDS = {
 _RATIOS = {1: 1, 32773: 64, 5: 4096, 8: 1040, 32946: 1040}
 _MOST_PARTS = 10_000  # most strips or tiles, unless they are large
 RAW = (
-    "it is a camera's raw file, of which there would be no more than a thumbnail: develop it with "
-    "a raw converter first"
+    "it is a camera's raw file, from which only a thumbnail could be read: develop it with a raw "
+    "converter first"
 )
 
 

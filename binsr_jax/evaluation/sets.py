@@ -193,10 +193,13 @@ def _folder(name: str, data_dir: str, task: Task) -> Path:
         )
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        raise UserError(f"There is no folder {root}, where the benchmark set {name} should be.")
+        raise UserError(
+            f"There is no folder {root} for the benchmark set {name}: set --data_dir to the folder "
+            "of the sets."
+        )
     if not (root / name).is_dir():
         raise UserError(
-            f"There is no benchmark set {name} in {root}: it would be {_layouts(name, task)}."
+            f"There is no benchmark set {name} in {root}: it must be {_layouts(name, task)}."
         )
     return root / name
 

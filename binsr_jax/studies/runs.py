@@ -176,8 +176,8 @@ def _check_settings_of(workdir: Path, config: Config) -> None:
     for name, (old, new) in differences(config_from_json(stored), config).items():
         if not name.startswith(_FREE):
             raise UserError(
-                f"{workdir} was trained with config.{name} {old!r}, but {new!r} is asked: delete "
-                f"it, or choose another --workdir."
+                f"{workdir} was trained with config.{name} {old!r}, but {new!r} is requested: "
+                "delete it, or choose another --workdir."
             )
 
 
@@ -195,8 +195,8 @@ def _check_images_of(workdir: Path, data: str) -> None:
         return
     if stored not in (None, data):
         raise UserError(
-            f"{workdir} was trained on other images (fingerprint {stored}) than those that are "
-            f"asked for ({data}): delete it, or choose another --workdir."
+            f"{workdir} was trained on other images (fingerprint {stored}) than the "
+            f"requested ones ({data}): delete it, or choose another --workdir."
         )
 
 

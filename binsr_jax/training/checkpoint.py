@@ -117,11 +117,12 @@ def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
     }
     if fields:
         listed = ", ".join(
-            f"{name} {old} in the checkpoint, {new} asked" for name, (old, new) in fields.items()
+            f"{name} {old} in the checkpoint, {new} requested"
+            for name, (old, new) in fields.items()
         )
         raise UserError(
-            f"The checkpoint in {workdir} is of another network ({listed}): give these fields the "
-            f"checkpoint's values, or choose another --workdir."
+            f"The checkpoint in {workdir} belongs to another network ({listed}): give these fields "
+            "the checkpoint's values, or choose another --workdir."
         )
 
 
@@ -350,7 +351,7 @@ class Checkpoints:
 
     def _damaged(self, step: int, reason: str) -> UserError:
         others = [other for other in self._manager.all_steps() if other != step]
-        then = f"go on from step {max(others)}" if others else "start anew"
+        then = f"continue from step {max(others)}" if others else "start anew"
         return UserError(
             f"The checkpoint {self.folder / str(step)} is damaged ({reason}): delete that folder "
             f"to {then}."

@@ -55,13 +55,13 @@ def check_memory(
             fitting = max(1, int(train.batch * available / needed))
             hint = f"at most about {_rounded(fitting):,} fit"
             if batches < available:
-                hint += ", or work it in parts (config.train.accumulate)"
+                hint += ", or split it into parts (config.train.accumulate)"
             raise UserError(
-                f"config.train.batch is {train.batch:,}, of which a step takes at least "
+                f"config.train.batch is {train.batch:,}, and a step with it needs at least "
                 f"{_size(needed)} of memory, but the {place} has {_size(available)} left: {hint}."
             )
         if needed > _WORTH_A_LINE:
-            logging.info("A step takes at least %s of memory of the %s.", _size(needed), place)
+            logging.info("A step needs at least %s of memory of the %s.", _size(needed), place)
 
 
 def patch_bytes(config: Config) -> int:

@@ -222,7 +222,7 @@ class _Run:
             self._checkpoints.wait()
             journal.say(
                 f"Stopped by a signal ({signal}) and saved at step {step} of {train.steps}; the "
-                f"same command goes on from there."
+                f"same command continues from there."
             )
         return signal
 

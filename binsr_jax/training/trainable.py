@@ -154,7 +154,7 @@ def load_trainable(path: str | os.PathLike[str]) -> Network:
     except (UserError, RecursionError) as error:
         nested = isinstance(error, RecursionError)
         reason = "it is nested too deeply" if nested else str(error).rstrip(".")[:_MAX_REASON]
-        raise UserError(f"{path} is no trainable file that can be used: {reason}.") from error
+        raise UserError(f"{path} is not a usable trainable file: {reason}.") from error
 
 
 def _read(content: bytes) -> Network:

@@ -67,7 +67,7 @@ def test_a_wrong_step_is_one_sentence_before_anything_is_done(run, tmp_path: Pat
     assert run(tmp_path / "a.png", "--pre", "sharpen=1") == 1
     error = capsys.readouterr().err
     assert error == (
-        "error: There is no step 'sharpen' of --pre: it has median, nlm, clahe, normalise.\n"
+        "error: There is no step 'sharpen' of --pre: choose from median, nlm, clahe, normalise.\n"
     )
     assert not (tmp_path / "a_x2.png").exists()
 

@@ -543,7 +543,7 @@ def test_kodak_centres_are_the_published_ones(data_dir: Path) -> None:
 
 
 def test_missing_sets_of_scale_1_have_no_lr_layout(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"CBSD68 in .*: it would be a folder of images CBSD68/\*"):
+    with pytest.raises(UserError, match=r"CBSD68 in .*: it must be a folder of images CBSD68/\*"):
         load_set("CBSD68", tmp_path, task_of(_config("denoise")))
 
 

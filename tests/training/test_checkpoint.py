@@ -198,7 +198,7 @@ def test_flipped_and_missing_bytes_are_one_sentence_or_do_no_harm(tiny, tmp_path
     assert len(sentences) >= 6
     for sentence in sentences:
         assert sentence.startswith(f"The checkpoint {step_dir} is damaged (")
-        assert sentence.endswith(": delete that folder to go on from step 1.")
+        assert sentence.endswith(": delete that folder to continue from step 1.")
         assert "\n" not in sentence
     assert load_model(tmp_path, "latest")[3] == 2
 
@@ -210,9 +210,9 @@ def test_the_fields_of_another_network_are_named(tiny, tmp_path):
     with pytest.raises(UserError) as refused:
         check_same_network(stored, asked, tmp_path)
     text = str(refused.value)
-    assert "model.features 8 in the checkpoint, 16 asked" in text
-    assert "scale 2 in the checkpoint, 3 asked" in text
-    assert "train.ema 0.0 in the checkpoint, 0.5 asked" in text
+    assert "model.features 8 in the checkpoint, 16 requested" in text
+    assert "scale 2 in the checkpoint, 3 requested" in text
+    assert "train.ema 0.0 in the checkpoint, 0.5 requested" in text
     assert "train.steps" not in text
 
 

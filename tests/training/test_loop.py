@@ -206,7 +206,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_it_is_gathered(tiny, tmp_path
     with pytest.raises(UserError) as refused:
         train(tiny(**{"train.batch": 1_000_000}), str(tmp_path), _scores)
     text = str(refused.value)
-    assert text.startswith("config.train.batch is 1,000,000, of which a step takes at least ")
+    assert text.startswith("config.train.batch is 1,000,000, and a step with it needs at least ")
     assert "the machine has 10 GB left: at most about " in text
 
 
@@ -238,7 +238,7 @@ def test_a_second_process_on_the_same_work_dir_is_refused(tiny, tmp_path):
 def test_a_config_of_another_network_is_refused(tiny, tmp_path):
     train(tiny(), str(tmp_path), _scores)
     before = _files(tmp_path)
-    with pytest.raises(UserError, match=r"model\.features 8 in the checkpoint, 16 asked"):
+    with pytest.raises(UserError, match=r"model\.features 8 in the checkpoint, 16 requested"):
         train(tiny(**{"model.features": 16}), str(tmp_path), _scores)
     assert _files(tmp_path) == before
 
