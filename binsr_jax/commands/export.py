@@ -1,11 +1,13 @@
 """Write a packed network in the form of another program.
 
     stablehlo  one artifact of jax.export for CPU, CUDA and TPU, with bits
+    c          a header with the weights, and beside it a reader in plain C, with bits
 
 MODEL is a model file of binsr pack, or a name that binsr models lists. docs/export.md says what
 stays binary in each form, and how each is loaded.
 
     binsr export x2 --to stablehlo -o x2.stablehlo
+    binsr export x2 --to c -o x2.h && cc -O2 -o restore x2.c -lm
 """
 
 import argparse
@@ -24,9 +26,20 @@ def _stablehlo(model: PackedModel, file: Path) -> dict[Path, bytes]:
     return {file: stablehlo(model)}
 
 
+def _c(model: PackedModel, file: Path) -> dict[Path, bytes]:
+    from binsr_jax.deploy.export.c_code import c_sources
+
+    reader = file.with_suffix(".c")
+    if file == reader:
+        raise UserError(f"{file} is what the reader is called: end the header's name in .h.")
+    header_text, reader_text = c_sources(model, file.name)
+    return {file: header_text.encode(), reader: reader_text.encode()}
+
+
 # By the form: the files to write, and their contents.
 _FORMS: dict[str, Callable[[PackedModel, Path], dict[Path, bytes]]] = {
     "stablehlo": _stablehlo,
+    "c": _c,
 }
 
 

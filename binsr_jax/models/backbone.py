@@ -112,6 +112,10 @@ class Backbone(nn.Module, kw_only=True):
         """Whether ``reconstruct`` itself holds only a few rows of its intermediates in memory."""
         return False
 
+    def parts(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The units in a row and the upsamplers, bound; for programs that run them elsewhere."""
+        return list(self._body), []
+
     def _embed(self, x: jax.Array, progress: Progress) -> jax.Array:
         """``act(head(x))``."""
         return ACTIVATIONS[self.head_activation](self._head(x, progress))

@@ -1,5 +1,6 @@
 """EDSR, float and binary: one backbone, which takes its parts as attributes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -42,9 +43,13 @@ class EDSR(Backbone, kw_only=True):
             self.upsampler(step, name=f"upsampler_{i}") for i, step in enumerate(steps)
         ]
 
+    def parts(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        return [*self._body, self._body_end], list(self._upsamplers)
+
     def extract(self, x: jax.Array, train: bool = False, progress: Progress = 0.0) -> jax.Array:
+        units, _ = self.parts()
         features = self._embed(self.amplification * (x - _mean(x)), progress)
-        return self._through([*self._body, self._body_end], features, train, progress, skip=True)
+        return self._through(units, features, train, progress, skip=True)
 
     def reconstructs_by_rows(self, features: jax.Array) -> bool:
         return native_upsampling(self._upsamplers, self._tail, features) is not None
