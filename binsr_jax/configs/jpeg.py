@@ -2,7 +2,7 @@
 
 Xia et al., "Basic Binary Convolution Unit for Binarized Image Restoration Network": one network for
 all qualities, trained with a quality drawn from 0..50 for each patch, on Y alone. 20 layers of 64
-channels with biases, of which the 18 in the middle are binary. DIV2K, batches of 32 patches of
+channels with biases; the 18 in the middle are binary. DIV2K, batches of 32 patches of
 64x64. The paper does not say when it stops; 500,000 steps are 100,000 after the last change of the
 rate.
 

@@ -26,10 +26,10 @@ def _act(x: jax.Array) -> jax.Array:
 class SpectralConv(nn.Module):
     """A convolution without bias whose kernel is divided by its largest singular value.
 
-    The kernel counts as a matrix ``[kh kw I, O]``. The value is estimated by one step of power
-    iteration for each call with the collection ``SPECTRAL`` mutable, which carries the vector on;
-    its gradient is that of ``v W u`` with fixed vectors. Miyato et al., "Spectral Normalization for
-    Generative Adversarial Networks".
+    The kernel counts as a matrix ``[kh kw I, O]``. Each call with a mutable collection ``SPECTRAL``
+    makes one step of power iteration to estimate the value, and stores the vector. The gradient is
+    taken of ``v W u`` with fixed vectors. Miyato et al., "Spectral Normalization for Generative
+    Adversarial Networks".
     """
 
     features: int

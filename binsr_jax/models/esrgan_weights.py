@@ -31,7 +31,7 @@ _PARTS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
 def rrdbnet_names(state: State) -> Names:
     """Our names for RRDBNet's weights under any of three naming schemes. Others are left out.
 
-    The schemes are that of BasicSR and the earlier and later ones of the ESRGAN repository. The
+    The schemes are BasicSR's, and the earlier and later ones of the ESRGAN repository. The
     earliest has one list of layers: ``model.0``, the body in ``model.1.sub``, the convolutions of
     the doublings, and the last two convolutions.
     """

@@ -61,22 +61,22 @@ def from_torch(
 ) -> dict[str, Any]:
     """Parameters with the values of a PyTorch ``state_dict``.
 
-    Without ``names`` it understands those of EDSR-PyTorch, of BasicSR's EDSR and SRResNet, of
-    KAIR's DnCNN, and of the binary networks of BBCU and of the attention paper. The latter's code
-    hands one attention module to all units of the body; ours has one a unit, each of which gets
-    that module's values.
+    Without ``names`` it understands the names of EDSR-PyTorch, of BasicSR's EDSR and SRResNet, of
+    KAIR's DnCNN, and of the binary networks of BBCU and of the attention paper. The attention
+    paper's code shares one attention module among all units of the body. Ours has one per unit, and
+    each gets that module's values.
 
     Args:
         state: PyTorch names to arrays.
         params: The ``params`` of a network of ours, or their shapes; only the shapes are used.
-        names: PyTorch's to ours, such as ``"body_0/conv/kernel"``.
+        names: PyTorch's names to ours, such as ``"body_0/conv/kernel"``.
 
     Returns:
         A tree like ``params``.
 
     Raises:
-        UserError: Names that do not fit, parameters left without a value, or shapes that differ;
-            the sentence lists them.
+        UserError: Names do not fit, parameters have no value, or shapes differ; the message lists
+            them.
     """
     leaves: dict[str, Any] = flatten_dict(params, sep="/")
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
@@ -111,9 +111,10 @@ def from_torch(
 
 
 def _spelled_out(names: Iterable[str]) -> dict[str, str]:
-    """The names, with those of DnCNN's one list of layers as other networks have them.
+    """The names, with DnCNN's single list of layers renamed as in other networks.
 
-    ``model.N.`` is ``conv_first.``, ``layer.0.`` and so on, ``conv_last.``, whatever lies between.
+    ``model.N.`` becomes ``conv_first.``, ``layer.0.`` and so on, ``conv_last.``; numbers may
+    have gaps.
     """
     layers = {name: re.match(r"model\.(\d+)\.", name) for name in names}
     numbers = sorted({int(match[1]) for match in layers.values() if match})
