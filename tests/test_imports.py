@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"nn", "ops", "tasks"},
     "enhance": set(),
     "faces": {"models"},
+    "video": {"deploy"},
     "tasks": {"ops"},
     "data": {"ops", "tasks"},
     "training": {"models", "nn", "ops", "data", "tasks"},

@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "dejpeg": "remove JPEG artifacts from images",
     "restore": "clean and enlarge images in several steps, or with a model of one's own",
     "serve": "restore pictures over HTTP, for programs",
+    "video": "enlarge or clean videos and animated pictures",
     "models": "list the networks that come with the package",
     "faces": "restore the faces in images with DFDNet",
     "import-torch": "make a work dir of official PyTorch weights",

@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
         suffix: The suffix in the names of outputs, in words.
     """
     add_file_arguments(parser, suffix)
+    add_network_arguments(parser)
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags that say how a network is run on an image."""
     add = parser.add_argument
     add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by --memory)")
     add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
@@ -59,10 +64,15 @@ def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
     add("--suffix", help=f"suffix of output names (default: {suffix})")
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP outputs")
-    add(
+    add_most_pixels(parser)
+
+
+def add_most_pixels(parser: argparse.ArgumentParser) -> None:
+    """Declares ``--max-megapixels``."""
+    parser.add_argument(
         "--max-megapixels",
         type=amount,
-        default=defaults.most_pixels / 1e6,
+        default=Options().most_pixels / 1e6,
         metavar="MP",
         help="larger images are refused (default: %(default)g)",
     )

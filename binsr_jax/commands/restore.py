@@ -40,17 +40,30 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.model:
         return _with_one_model(args)
-    names = [name.strip() for name in args.steps.split(",") if name.strip()]
-    if not names:
-        raise UserError("--steps names no step: choose from dejpeg, denoise and upscale.")
-    if args.scale and "upscale" not in names:
-        raise UserError("-s goes with the step upscale: leave it out, or add the step.")
-    models = [_model(name, args.scale or 2) for name in names]
+    models = networks_of(args.steps, args.scale)
 
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
         return [(load_steps(models, strength=args.strength, memory=memory), files)]
 
     return pictures.run(args, choose)
+
+
+def networks_of(steps: str, scale: int | None) -> list[str]:
+    """The names or the files of the networks that ``--steps`` stands for.
+
+    Args:
+        steps: its text.
+        scale: of the step upscale; 2 by default.
+
+    Raises:
+        UserError: it names no step, or a scale is given without the step upscale.
+    """
+    names = [name.strip() for name in steps.split(",") if name.strip()]
+    if not names:
+        raise UserError("--steps names no step: choose from dejpeg, denoise and upscale.")
+    if scale and "upscale" not in names:
+        raise UserError("-s goes with the step upscale: leave it out, or add the step.")
+    return [_model(name, scale or 2) for name in names]
 
 
 def _model(step: str, scale: int) -> str:

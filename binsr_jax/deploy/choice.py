@@ -60,6 +60,16 @@ def by_default(files: Sequence[Path], scale: int) -> tuple[dict[str, list[Path]]
     return groups, sentence
 
 
+def for_video(scale: int) -> str:
+    """The name of the network that videos are enlarged with, which are lossy nearly always.
+
+    Raises:
+        UserError: no network of this version enlarges so many times.
+    """
+    photo = _photo(scale)
+    return photo.name if photo and photo.there else find("upscale", scale, "clean").name
+
+
 def _photo(scale: int) -> Packaged | None:
     return next(
         (n for n in NETWORKS.values() if (n.kind, n.scale) == ("photo", scale)),

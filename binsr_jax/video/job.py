@@ -1,0 +1,169 @@
+"""One video from its file through a network into another file."""
+
+import functools
+import importlib.metadata
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from binsr_jax.deploy.jobs import Job
+from binsr_jax.errors import UserError
+from binsr_jax.files import printable
+from binsr_jax.video import encoder, parts
+from binsr_jax.video.colour import to_rgb
+from binsr_jax.video.encoder import Encoding
+from binsr_jax.video.mux import mux, require_container
+from binsr_jax.video.progress import Progress
+from binsr_jax.video.source import Frame, Span, Video, probe, read_frames
+
+Restore = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a video is made.
+
+    Attributes:
+        codec: a key of ``encoder.CODECS``.
+        crf: its quality, or None for the codec's own.
+        preset: its compromise of speed and size, or None.
+        span: the part of the input that is taken.
+        most_pixels: a video of larger frames is refused.
+        network: what else a frame depends on: the network and how it is applied, of kinds that JSON
+            has.
+    """
+
+    codec: str
+    crf: int | None
+    preset: str | None
+    span: Span
+    most_pixels: int
+    network: dict[str, Any]
+
+
+def restore_video(job: Job, restore: Restore, scale: int, settings: Settings) -> None:
+    """Makes a video of another one; after a kill it goes on where it was.
+
+    Args:
+        job: the two files.
+        restore: makes a frame, float32 ``[scale H, scale W, 3]``, of one ``[H, W, 3]``, both in
+            0..1.
+        scale: how many times it enlarges.
+        settings: how.
+
+    Raises:
+        UserError: the input cannot be read, or the output not be written.
+    """
+    form = require_container(job.target, settings.codec)
+    video = probe(job.source, settings.most_pixels)
+    made = encoder.encoding(video, scale, settings.codec, settings.crf, settings.preset)
+    with parts.claim(job.target, _identity(job.source, made, settings)) as folder:
+        notes = list(made.notes)
+        _restore_frames(job, video, made, restore, settings.span, folder, notes)
+        beside = folder.folder / "whole"
+        notes += mux(job.source, beside, form, folder, made, settings.span)
+        _put(beside, job.target)
+    for note in notes:
+        tqdm.write(printable(f"{job.source}: {note}."))
+
+
+def _restore_frames(
+    job: Job,
+    video: Video,
+    made: Encoding,
+    restore: Restore,
+    span: Span,
+    folder: parts.Parts,
+    notes: list[str],
+) -> None:
+    """Restores the frames that no finished part holds."""
+    finished = folder.count() * parts.LENGTH
+    if finished:
+        tqdm.write(printable(f"{job.target}: goes on after {finished} frames."))
+    frames = itertools.islice(read_frames(job.source, video, span, notes), finished, None)
+    with Progress(job.source.name, _count(video, span), finished) as progress:
+        planes = _restored(frames, made, restore, progress)
+        while (first := next(planes, None)) is not None:
+            end = 0
+
+            def part(first: tuple[Frame, list[np.ndarray]]) -> Iterator[tuple[int, list]]:
+                nonlocal end
+                for frame, result in itertools.chain(
+                    [first], itertools.islice(planes, parts.LENGTH - 1)
+                ):
+                    end = frame.time + frame.duration
+                    yield frame.time, result
+
+            packets = encoder.encode(part(first), made)
+            folder.add(parts.Part(packets, end))
+    if not folder.count():
+        raise UserError(f"{job.source}: there is no frame between --from and --to.")
+
+
+def _restored(
+    frames: Iterator[Frame], made: Encoding, restore: Restore, progress: Progress
+) -> Iterator[tuple[Frame, list[np.ndarray]]]:
+    """Each frame with the planes of its output; one like that before it is not computed again."""
+    before: Frame | None = None
+    planes: list[np.ndarray] = []
+    for frame in frames:
+        if before is None or not _equal(before, frame):
+            try:
+                planes = encoder.planes(restore(to_rgb(frame.planes, made.video.coding)), made)
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                raise UserError("The memory ran out: give less with --memory.") from error
+        before = frame
+        progress.step()
+        yield frame, planes
+
+
+def _equal(one: Frame, other: Frame) -> bool:
+    return all(map(np.array_equal, one.planes, other.planes))
+
+
+def _count(video: Video, span: Span) -> int:
+    """About how many frames a part has."""
+    if span.whole or not video.frames:
+        return video.frames
+    seconds = Fraction(video.frames) / video.rate
+    end = seconds if span.end is None else min(seconds, span.end)
+    return max(0, round((end - span.start) * video.rate))
+
+
+def _identity(source: Path, made: Encoding, settings: Settings) -> dict[str, Any]:
+    """What the parts of a video depend on."""
+    return {
+        "input": parts.fingerprint(source),
+        "encoding": [made.codec, made.crf, made.preset, made.width, made.height, made.form],
+        "span": [str(settings.span.start), str(settings.span.end)],
+        "network": settings.network,
+        "length": parts.LENGTH,
+        "versions": {name: _version(name) for name in ("binsr-jax", "av", "jax")},
+        "cores": os.cpu_count(),  # of which the encoders' threads depend
+    }
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _put(written: Path, target: Path) -> None:
+    """Gives a complete file its name."""
+    try:
+        with written.open("rb") as file:
+            os.fsync(file.fileno())  # the name must not reach the disk before the bytes
+        os.replace(written, target)
+    except OSError as error:
+        raise UserError(f"Cannot write {target} ({error.strerror}).") from error

@@ -1,0 +1,149 @@
+"""The finished parts of a video, in a folder beside its output, for a run that goes on later."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from binsr_jax.errors import UserError
+from binsr_jax.files import open_lock, replace_bytes, replace_text
+from binsr_jax.video.encoder import Packets
+
+# Frames of a part. Each part begins with a key frame, two seconds after the last at 30 a second;
+# and that many frames are restored again, at most, after a run was killed.
+LENGTH = 60
+_HASHED = 2**20  # bytes at each end of a file
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some frames in a row, encoded.
+
+    Attributes:
+        packets: the frames.
+        end: when the last of them is no longer shown.
+    """
+
+    packets: Packets
+    end: int
+
+
+class Parts:
+    """A folder of parts; see ``claim``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def count(self) -> int:
+        """How many parts are finished, from the first one on."""
+        number = 0
+        while self._file(number).is_file():
+            number += 1
+        return number
+
+    def add(self, part: Part) -> None:
+        """Writes the part after the last one.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        packets = part.packets
+        arrays = {
+            "times": packets.times,
+            "keys": packets.keys,
+            "sizes": np.array([len(data) for data in packets.data], np.int64),
+            "data": np.frombuffer(b"".join(packets.data), np.uint8),
+            "header": np.frombuffer(packets.header, np.uint8),
+            "end": np.array([part.end], np.int64),
+        }
+        try:
+            replace_bytes(self._file(self.count()), safetensors.numpy.save(arrays))
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self.folder} ({error.strerror}): make room and start again, and it "
+                "goes on where it was."
+            ) from error
+
+    def read(self, number: int) -> Part:
+        """A finished part."""
+        arrays = safetensors.numpy.load_file(self._file(number))
+        data, ends = arrays["data"].tobytes(), np.cumsum(arrays["sizes"])
+        packets = Packets(
+            arrays["times"],
+            arrays["keys"],
+            [data[end - size : end] for end, size in zip(ends, arrays["sizes"], strict=True)],
+            arrays["header"].tobytes(),
+        )
+        return Part(packets, int(arrays["end"][0]))
+
+    def times(self, number: int) -> tuple[np.ndarray, int]:
+        """The time stamps of a finished part in the order of decoding, and its end."""
+        with safetensors.safe_open(self._file(number), framework="numpy") as file:
+            return file.get_tensor("times"), int(file.get_tensor("end")[0])
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.safetensors"
+
+
+@contextlib.contextmanager
+def claim(target: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
+    """Holds the folder for an output's parts, which is empty unless it is of the same job.
+
+    The folder is left if what is done in the block fails, and else removed.
+
+    Args:
+        target: the output.
+        job: what the parts depend on, of kinds that JSON has.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    folder = target.with_name(f".{target.name}.parts")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            raise UserError(f"The folder for parts {folder} is a link: remove it.")
+        folder.mkdir(exist_ok=True)
+        lock = open_lock(folder / "lock")
+    except OSError as error:
+        raise UserError(f"Cannot write {folder} ({error.strerror}): choose another -o.") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another process is making {target}: wait for it to end, or choose another -o."
+            ) from None
+        text = json.dumps(job, indent=1, sort_keys=True)
+        record = folder / "job.json"
+        if not record.is_file() or record.read_text(encoding="utf-8") != text:
+            for file in folder.iterdir():
+                if file.name != "lock":
+                    file.unlink()
+            replace_text(record, text)
+        yield Parts(folder)
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)
+
+
+def fingerprint(file: Path) -> str:
+    """A hash of a file's size, its time of change, and its first and last bytes."""
+    digest = hashlib.sha256()
+    status = file.stat()
+    digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    with file.open("rb") as opened:
+        digest.update(opened.read(_HASHED))
+        opened.seek(max(0, status.st_size - _HASHED))
+        digest.update(opened.read(_HASHED))
+    return digest.hexdigest()
