@@ -119,7 +119,7 @@ def _read(file: Path) -> _Animation:
             frame = image.convert("RGBA")
             if not (hidden and number == 0):
                 durations.append(float(image.info.get("duration", 0)))
-            clear = clear or np.asarray(frame)[..., 3].min() < 255
+            clear = clear or bool(np.asarray(frame)[..., 3].min() < 255)
         return _Animation(
             count=count,
             durations=durations,
@@ -176,6 +176,9 @@ def _options(about: _Animation, form: str, quality: int) -> dict[str, Any]:
     elif form == "WEBP":
         options |= {"quality": quality, "method": 4, "minimize_size": False}
         options["duration"] = [round(duration) for duration in about.durations]
+        if about.clear:
+            # Whole frames: libwebp cuts clear borders off, and then says that there is no alpha.
+            options |= {"kmin": 1, "kmax": 1}
     elif about.hidden:
         options["default_image"] = True
     return options
