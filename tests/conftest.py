@@ -47,6 +47,7 @@ SLOW = (
     "training/test_processes.py",
     "training/test_step.py",
     "training/test_transfer.py",
+    "video/test_job.py",
 )
 _MOST_MEMORY = 2 << 30  # bytes that a worker keeps from one module to the next
 

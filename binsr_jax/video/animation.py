@@ -26,12 +26,12 @@ class _Animation:
     """What belongs to all frames.
 
     Attributes:
-        count: of frames.
-        durations: of each frame in milliseconds.
-        plays: how often it is shown; 0 for ever.
-        clear: whether some pixels of some frame are.
-        hidden: whether the first frame of a PNG is for programs that show no animations alone.
-        profile: its ICC profile, or None.
+        count: Of frames.
+        durations: Of each frame in milliseconds.
+        plays: How often it is shown; 0 for ever.
+        clear: Whether some pixels of some frame are.
+        hidden: Whether the first frame of a PNG is for programs that show no animations alone.
+        profile: Its ICC profile, or None.
     """
 
     count: int
@@ -46,7 +46,7 @@ def is_animation(file: Path) -> bool:
     """Whether a file is a GIF, a WebP or a PNG, by its first bytes.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: It cannot be read.
     """
     try:
         with open_regular(file) as source:
@@ -66,15 +66,15 @@ def restore_animation(
     """Makes an animated picture of another one.
 
     Args:
-        job: the two files; the output's ending is a key of ``FORMATS``.
-        restore: makes a frame, uint8 ``[scale H, scale W, C]``, of one ``[H, W, C]``; C is 3, or 4
+        job: The two files; the output's ending is a key of ``FORMATS``.
+        restore: Makes a frame, uint8 ``[scale H, scale W, C]``, of one ``[H, W, C]``; C is 3, or 4
             with transparency.
-        scale: how many times it enlarges.
-        most_pixels: pictures of more are refused.
+        scale: How many times it enlarges.
+        most_pixels: Pictures of more are refused.
         quality: 1 to 100, of WebP.
 
     Raises:
-        UserError: the input is broken or does not move, or the output cannot be written.
+        UserError: The input is broken or does not move, or the output cannot be written.
     """
     form = FORMATS.get(job.target.suffix.lower())
     if form is None:

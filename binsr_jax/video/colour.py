@@ -30,12 +30,12 @@ class Coding:
     """What the planes of a frame mean.
 
     Attributes:
-        matrix: a key of ``WEIGHTS``, or ``RGB`` for planes of green, blue and red.
-        full: whether black is 0 and white the largest number; else they are 16 and 235 of 8 bits,
+        matrix: A key of ``WEIGHTS``, or ``RGB`` for planes of green, blue and red.
+        full: Whether black is 0 and white the largest number; else they are 16 and 235 of 8 bits,
             and as many times that as the bits allow.
-        bits: of a number, 8 to 16; more than 8 are in uint16.
-        halved: whether chroma has half of luma's (rows, columns).
-        cosited: whether chroma lies on the even columns of luma, and not between two.
+        bits: Of a number, 8 to 16; more than 8 are in uint16.
+        halved: Whether chroma has half of luma's (rows, columns).
+        cosited: Whether chroma lies on the even columns of luma, and not between two.
     """
 
     matrix: int
@@ -67,7 +67,7 @@ def matrix_of(number: int, height: int, width: int) -> int:
     """The matrix of a video: its own, or where none is named the one that players assume.
 
     Raises:
-        UserError: it is one of constant luminance, ICtCp or YCgCo.
+        UserError: It is one of constant luminance, ICtCp or YCgCo.
     """
     if number in WEIGHTS or number == RGB:
         return number
@@ -83,8 +83,8 @@ def to_rgb(planes: Sequence[np.ndarray], coding: Coding) -> np.ndarray:
     """Colours of a frame, float32 ``[H, W, 3]`` clipped to 0..1.
 
     Args:
-        planes: luma and two of chroma; luma alone for grey; or green, blue and red.
-        coding: what they mean.
+        planes: Luma and two of chroma; luma alone for grey; or green, blue and red.
+        coding: What they mean.
     """
     black, white, width = coding.spans
     y = (planes[0].astype(np.float32) - black) / white
@@ -109,7 +109,7 @@ def from_rgb(rgb: np.ndarray, coding: Coding) -> list[np.ndarray]:
 
     Args:
         rgb: float32 ``[H, W, 3]`` in 0..1.
-        coding: of the planes; not ``RGB``.
+        coding: Of the planes; not ``RGB``.
     """
     black, white, width = coding.spans
     red, blue = (np.float32(weight) for weight in WEIGHTS[coding.matrix])

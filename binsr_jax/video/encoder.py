@@ -28,12 +28,12 @@ class Codec:
 
     Attributes:
         encoder: FFmpeg's name of the encoder.
-        crf: the quality unless another is asked for; less is better, and larger.
-        worst: the largest such number.
-        preset: the compromise of speed and size unless another is asked for.
-        presets: all of them.
-        even: whether it takes no frames with an odd side whose chroma is halved.
-        options: others of the encoder.
+        crf: The quality unless another is asked for; less is better, and larger.
+        worst: The largest such number.
+        preset: The compromise of speed and size unless another is asked for.
+        presets: All of them.
+        even: Whether it takes no frames with an odd side whose chroma is halved.
+        options: Others of the encoder.
     """
 
     encoder: str
@@ -57,15 +57,15 @@ class Encoding:
     """How the frames of an output are encoded.
 
     Attributes:
-        codec: a key of ``CODECS``.
-        crf: its quality.
-        preset: its compromise of speed and size.
-        width: of a frame.
-        height: of a frame.
+        codec: A key of ``CODECS``.
+        crf: Its quality.
+        preset: Its compromise of speed and size.
+        width: Of a frame.
+        height: Of a frame.
         form: FFmpeg's name of the pixel format.
-        coding: what the numbers mean.
-        video: of the input, whose time base, rate and colours it has.
-        notes: what is not as in the input, as short clauses.
+        coding: What the numbers mean.
+        video: Of the input, whose time base, rate and colours it has.
+        notes: What is not as in the input, as short clauses.
     """
 
     codec: str
@@ -84,10 +84,10 @@ class Packets:
     """Encoded frames, in the order of decoding.
 
     Attributes:
-        times: time stamps, int64.
-        keys: which of them a decoder can start at.
-        data: the packets themselves.
-        header: what a decoder has to know before, FFmpeg's extradata.
+        times: Time stamps, int64.
+        keys: Which of them a decoder can start at.
+        data: The packets themselves.
+        header: What a decoder has to know before, FFmpeg's extradata.
     """
 
     times: np.ndarray
@@ -102,14 +102,14 @@ def encoding(
     """How a video that is enlarged is encoded.
 
     Args:
-        video: the input.
-        scale: how many times the output is larger.
-        codec: a key of ``CODECS``.
-        crf: the quality; by default the codec's own.
-        preset: the compromise of speed and size; by default the codec's own.
+        video: The input.
+        scale: How many times the output is larger.
+        codec: A key of ``CODECS``.
+        crf: The quality; by default the codec's own.
+        preset: The compromise of speed and size; by default the codec's own.
 
     Raises:
-        UserError: this machine's PyAV cannot encode so.
+        UserError: This machine's PyAV cannot encode so.
     """
     kind = CODECS[codec]
     crf = kind.crf if crf is None else crf
@@ -149,8 +149,8 @@ def encode(frames: Iterable[tuple[int, list[np.ndarray]]], made: Encoding) -> Pa
     """Encodes frames so that they can be decoded by themselves.
 
     Args:
-        frames: time stamps, and planes of ``planes``.
-        made: how.
+        frames: Time stamps, and planes of ``planes``.
+        made: How.
     """
     context: Any = av.CodecContext.create(CODECS[made.codec].encoder, "w")
     _set_up(context, made)

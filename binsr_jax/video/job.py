@@ -32,12 +32,12 @@ class Settings:
     """How a video is made.
 
     Attributes:
-        codec: a key of ``encoder.CODECS``.
-        crf: its quality, or None for the codec's own.
-        preset: its compromise of speed and size, or None.
-        span: the part of the input that is taken.
-        most_pixels: a video of larger frames is refused.
-        network: what else a frame depends on: the network and how it is applied, of kinds that JSON
+        codec: A key of ``encoder.CODECS``.
+        crf: Its quality, or None for the codec's own.
+        preset: Its compromise of speed and size, or None.
+        span: The part of the input that is taken.
+        most_pixels: A video of larger frames is refused.
+        network: What else a frame depends on: the network and how it is applied, of kinds that JSON
             has.
     """
 
@@ -53,14 +53,14 @@ def restore_video(job: Job, restore: Restore, scale: int, settings: Settings) ->
     """Makes a video of another one; after a kill it goes on where it was.
 
     Args:
-        job: the two files.
-        restore: makes a frame, float32 ``[scale H, scale W, 3]``, of one ``[H, W, 3]``, both in
+        job: The two files.
+        restore: Makes a frame, float32 ``[scale H, scale W, 3]``, of one ``[H, W, 3]``, both in
             0..1.
-        scale: how many times it enlarges.
-        settings: how.
+        scale: How many times it enlarges.
+        settings: How.
 
     Raises:
-        UserError: the input cannot be read, or the output not be written.
+        UserError: The input cannot be read, or the output not be written.
     """
     form = require_container(job.target, settings.codec)
     video = probe(job.source, settings.most_pixels)

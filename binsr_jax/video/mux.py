@@ -38,7 +38,7 @@ def require_container(file: Path, codec: str) -> str:
     """FFmpeg's name of the container for a file, by its ending.
 
     Raises:
-        UserError: it is none that is written, or it does not hold the codec.
+        UserError: It is none that is written, or it does not hold the codec.
     """
     form = CONTAINERS.get(file.suffix.lower())
     if form is None:
@@ -63,15 +63,15 @@ def mux(source: Path, target: Path, form: str, parts: Parts, made: Encoding, spa
     Sound, subtitles, covers, attachments and data are copied packet by packet.
 
     Args:
-        source: the input.
-        target: the file that is written, under a name of its own.
+        source: The input.
+        target: The file that is written, under a name of its own.
         form: FFmpeg's name of its container.
-        parts: the pictures.
-        made: how they are encoded.
-        span: the part of the input that is taken.
+        parts: The pictures.
+        made: How they are encoded.
+        span: The part of the input that is taken.
 
     Raises:
-        UserError: the input is broken, or the output cannot be written.
+        UserError: The input is broken, or the output cannot be written.
     """
     options = {}
     if form in ("mp4", "mov"):
@@ -139,8 +139,8 @@ def decode_times(times: Sequence[int] | np.ndarray, end: int) -> np.ndarray:
     The first and the last are less than the length of the video apart.
 
     Args:
-        times: when frames are shown, in the order of decoding.
-        end: when the last is no longer shown.
+        times: When frames are shown, in the order of decoding.
+        end: When the last is no longer shown.
     """
     times = np.asarray(times, np.int64)
     shown = np.sort(times)

@@ -30,8 +30,8 @@ class Part:
     """Some frames in a row, encoded.
 
     Attributes:
-        packets: the frames.
-        end: when the last of them is no longer shown.
+        packets: The frames.
+        end: When the last of them is no longer shown.
     """
 
     packets: Packets
@@ -55,7 +55,7 @@ class Parts:
         """Writes the part after the last one.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: It cannot be written.
         """
         packets = part.packets
         arrays = {
@@ -102,11 +102,11 @@ def claim(target: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
     The folder is left if what is done in the block fails, and else removed.
 
     Args:
-        target: the output.
-        job: what the parts depend on, of kinds that JSON has.
+        target: The output.
+        job: What the parts depend on, of kinds that JSON has.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        UserError: Another process holds it, or it cannot be written.
     """
     folder = target.with_name(f".{target.name}.parts")
     try:

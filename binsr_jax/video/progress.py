@@ -14,9 +14,9 @@ class Progress:
     """Says how many frames are done, how fast, and how long the rest takes.
 
     Args:
-        name: of the video.
-        total: about how many frames it has; 0 if that is not known.
-        done: how many an earlier run has done.
+        name: Of the video.
+        total: About how many frames it has; 0 if that is not known.
+        done: How many an earlier run has done.
     """
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:

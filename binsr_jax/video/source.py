@@ -37,19 +37,19 @@ class Video:
     """What a file says of its moving pictures.
 
     Attributes:
-        index: of the stream in the file.
-        width: of a frame, in pixels.
-        height: of a frame.
-        time_base: the unit of time stamps, in seconds.
-        rate: frames a second, on average.
-        frames: about how many there are; 0 if nothing says so.
-        origin: the time at which a player starts, in seconds.
-        aspect: width of a pixel over its height, or None.
-        coding: what the numbers of a frame mean.
-        primaries: the number of ITU-T H.273 for its primaries.
-        transfer: that for its transfer function.
-        display: how it is turned for display, a matrix of 9 whole numbers, or None.
-        notes: what cannot be kept of it, as short clauses.
+        index: Of the stream in the file.
+        width: Of a frame, in pixels.
+        height: Of a frame.
+        time_base: The unit of time stamps, in seconds.
+        rate: Frames a second, on average.
+        frames: About how many there are; 0 if nothing says so.
+        origin: The time at which a player starts, in seconds.
+        aspect: Width of a pixel over its height, or None.
+        coding: What the numbers of a frame mean.
+        primaries: The number of ITU-T H.273 for its primaries.
+        transfer: That for its transfer function.
+        display: How it is turned for display, a matrix of 9 whole numbers, or None.
+        notes: What cannot be kept of it, as short clauses.
     """
 
     index: int
@@ -72,9 +72,9 @@ class Frame:
     """A decoded frame.
 
     Attributes:
-        time: when it is shown, in units of the video's time base.
-        duration: for how long, in the same units.
-        planes: see ``colour.to_rgb``.
+        time: When it is shown, in units of the video's time base.
+        duration: For how long, in the same units.
+        planes: See ``colour.to_rgb``.
     """
 
     time: int
@@ -87,8 +87,8 @@ class Span:
     """The part of a video that is taken, in seconds from where a player starts.
 
     Attributes:
-        start: where it begins.
-        end: where it ends, or None for the end of the video.
+        start: Where it begins.
+        end: Where it ends, or None for the end of the video.
     """
 
     start: Fraction = Fraction(0)
@@ -115,7 +115,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     """Opens a video file; no other file and no address that it names is opened.
 
     Raises:
-        UserError: it is missing or broken, or is no video.
+        UserError: It is missing or broken, or is no video.
     """
     with named(path):
         open_regular(path).close()
@@ -144,11 +144,11 @@ def probe(path: Path, most_pixels: int) -> Video:
     """What a file says of its first video stream that is no cover picture.
 
     Args:
-        path: the file.
-        most_pixels: a video of larger frames is refused.
+        path: The file.
+        most_pixels: A video of larger frames is refused.
 
     Raises:
-        UserError: the file is missing or broken, holds no video, or one that cannot be restored:
+        UserError: The file is missing or broken, holds no video, or one that cannot be restored:
             interlaced, of an unknown colour matrix, or too large.
     """
     with opened(path) as container:
@@ -202,13 +202,13 @@ def read_frames(path: Path, video: Video, span: Span, notes: list[str]) -> Itera
     """The frames of a part of a video, decoded a few ahead of what is done with them.
 
     Args:
-        path: the file.
-        video: what ``probe`` says of it.
-        span: the part; its frames keep the time stamps that they have in the file.
-        notes: gets clauses on what was odd in the file.
+        path: The file.
+        video: What ``probe`` says of it.
+        span: The part; its frames keep the time stamps that they have in the file.
+        notes: Gets clauses on what was odd in the file.
 
     Raises:
-        UserError: the file is broken, or its time stamps do not rise.
+        UserError: The file is broken, or its time stamps do not rise.
     """
     first, last = span.limits(video.origin, video.time_base)
     yield from _ahead(_frames(path, video, first, last, notes))

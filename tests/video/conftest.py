@@ -18,10 +18,10 @@ class Found:
     """What a file holds.
 
     Attributes:
-        packets: by the kind of their stream: (time, duration, bytes).
+        packets: By the kind of their stream: (time, duration, bytes).
         chapters: (start, end, title).
-        frames: of the video.
-        length: of the video as the file says, in seconds.
+        frames: Of the video.
+        length: Of the video as the file says, in seconds.
     """
 
     packets: dict[str, list[tuple[Fraction, Fraction, bytes]]] = field(default_factory=dict)
