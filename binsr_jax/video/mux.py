@@ -105,7 +105,7 @@ def _write(
     for stream in given.streams:
         if stream.index == video.index:
             pictures = target = add_stream(output, made)
-        elif _is_chapter_text(stream, given):
+        elif _is_written_anyway(stream, given):
             continue
         elif _is_taken(stream, output.format.name):
             target = _add_copy(output, stream)
@@ -252,9 +252,11 @@ def _chapters(given: InputContainer, span: Span) -> list[Any]:
     return chapters
 
 
-def _is_chapter_text(stream: Any, given: InputContainer) -> bool:
-    """Whether a stream is the text of chapters in an MP4, which is written with the chapters."""
-    return stream.type == "data" and stream.codec_context is None and bool(given.chapters())
+def _is_written_anyway(stream: Any, given: InputContainer) -> bool:
+    """Whether a data stream of an MP4 or MOV is made anew: its chapters' text, its time code."""
+    if stream.type != "data" or stream.codec_context is not None:
+        return False
+    return "timecode" in stream.metadata or bool(given.chapters())
 
 
 def _is_taken(stream: Any, form: str) -> bool:

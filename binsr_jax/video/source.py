@@ -1,5 +1,6 @@
 """Video files that are read: what is in one, and its frames one after the other."""
 
+import collections
 import contextlib
 import queue
 import re
@@ -286,7 +287,13 @@ def _from(container: InputContainer, stream: Any, first: int | None) -> Iterator
 def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
     stream.thread_type = "AUTO"
     time = 0.0
+    # AVI has no time stamps, so FFmpeg counts packets, which are not in the order of display.
+    counted: collections.deque[int] = collections.deque()
+    late: int | None = None  # by how much the first frame is shown after it is decoded
     for packet in container.demux(stream):
+        if container.format.name == "avi" and packet.size and packet.dts is not None:
+            late = (packet.pts or packet.dts) - packet.dts if late is None else late
+            counted.append(packet.dts + late)
         try:
             frames = packet.decode()
         except av.error.InvalidDataError as error:
@@ -294,6 +301,8 @@ def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
                 f"it is damaged after {_clock(time)}; --to {_clock(time)} takes what is before"
             ) from error
         for frame in frames:
+            if counted:
+                frame.pts = counted.popleft()
             time = frame.time or 0.0
             yield frame
 

@@ -239,6 +239,21 @@ def test_parts_of_other_settings_are_not_taken(make_video, look, tmp_path, monke
     assert len(calls) == 12
 
 
+def test_frames_out_of_order_in_avi_and_a_time_code(make_video, look, tmp_path):
+    source = make_video(tmp_path / "in.avi", range(12), options={"bf": "3"})
+    after = look(enlarge(source, tmp_path / "out.mkv"))
+    steps = np.diff([float(time) for time in after.times])
+    np.testing.assert_allclose(steps, 1 / 25, atol=1e-9)
+    assert len(after.frames) == 12
+
+    def timed(stream):
+        stream.metadata["timecode"] = "01:00:00:00"
+
+    coded = make_video(tmp_path / "in.mov", range(3), set_up=timed)
+    with av.open(str(enlarge(coded, tmp_path / "out.mov"))) as container:
+        assert container.streams.video[0].metadata["timecode"] == "01:00:00:00"
+
+
 def test_two_runs_do_not_share_an_output(make_video, tmp_path):
     source = make_video(tmp_path / "in.mp4")
     target = tmp_path / "out.mp4"
