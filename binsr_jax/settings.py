@@ -120,6 +120,15 @@ class DataConfig(Section):
     )
     twice: float = field(0.3, "photo: share of degraded patches reduced and compressed twice")
     clean: float = field(0.2, "photo: share of patches that are only reduced, by the bicubic")
+    taught: int = field(
+        0,
+        "with train.teacher: so many pairs, whose target is the teacher's output, are made once "
+        "and kept in cache_dir; 0: the teacher is run in every step",
+        AT_LEAST_0,
+    )
+    window: int = field(
+        192, "side of the targets of these pairs, out of which patches are cut", AT_LEAST_1
+    )
     flip: bool = field(True, "random horizontal flips")
     rotate: bool = field(True, "random rotations by 90 degrees")
     workers: int = field(
@@ -267,7 +276,9 @@ class TrainConfig(Section):
         "a work dir, a trainable file (.safetensors) or a model file: a new run starts from its "
         "parameters, where they fit",
     )
-    teacher: str = field("", "the same: its network's output is a second target of the loss")
+    teacher: str = field(
+        "", "the same: its network's output is a second target of the loss; see data.taught"
+    )
     teacher_weight: float = field(1.0, "weight of the teacher's target in the loss", AT_LEAST_0)
     learning_rate: float = field(1e-4, "the highest rate", ABOVE_0)
     schedule: str = field(

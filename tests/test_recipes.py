@@ -155,6 +155,7 @@ def test_the_papers_rows_are_there():
         "dejpeg": 1,
         "denoise": 8,
         "denoise_grey": 4,
+        "distil": 1,
         "edsr": 1,
         "esrgan": 2,
         "jpeg": 8,

@@ -5,6 +5,7 @@
     binsr evaluate --bicubic --scale 2 --sets samples
     binsr evaluate --degraded --task denoise --levels 15,50 --sets CBSD68,Kodak24@500
     binsr evaluate --model model.binsr --task photo --sets B100
+    binsr evaluate --workdir DIR --teacher runs/float --sets B100
 
 It prints a Markdown table, with the input's own score above each network's. It appends one JSON
 line per image and one per set to results.jsonl, in the work dir or in --output.
@@ -13,23 +14,29 @@ A benchmark set is a folder of HR images, FOLDER/Set5/*.png, or FOLDER/Set5/HR/*
 FOLDER/Set5/LR_bicubic/X2/*x2.png. The set "samples" is the held-out images of the package.
 Kodak24@500 takes the 500x500 pixels in the middle of each image of Kodak24.
 
+With --teacher, the output of another network takes the place of the images: the scores say how near
+a network comes to the one that it imitates.
+
 With --task, a network is scored by the protocol of another task of the same scale: for example a
 network for clean images on photographs, or a colour network on luma.
 """
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 
+from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
 from binsr_jax.evaluation.sets import load_sets
 from binsr_jax.files import printable
 from binsr_jax.tasks import TASKS, task_of
+from binsr_jax.training.transfer import picture_teacher
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -48,6 +55,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     switch("bicubic", help="Score bicubic enlargement: --degraded --task sr.")
     choice("which", "best", ["best", "latest"], "Which checkpoint of the work dir.")
     texts("sets", help="Benchmark sets; default: eval.sets of the config.")
+    text("teacher", help="Score against the output of this network, not against the images.")
     text("data_dir", help="Folder of the sets; default: eval.data_dir, else $BINSR_DATA.")
     flags.DEFINE_integer(
         "scale",
@@ -87,6 +95,10 @@ def run(values: flags.FlagValues) -> None:
         config.eval.levels = levels
     names = [name.strip() for name in values.sets or () if name.strip()] or config.eval.sets
     sets = load_sets(names, values.data_dir or config.eval.data_dir, task_of(config))
+    if values.teacher:
+        config.train.teacher = values.teacher
+        teacher = picture_teacher(config, read_network)
+        sets = [replace(images, teacher=teacher) for images in sets]
     results = Path(values.output or values.workdir or ".").expanduser() / "results.jsonl"
     images_dir = Path(values.save_images).expanduser() if values.save_images else None
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

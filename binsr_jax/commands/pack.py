@@ -18,10 +18,11 @@ from binsr_jax.commands.info import describe
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import from_network, network_at, pack
 from binsr_jax.errors import UserError
-from binsr_jax.evaluation.benchmark import restorer, score_set
+from binsr_jax.evaluation.benchmark import score_set
 from binsr_jax.evaluation.metrics import SCORES
 from binsr_jax.evaluation.sets import BenchmarkSet, load_set
 from binsr_jax.files import printable
+from binsr_jax.models.restoring import restorer
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.tasks import Task, task_of
 from binsr_jax.training.trainable import SUFFIX

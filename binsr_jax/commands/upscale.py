@@ -7,9 +7,10 @@ at the end, and the exit status is 1. If two images would have the same output, 
 ending or folder becomes part of the name.
 
 --model clean is the network trained on clean pictures, photo is for photographs with noise and JPEG
-artifacts, fast is a smaller one. It can also be a name from binsr models, or a file of binsr pack.
-By default, JPEG files are enlarged by the network for photographs, if this version has it, and all
-others by the one for clean pictures.
+artifacts, fast is a smaller one, and sharp and drawing imitate a float network trained for
+sharpness (without -s, the first one of a kind that is there). It can also be a name from binsr
+models, or a file of binsr pack. By default, JPEG files are enlarged by the network for photographs,
+if this version has it, and all others by the one for clean pictures.
 
 Large images are processed in tiles that overlap by the receptive field, with the same result as in
 one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, plus --memory.
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 print(sentence)
             return [(pictures.load(name, memory=memory), part) for name, part in groups.items()]
         if args.model in KINDS:
-            model = find("upscale", scale, args.model).name
+            model = find("upscale", args.scale or 0, args.model).name
             return [(pictures.load(model, memory=memory), files)]
         return [(pictures.load_one(args.model, args.scale, memory, "leave out -s"), files)]
 

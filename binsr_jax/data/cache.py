@@ -28,7 +28,7 @@ from binsr_jax.data.pairs import Pair
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_lock
 
-_VERSION = 1  # version of the files' layout
+INDEX_VERSION = 1  # version of the files' layout
 _DECODING = 2  # version of the decoding: raise it when the same file gives other pixels
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the GIL while it decodes
 
@@ -77,6 +77,7 @@ class PairCache(Sequence[Pair]):
         channels: 3 for RGB, 1 for grey.
         names: One name per image.
         sizes: Height and width of each HQ image.
+        degraded: Whether it has LQ images; if not, lq is hq.
         left_out: Names of images that are smaller than one LQ pixel.
         broken: One sentence for each image that could not be read and was skipped.
         fingerprint: Hash of all names, sizes and pixels. It is equal on all machines that hold the
@@ -90,7 +91,7 @@ class PairCache(Sequence[Pair]):
             ValueError, OSError: Its files are missing or do not fit one another.
         """
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        if not isinstance(index, dict) or index.get("version") != _VERSION:
+        if not isinstance(index, dict) or index.get("version") != INDEX_VERSION:
             raise ValueError("the index has another version")
         try:
             self.scale = int(index["scale"])
@@ -113,6 +114,7 @@ class PairCache(Sequence[Pair]):
         size = self.channels * int(self._starts[-1])
         self._hq = _map(folder / "hq.bin", size)
         self._lq = _map(folder / "lq.bin", size // self.scale**2) if degraded else self._hq
+        self.degraded = degraded
 
     def __len__(self) -> int:
         return len(self.names)
@@ -155,7 +157,7 @@ def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
     # A cache with skipped images must not be used by a run that refuses broken images.
     tolerance = ["skip_broken"] if images.skip_broken else []
     form = [] if images.degraded else ["hq", images.channels]
-    made = [_VERSION, _DECODING, images.scale]
+    made = [INDEX_VERSION, _DECODING, images.scale]
     key = json.dumps([*made, images.origin, *tolerance, *form], sort_keys=True)
     name = f"{images.title}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     folder = cache_dir / name
@@ -163,7 +165,7 @@ def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
         return PairCache(folder)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _lock(cache_dir / f"{name}.lock"):
+        with lock(cache_dir / f"{name}.lock"):
             try:
                 return PairCache(folder)  # another process has built it in the meantime
             except (ValueError, OSError) as error:
@@ -191,7 +193,7 @@ def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:
 def _build(images: Undecoded, folder: Path) -> None:
     names, sizes, left_out, broken = [], [], [], []
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([_VERSION, images.scale]).encode())
+    digest.update(json.dumps([INDEX_VERSION, images.scale]).encode())
     count, start = len(images.names), time.monotonic()
     logging.info("Decoding %d images (%s) into %s.", count, images.title, folder.parent)
 
@@ -214,7 +216,7 @@ def _build(images: Undecoded, folder: Path) -> None:
         ThreadPoolExecutor(_THREADS) as pool,
         tqdm(total=count, desc=images.title, unit="image", disable=None) as bar,
     ):
-        for i, decoded in enumerate(_in_order(pool, decode, count)):
+        for i, decoded in enumerate(in_order(pool, decode, count)):
             bar.update()
             if bar.disable and (i + 1) % 100 == 0:
                 logging.info("Decoded %d of %d images.", i + 1, count)
@@ -241,7 +243,7 @@ def _build(images: Undecoded, folder: Path) -> None:
             f"All {count} images of {images.title} are smaller than the scale {images.scale}."
         )
     index = {
-        "version": _VERSION,
+        "version": INDEX_VERSION,
         "scale": images.scale,
         "channels": images.channels,
         "degraded": images.degraded,
@@ -258,7 +260,7 @@ def _build(images: Undecoded, folder: Path) -> None:
     logging.info("Decoded %d images in %.1f s.", count, time.monotonic() - start)
 
 
-def _in_order(pool: ThreadPoolExecutor, function: Callable[[int], T], count: int) -> Iterator[T]:
+def in_order(pool: ThreadPoolExecutor, function: Callable[[int], T], count: int) -> Iterator[T]:
     """Yields function(0), function(1), ... computed in threads, a few ahead of the caller."""
     pending: deque[Future[T]] = deque()
     try:
@@ -280,7 +282,7 @@ def _map(path: Path, size: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Holds a lock that the system releases when the process ends, even by a crash."""
     with open(open_lock(path), "r+b") as file:
         try:

@@ -145,7 +145,7 @@ def _patches(config: Config, source: PairCache, number: int) -> grain.MapDataset
     """An endless sequence of random patches; each source has its own random numbers."""
     data = config.data
     training = DEGRADATIONS[task_of(config).degradation].training
-    degrade = training(config) if training is not None else None
+    degrade = training(config) if training is not None and not source.degraded else None
     least = data.patch + (degrade.margin if degrade is not None else 0)
     return (
         grain.MapDataset.source(_large_enough(source, data.patch, least))

@@ -4,61 +4,29 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
 from binsr_jax.config import Config
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
+from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
 from binsr_jax.evaluation.metrics import SCORES
 from binsr_jax.evaluation.sets import BenchmarkSet, Example, fingerprint, load_sets
-from binsr_jax.ops.image import grey_of_rgb
+from binsr_jax.models.restoring import Restore, restorer
 from binsr_jax.tasks import Task, task_of
 from binsr_jax.training.scores import Validation
-
-Restore = Callable[[np.ndarray], np.ndarray]
-"""From an input ``[h, w, C]``, uint8 or float32 in about 0..1, to uint8 ``[s h, s w, C]``."""
+from binsr_jax.training.transfer import picture_teacher
 
 # Longest name of a picture in bytes: "_comparison.png" is appended, and file systems allow 255.
 _LONGEST_STEM = 220
-
-
-def restorer(model: nn.Module, variables: Mapping[str, Any], channels: int = 3) -> Restore:
-    """Returns a function that restores an image, with output clipped to 0..1 and rounded to 8 bits.
-
-    A grey image passes through a colour network as three equal channels, and the output is
-    converted back to grey. The network is compiled once for each image shape, for any number of
-    variables.
-
-    Args:
-        model: Takes float ``[1, h, w, channels]`` in 0..1 (see ``binsr_jax.models``).
-        variables: Its parameters, and other collections if it has any.
-        channels: The number of channels of its input.
-    """
-    return lambda image: np.asarray(_restore(model, channels, variables, jnp.asarray(image)))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _restore(
-    model: nn.Module, channels: int, variables: Mapping[str, Any], image: jax.Array
-) -> jax.Array:
-    x = image[None].astype(jnp.float32) / (255 if image.dtype == jnp.uint8 else 1)
-    grey = image.shape[-1] < channels
-    if grey:
-        x = jnp.repeat(x, channels, axis=-1)
-    y = model.apply(variables, x, train=False, progress=jnp.float32(1))
-    assert isinstance(y, jax.Array)  # apply returns only this if no collection is mutable
-    y = grey_of_rgb(y[0]) if grey else y[0]
-    return jnp.round(jnp.clip(y, 0, 1) * 255).astype(jnp.uint8)
 
 
 def score_set(
@@ -162,7 +130,7 @@ def validator(config: Config) -> Callable[[Restore, int], Validation]:
 
 
 def validation_sets(config: Config) -> list[BenchmarkSet]:
-    """The sets for the validation of a training run.
+    """The sets for the validation of a training run; with ``data.taught``, against the teacher.
 
     Raises:
         UserError: A set is missing, or there are none.
@@ -172,7 +140,11 @@ def validation_sets(config: Config) -> list[BenchmarkSet]:
             f"config.eval.sets is {tuple(config.eval.sets)}, which names no benchmark set; name "
             "one, such as ('samples',)."
         )
-    return load_sets(config.eval.sets, config.eval.data_dir, task_of(config))
+    sets = load_sets(config.eval.sets, config.eval.data_dir, task_of(config))
+    if not config.data.taught:
+        return sets
+    teacher = picture_teacher(config, read_network)
+    return [replace(benchmark, teacher=teacher) for benchmark in sets]
 
 
 def network_validator(

@@ -12,6 +12,7 @@ from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image, read_pixels
 from binsr_jax.data.official import pair_up
 from binsr_jax.data.sources import SAMPLES
+from binsr_jax.data.taught import PictureTeacher
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 from binsr_jax.ops.image import grey_of_rgb, to_uint8
@@ -45,6 +46,7 @@ class BenchmarkSet:
         level: The strength of the degradation; 0 if the task has no levels.
         crop: Side of the square that is cut from the middle of each HR image; 0 means the whole
             image.
+        teacher: Its output takes the place of the HR images; None keeps these.
     """
 
     name: str
@@ -53,6 +55,7 @@ class BenchmarkSet:
     lr_files: tuple[Path, ...] | None
     level: int = 0
     crop: int = 0
+    teacher: PictureTeacher | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,7 +66,8 @@ class BenchmarkSet:
         made = DEGRADATIONS[self.task.degradation].protocol.format(self.level)
         source = made if self.lr_files is None else "LR files"
         crop = f", centre {self.crop}x{self.crop}" if self.crop else ""
-        return f"{self.task.protocol}, {source}{crop}"
+        against = ", against the teacher" if self.teacher else ""
+        return f"{self.task.protocol}, {source}{crop}{against}"
 
     def __iter__(self) -> Iterator[Example]:
         """Yields the examples.
@@ -75,7 +79,7 @@ class BenchmarkSet:
         make = DEGRADATIONS[self.task.degradation].benchmark
         for i, name in enumerate(_names(self.files)):
             hq, lq = self._pixels(i)
-            digest = _digest(hq, lq)
+            digest = self._digest(hq, lq)
             scale = self.task.scale
             least = max(scale, 2 * self.task.border + 1)
             if min(size // scale * scale for size in hq.shape[:2]) < least:
@@ -93,6 +97,8 @@ class BenchmarkSet:
                         f"({_size(hq)}) reduced {scale} times; replace one of them."
                     )
                 hq = hq[: lq.shape[0] * scale, : lq.shape[1] * scale]
+            if self.teacher is not None:
+                hq = self.teacher.restore(lq)
             yield Example(name, lq, hq, digest)
 
     def fingerprint(self) -> str:
@@ -101,7 +107,12 @@ class BenchmarkSet:
         Raises:
             UserError: A file cannot be read, or is too small for its centre crop.
         """
-        return fingerprint(_digest(*self._pixels(i)) for i in range(len(self)))
+        return fingerprint(self._digest(*self._pixels(i)) for i in range(len(self)))
+
+    def _digest(self, hq: np.ndarray, lq: np.ndarray | None) -> bytes:
+        """A hash of what an image is scored against."""
+        own = self.teacher.fingerprint.encode() if self.teacher else b""
+        return _digest(hq, lq) + own
 
     def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """HR image and LR file, in the channels that are scored; None if there is no LR file.

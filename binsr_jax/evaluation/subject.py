@@ -11,7 +11,7 @@ from binsr_jax.deploy.engine import Arithmetic, Engine
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.errors import UserError
-from binsr_jax.evaluation.benchmark import Restore, restorer
+from binsr_jax.models.restoring import Restore, restorer
 from binsr_jax.tasks import ENLARGING, task_of
 from binsr_jax.training.checkpoint import load_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from binsr_jax.errors import UserError
 
-KINDS = ("clean", "photo", "fast")
+KINDS = ("clean", "photo", "fast", "sharp", "drawing")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ NETWORKS: dict[str, Packaged] = {
         _packaged("x2-fast", "upscale", 2, "fast", "sr_x2_fast", "clean pictures, fast"),
         _packaged("x2-photo", "upscale", 2, "photo", "photo_x2", "photographs, twice as large"),
         _packaged("x4-photo", "upscale", 4, "photo", "photo_x4", "photographs, 4 times as large"),
+        # These two imitate a float network that was trained for sharpness: see configs/distil.py.
+        _packaged("sharp", "upscale", 4, "sharp", "sharp_x4", "sharp photographs"),
+        _packaged("x2-sharp", "upscale", 2, "sharp", "sharp_x2", "sharp photographs"),
+        _packaged("drawing", "upscale", 4, "drawing", "drawing_x4", "drawings"),
+        _packaged("x2-drawing", "upscale", 2, "drawing", "drawing_x2", "drawings"),
         _packaged("denoise", "denoise", 1, "", "denoise", "noise"),
         _packaged("dejpeg", "dejpeg", 1, "", "dejpeg", "JPEG artifacts"),
     )
@@ -58,14 +63,18 @@ NETWORKS: dict[str, Packaged] = {
 
 
 def find(task: str, scale: int = 1, kind: str = "") -> Packaged:
-    """The network for a task, a scale and a kind.
+    """The network for a task, a scale and a kind; with scale 0, the first that is there.
 
     Raises:
         UserError: There is none, or this version does not have its file.
     """
-    for network in NETWORKS.values():
-        if (network.task, network.scale, network.kind) == (task, scale, kind):
-            return checked(network)
+    found = [
+        network
+        for network in NETWORKS.values()
+        if (network.task, network.kind) == (task, kind) and scale in (0, network.scale)
+    ]
+    if found:
+        return checked(next((network for network in found if network.there), found[0]))
     raise UserError(
         f"There is no packaged network of the kind {kind} that enlarges {scale} times: choose "
         "another --model or -s (binsr models lists them), or give a model file with -m."

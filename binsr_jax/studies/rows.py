@@ -77,6 +77,7 @@ class Budget:
                 "keep": 1,
             }
         )
+        config.data.taught = 0
         config.eval.every = self.steps
 
 

@@ -19,6 +19,7 @@ from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
+from binsr_jax.data.taught import open_taught
 from binsr_jax.errors import UserError
 from binsr_jax.files import replace_text
 from binsr_jax.training.checkpoint import (
@@ -37,7 +38,7 @@ from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 from binsr_jax.training.step import Metrics, make_step
 from binsr_jax.training.trainable import read_network
-from binsr_jax.training.transfer import ReadNetwork, initialised, make_teacher
+from binsr_jax.training.transfer import ReadNetwork, initialised, make_teacher, picture_teacher
 from binsr_jax.training.workdir import claim, writing_to
 
 _LONGEST_SCORE = 4096  # bytes, as text
@@ -101,12 +102,16 @@ class _Run:
         self._checkpoints, self._validate = checkpoints, validate
         # Decodes the images if that was not done before, so that no step waits for it.
         self._mixture = open_mixture(config)
+        if config.data.taught:
+            teacher = picture_teacher(config, read)
+            self._mixture = [(open_taught(config, self._mixture, teacher), 1.0)]
         self._data = fingerprint(self._mixture)
         optimizer = make_optimizer(config.train)
         initial = functools.partial(create_state, config, model, optimizer)
         check_memory(config, model, initial, mesh)
         self._step = make_step(config, model, optimizer, mesh)
-        self._teacher = make_teacher(config, mesh, read) if config.train.teacher else None
+        each_step = bool(config.train.teacher) and not config.data.taught
+        self._teacher = make_teacher(config, mesh, read) if each_step else None
         latest = checkpoints.latest_step()
         if latest is None:
             fresh = initial()

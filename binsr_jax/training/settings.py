@@ -7,7 +7,7 @@ from binsr_jax.config import FIELDS, Config, flat_fields
 from binsr_jax.errors import UserError
 from binsr_jax.fields import check
 from binsr_jax.models.discriminators import fits
-from binsr_jax.tasks import task_of
+from binsr_jax.tasks import ENLARGING, task_of
 from binsr_jax.training.perceptual import perceptual_layers
 from binsr_jax.training.state import warmup_steps
 
@@ -30,6 +30,8 @@ def check_settings(config: Config) -> None:
             f"config.train.luma_weight is {train.luma_weight}, but the images of the task "
             f"{config.task} have no colour: leave it at 0."
         )
+    if config.data.taught:
+        _check_taught(config)
     if train.perceptual_weight or train.gan_weight:
         _check_terms(config)
     if train.schedule == "multistep":
@@ -41,6 +43,21 @@ def check_settings(config: Config) -> None:
                 f"config.train.milestones is {tuple(train.milestones)}, but must be growing steps "
                 f"after the warm-up, which ends at step {warmup}."
             )
+
+
+def _check_taught(config: Config) -> None:
+    """Checks what pairs of a teacher need."""
+    window, patch = config.data.window, config.data.patch
+    if config.task not in ENLARGING:
+        raise UserError(
+            f"config.data.taught is {config.data.taught}, but the task {config.task} does not "
+            "enlarge: leave it at 0."
+        )
+    if window < patch or window % config.scale:
+        raise UserError(
+            f"config.data.window is {window}, but must be a multiple of the scale, "
+            f"{config.scale}, and at least config.data.patch, {patch}."
+        )
 
 
 def _check_terms(config: Config) -> None:

@@ -80,7 +80,8 @@ def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
     """
     loss_of, train = make_loss(config.train), config.train
     layers = perceptual_layers(train) if train.perceptual_weight else {}
-    sharpen = config.real.sharpen if config.task == "real" else 0.0
+    # A teacher's output is what it is to be.
+    sharpen = config.real.sharpen if config.task == "real" and not config.data.taught else 0.0
     if config.train.scan:
         model = model.clone(scan=True)
 

@@ -9,16 +9,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from binsr_jax import models
 from binsr_jax.config import Config, config_to_json
+from binsr_jax.data.taught import PictureTeacher
 from binsr_jax.errors import UserError
 from binsr_jax.files import replace_text
+from binsr_jax.models.restoring import restorer
 from binsr_jax.nn.units import UNITS
 from binsr_jax.ops.binarize import mean_scale
+from binsr_jax.ops.image import imresize_uint8
+from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.devices import place_state
 from binsr_jax.training.state import TrainState, make_optimizer
@@ -134,6 +139,57 @@ def _of_single_units(path: _Path) -> _Path:
         index = 2 * int(number) + int(path[1].removeprefix("conv_"))
         return (f"body_{index}", "conv", *path[2:])
     return path
+
+
+def picture_teacher(config: Config, read: ReadNetwork = read_network) -> PictureTeacher:
+    """The network of ``config.train.teacher`` as a function of pictures.
+
+    Its picture is clipped to 0..1 and rounded. Where it enlarges more often than the student, that
+    is reduced by MATLAB's bicubic.
+
+    Args:
+        config: of the student.
+        read: gives the network of a path.
+
+    Raises:
+        UserError: if there is no such network, it is damaged, or its scale is no multiple of the
+            student's.
+    """
+    path = config.train.teacher
+    if not path:
+        raise UserError(
+            f"config.data.taught is {config.data.taught}, but no config.train.teacher is set: name "
+            "a work dir, a .safetensors or a model file."
+        )
+    network = read(path)
+    source, channels = network.config, task_of(network.config).channels
+    times, rest = divmod(source.scale, config.scale)
+    if rest or not times or channels != task_of(config).channels:
+        raise UserError(
+            f"The teacher in {path} is for {task_of(source).name}, which a student for "
+            f"{task_of(config).name} cannot learn from: choose another teacher."
+        )
+    logging.info("The teacher is step %d of %s.", network.provenance.get("steps", 0), path)
+    restore = restorer(models.build(source), network.variables, channels)
+
+    def reduced(image: np.ndarray) -> np.ndarray:
+        restored = restore(image)
+        return imresize_uint8(restored, 1 / times) if times > 1 else restored
+
+    return PictureTeacher(reduced, f"{fingerprint(network)}/{times}")
+
+
+def fingerprint(network: Network) -> str:
+    """A hash of what a network computes: its settings and its variables."""
+    settings = config_to_json(network.config)
+    found = hashlib.blake2b(digest_size=16)
+    found.update(json.dumps([settings[part] for part in ("task", "scale", "model")]).encode())
+    variables: dict[str, Any] = flatten_dict(network.variables, sep="/")
+    for name, value in sorted(variables.items()):
+        array = np.asarray(value)
+        found.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def make_teacher(config: Config, mesh: Mesh, read: ReadNetwork = read_network) -> Teacher:
