@@ -16,12 +16,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.nn.attention import ATTENTION
 from binsr_jax.nn.packed import SignConv
+from binsr_jax.ops.quantise import FLOATS, stored_as
 from binsr_jax.tasks import task_of
 from binsr_jax.trace import Trace
 
@@ -54,6 +56,7 @@ class Cost:
             per number and one bit per sign. Elementwise operations count as in place.
         file_bytes: The size of the tensors in the model file with float32.
         half_file_bytes: The same with float16.
+        int8_file_bytes: The same with int8: see ``ops.quantise``.
     """
 
     size: tuple[int, int]
@@ -68,6 +71,12 @@ class Cost:
     activation_bytes: int
     file_bytes: int
     half_file_bytes: int
+    int8_file_bytes: int
+
+    def bytes_of(self, floats: str) -> int:
+        """Bytes of the tensors in a model file with floats of this kind."""
+        sizes = (self.file_bytes, self.half_file_bytes, self.int8_file_bytes)
+        return dict(zip(FLOATS, sizes, strict=True))[floats]
 
 
 @dataclass(frozen=True)
@@ -160,8 +169,9 @@ def count(config: Config, size: tuple[int, int] = DEFAULT_SIZE) -> Cost:
         profiled=trace.profiled(),
         profiled_again=_profiled_again(attentions),
         activation_bytes=trace.activation_bytes(),
-        file_bytes=sum(stored_bytes(leaf, half=False) for leaf in params.values()),
-        half_file_bytes=sum(stored_bytes(leaf, half=True) for leaf in params.values()),
+        file_bytes=sum(stored_bytes(leaf, "float32") for leaf in params.values()),
+        half_file_bytes=sum(stored_bytes(leaf, "float16") for leaf in params.values()),
+        int8_file_bytes=sum(stored_bytes(leaf, "int8") for leaf in params.values()),
     )
 
 
@@ -181,15 +191,18 @@ def _profiled_again(attentions: dict[tuple[str, ...], tuple[nn.Module, Any]]) ->
     return sum(again.values())
 
 
-def stored_bytes(leaf: Any, half: bool) -> int:
+def stored_bytes(leaf: Any, floats: str) -> int:
     """Bytes of a parameter of a ``SignConv`` network in a model file.
 
     Args:
         leaf: An array or its shape; signs are stored as bits, in whole bytes.
-        half: Whether floats are stored as float16 instead of float32.
+        floats: How floats are stored, a name of ``ops.quantise.FLOATS``.
     """
     number = math.prod(leaf.shape)
-    return -(-number // 8) if leaf.dtype == jnp.int8 else number * (2 if half else 4)
+    if leaf.dtype == jnp.int8:
+        return -(-number // 8)
+    form = stored_as(leaf.shape, floats)
+    return number + 4 * leaf.shape[-1] if form == "int8" else number * np.dtype(form).itemsize
 
 
 def markdown(cost: Cost) -> str:
@@ -206,6 +219,7 @@ def markdown(cost: Cost) -> str:
         (f"bytes of feature maps at their most, {size}", f"{cost.activation_bytes:,}"),
         ("bytes of tensors in a model file, float32", f"{cost.file_bytes:,}"),
         ("bytes of tensors in a model file, float16", f"{cost.half_file_bytes:,}"),
+        ("bytes of tensors in a model file, int8", f"{cost.int8_file_bytes:,}"),
     ]
     return "\n".join(f"| {name} | {value} |" for name, value in rows)
 

@@ -280,6 +280,17 @@ class TrainConfig(Section):
         "", "the same: its network's output is a second target of the loss; see data.taught"
     )
     teacher_weight: float = field(1.0, "weight of the teacher's target in the loss", AT_LEAST_0)
+    floats: str = field(
+        "float32",
+        "round what is not binary as binsr pack --floats does; gradients pass straight through",
+        one_of("float32", "float16", "int8"),
+    )
+    sparsity: float = field(
+        0.0,
+        "weight of the mean size of branch factors and of weight scales, which is added to the "
+        "loss: binsr prune removes what becomes small",
+        AT_LEAST_0,
+    )
     learning_rate: float = field(1e-4, "the highest rate", ABOVE_0)
     schedule: str = field(
         "multistep", "of the learning rate", one_of("constant", "multistep", "cosine")

@@ -68,13 +68,20 @@ def test_pack_info_and_cost_agree(workdir, tmp_path, capsys):
     assert f"| {size:,} |" in tables[0]
 
 
-def test_half_says_what_it_costs(workdir, tmp_path, capsys):
-    path = tmp_path / "half.binsr"
-    assert main(["pack", "--workdir", str(workdir), "-o", str(path), "--half"]) == 0
-    assert "dB against float32" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("flags", "floats"),
+    [(["--half"], "float16"), (["--floats=float16"], "float16"), (["--floats=int8"], "int8")],
+)
+def test_smaller_floats_say_what_they_cost(workdir, tmp_path, capsys, flags, floats):
+    path = tmp_path / "small.binsr"
+    assert main(["pack", "--workdir", str(workdir), "-o", str(path), *flags]) == 0
+    output = capsys.readouterr().out
+    assert f"{floats}:" in output
+    assert "dB against float32" in output
     size = sum(array.nbytes for array in load_file(path).values())
-    assert cost.count(from_workdir(workdir).config).half_file_bytes == size
-    assert load_model_file(path).floats == "float16"
+    assert f"{size:,} of them tensors" in output
+    assert cost.count(from_workdir(workdir).config).bytes_of(floats) == size
+    assert load_model_file(path).floats == floats
 
 
 def test_cost_of_a_recipe_and_its_variant(capsys):
@@ -166,5 +173,5 @@ def test_the_program_starts_without_jax():
     assert failed.stderr == (
         "error: There is no model file and no packaged network 'missing': binsr pack makes a model "
         "file, and binsr models lists the networks: x2, x3, x4, x2-fast, x2-photo, x4-photo, "
-        "denoise, dejpeg.\n"
+        "sharp, x2-sharp, drawing, x2-drawing, denoise, dejpeg.\n"
     )

@@ -41,10 +41,14 @@ ALLOWED: dict[str, set[str]] = {
     "pretrained": set(),
     "deploy": {"pretrained", "models", "nn", "ops", "data", "tasks", "training", "cost", "enhance"},
     "service": {"deploy", "pretrained", "data"},
+    "compress": {"models", "nn", "ops", "data", "tasks", "training", "deploy"},
     "trace": set(),
     "cost": {"models", "nn", "ops", "tasks", "trace"},
     "evaluation": {"models", "nn", "ops", "data", "tasks", "training", "deploy", "cost"},
-    "studies": {"models", "nn", "data", "tasks", "training", "evaluation", "recipes"},
+    "studies": {
+        *("models", "data", "tasks", "training", "evaluation", "recipes"),
+        *("compress", "deploy", "cost"),
+    },
 }
 # The scores need no network: they may be used wherever arrays are.
 FREE = {"evaluation/metrics.py": {"ops"}}

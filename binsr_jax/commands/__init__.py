@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "faces": "restore the faces in images with DFDNet",
     "import-torch": "make a work dir of official PyTorch weights",
     "pack": "make a model file of a trained network",
+    "prune": "make a smaller network of a trained one",
     "unpack": "make a work dir of a model file, to train it further",
     "export": "make a model file run in other programs: StableHLO, ONNX or C",
     "info": "say what a model file is",

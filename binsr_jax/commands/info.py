@@ -36,7 +36,7 @@ def describe(model: PackedModel, path: Path) -> str:
         if network[f"{branch}_attention"] != "none"
     )
     costs = cost.count(model.config, size=(1, 1))
-    tensors = costs.half_file_bytes if model.floats == "float16" else costs.file_bytes
+    tensors = costs.bytes_of(model.floats)
     scores = ", ".join(f"{name} {score:.4g}" for name, score in made.get("scores", {}).items())
     parts = [part for part in ("head", "upsampler", "hr_conv", "tail") if _has(model.config, part)]
     lines = {

@@ -3,6 +3,7 @@
 binsr pack --workdir runs/quickstart -o model.binsr
 binsr pack --workdir runs/mine -o mine.binsr --trainable mine.safetensors
 binsr pack --workdir mine.safetensors -o mine.binsr
+binsr pack --workdir runs/mine -o mine.binsr --floats int8
 
 The second command also writes a trainable file: the latent weights, from which training can
 continue (--config.train.init_from=mine.safetensors). The third makes the same model file from it.
@@ -24,6 +25,7 @@ from binsr_jax.evaluation.sets import BenchmarkSet, load_set
 from binsr_jax.files import printable
 from binsr_jax.models.restoring import restorer
 from binsr_jax.nn.packed import PackedConv
+from binsr_jax.ops.quantise import FLOATS
 from binsr_jax.tasks import Task, task_of
 from binsr_jax.training.trainable import SUFFIX
 
@@ -38,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scores", type=Path, metavar="FILE", help="a results.jsonl whose means to store")
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the model file")
     add("--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)")
-    add("--half", action="store_true", help="store floats in 16 bits, and print the loss of PSNR")
+    floats = "how to store floats, and print the loss of PSNR (default: float32). int8: kernels in "
+    floats += "int8 with one step per output channel, all others in float16"
+    add("--floats", choices=FLOATS, default=FLOATS[0], help=floats)
+    add("--half", dest="floats", action="store_const", const="float16", help="--floats float16")
     add("--set", default="samples", metavar="NAME", help="for that PSNR (default: samples)")
     add("--data_dir", default="", metavar="DIR", help="folder of the set (default: $BINSR_DATA)")
 
@@ -52,16 +57,16 @@ def run(args: argparse.Namespace) -> None:
         network = network_at(args.workdir, args.which)
         scores = _scores(args.scores, task_of(network.config))
         about["scores"] = {**network.provenance.get("scores", {}), **scores}
-    model = pack(args.workdir, args.output, args.which, args.half, args.trainable, about)
+    model = pack(args.workdir, args.output, args.which, args.floats, args.trainable, about)
     print(describe(model, args.output))
     if args.trainable is not None:
         print(f"trainable:  {args.trainable}, {args.trainable.stat().st_size:,} bytes")
-    if args.half:
+    if args.floats != FLOATS[0]:
         images = load_set(args.set, args.data_dir, model.task)
         exact = from_network(network_at(args.workdir, args.which))
         before, after = (_psnr(m, images) for m in (exact, model))
         print(
-            f"float16:    {after:.4f} dB on {printable(args.set)} ({images.protocol}), "
+            f"{args.floats + ':':12}{after:.4f} dB on {printable(args.set)} ({images.protocol}), "
             f"{after - before:+.4f} dB against float32"
         )
 

@@ -24,15 +24,18 @@ from typing import Any
 
 from binsr_jax import cost, launcher
 from binsr_jax.commands import plot
+from binsr_jax.compress.importance import METHODS
+from binsr_jax.compress.prune import prune
 from binsr_jax.config import Config, copy_of
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.data.sources import source_names
+from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
 from binsr_jax.files import printable, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.recipes import open_recipe
-from binsr_jax.studies import activations, amplification, figures, table
+from binsr_jax.studies import activations, amplification, figures, pruning, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
 from binsr_jax.tasks import task_of
@@ -67,6 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", type=_not_negative, default=0, metavar="STEPS", help="0: as initialised"
     )
     _add_training(show)
+
+    shrink = studies.add_parser("prune", help="pruned networks beside those trained at their size")
+    shrink.add_argument(
+        "network", metavar="FILE", help="a work dir, a trainable file or a model file to prune"
+    )
+    shrink.add_argument("--features", type=_whole_numbers, required=True, metavar="N,N,...")
+    shrink.add_argument("--by", choices=METHODS, default="taylor", help="what matters")
+    shrink.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
+    shrink.add_argument(
+        "--side", type=_positive, default=400, help="of the picture that is timed (default: 400)"
+    )
+    _add_training(shrink)
 
     plot.add_arguments(studies.add_parser("curves", help="loss and PSNR of work dirs: binsr plot"))
 
@@ -107,7 +122,8 @@ def run(args: argparse.Namespace) -> int | None:
     launcher.keep_compiled_programs()
     args.output = args.output.expanduser()
     args.workdir = (args.workdir or args.output / "rows").expanduser()
-    study = {"table": _table, "k": _amplification, "activations": _activations}[args.study]
+    studies = {"table": _table, "k": _amplification, "activations": _activations}
+    study = {**studies, "prune": _pruning}[args.study]
     try:
         with _terminated_like_interrupted(), writing_to(args.output):
             args.output.mkdir(parents=True, exist_ok=True)
@@ -195,6 +211,35 @@ def _activations(args: argparse.Namespace) -> int:
     figures.save(activations.figure(rows), args.output / "activations.png")
     print(printable(f"Wrote {args.output / 'activations.png'} and activations.jsonl."))
     return _status(done)
+
+
+def _pruning(args: argparse.Namespace) -> int:
+    whole = read_network(args.network)
+    args.output.mkdir(parents=True, exist_ok=True)
+    blocks, args.blocks = args.blocks, None
+    config = _reduced(whole.config, args, features=None)
+    smaller = [prune(whole, blocks, features, args.by) for features in args.features]
+    rows = pruning.rows(Path(args.network), whole, smaller, config, args.output)
+    images = check(rows)
+    results = list(train_rows(rows, args.workdir, images))
+    points: list[dict[str, Any]] = []
+    for result in results:
+        model, name = result.row.config.model, result.row.name
+        point = {"title": result.row.title, "kind": result.row.recipe, "blocks": model.blocks}
+        point |= {"features": model.features, "steps": args.budget, "scores": result.scores}
+        if not result.error:
+            file = args.output / f"{name}.binsr"
+            points.append(point | pruning.measured(args.workdir / name, file, args.side))
+    before = [pruning.untrained(pruned.network, config) for pruned in smaller]
+    about = {"by": args.by, "budget": args.budget, "batch": args.batch, "network": args.network}
+    _write_rows(args.output / "prune.jsonl", [about, *points, *before])
+    figures.save(pruning.figure(points), args.output / "prune.png")
+    for row in (*points, *before):
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items())
+        size = f"{row['file_bytes']:,} bytes, " if "file_bytes" in row else ""
+        print(printable(f"{row['title']}: {size}{scores}"))
+    print(printable(f"Wrote {args.output / 'prune.png'} and prune.jsonl."))
+    return _status(results)
 
 
 def _rows(args: argparse.Namespace) -> list[Row]:

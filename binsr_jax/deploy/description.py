@@ -23,11 +23,11 @@ from binsr_jax.config import (
 )
 from binsr_jax.errors import UserError
 from binsr_jax.nn.units import UNITS
+from binsr_jax.ops.quantise import FLOATS
 from binsr_jax.tasks import task_of
 
 # The version is raised only when an older reader would compute something else.
 FORMAT_VERSION = 2
-FLOATS = ("float32", "float16")
 
 # The network fields that a file must have. Other fields of ``config.model`` may be missing; their
 # default then computes what networks computed before the field existed.
@@ -86,7 +86,7 @@ class Description:
     Attributes:
         config: A full config. Its network fields come from the file. Its training fields come from
             the file if this version knows them, else they are the defaults.
-        floats: A name of ``FLOATS``.
+        floats: A name of ``ops.quantise.FLOATS``.
         kernels: The shape of each kernel of signs, not yet compared with the network.
         provenance: See ``model_file.PackedModel``.
     """
@@ -141,7 +141,7 @@ def read_description(description: dict[str, Any]) -> Description:
     kinds |= {"task": str, "config": dict} if version == 1 else {"network": dict}
     _require_fields("its description", description, kinds)
     if description["floats"] not in FLOATS:
-        raise UserError("its description's floats are neither float32 nor float16")
+        raise UserError(f"its description's floats are none of {', '.join(FLOATS)}")
     provenance = bounded(description["provenance"])
     if version == 1:
         network, training = _of_version_1(description)

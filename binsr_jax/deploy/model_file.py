@@ -26,11 +26,14 @@ from binsr_jax.deploy.signs import Kernel, bits_of, words_of
 from binsr_jax.errors import UserError
 from binsr_jax.files import replace_bytes
 from binsr_jax.nn.packed import SignConv
+from binsr_jax.ops.quantise import dequantise, quantise, stored_as
 from binsr_jax.tasks import Task, task_of
 
 _MAX_HEADER = 1 << 19
 _MAX_REASON = 300  # characters
-_DTYPES = {"float32": "F32", "float16": "F16"}  # names in safetensors
+_DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}  # names in safetensors
+_READ = {"F32": "<f4", "F16": "<f2", "I8": "i1"}  # names in safetensors to names in numpy
+_STEP = "/step"  # follows the name of a quantised kernel: its steps
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class PackedModel:
             fingerprint of the training data), ``scores`` (name to number), ``package`` (the version
             of binsr-jax that packed it), ``name`` and ``terms`` (of the weights, which follow from
             the training images). Each may be missing.
-        floats: How floats are stored, ``"float32"`` or ``"float16"``.
+        floats: How floats are stored, a name of ``ops.quantise.FLOATS``.
     """
 
     config: Config
@@ -81,7 +84,7 @@ def stored_tensors(config: Config, floats: str = "float32") -> dict[str, StoredT
 
     Args:
         config: A full config.
-        floats: ``"float32"`` or ``"float16"``.
+        floats: A name of ``ops.quantise.FLOATS``.
 
     Raises:
         UserError: The config describes no network.
@@ -89,11 +92,16 @@ def stored_tensors(config: Config, floats: str = "float32") -> dict[str, StoredT
     leaves: dict[str, Any] = flatten_dict(models.shapes(config, SignConv)["params"], sep="/")
     tensors = {}
     for name, leaf in leaves.items():
-        size = stored_bytes(leaf, half=floats == "float16")
+        size = stored_bytes(leaf, floats)
         if leaf.dtype == jnp.int8:
             tensors[name] = StoredTensor("U8", (size,), size, leaf.shape)
-        else:
-            tensors[name] = StoredTensor(_DTYPES[floats], leaf.shape, size)
+            continue
+        form = stored_as(leaf.shape, floats)
+        if form == "int8":
+            steps = leaf.shape[-1:]
+            tensors[name + _STEP] = StoredTensor("F32", steps, 4 * steps[0])
+            size -= 4 * steps[0]
+        tensors[name] = StoredTensor(_DTYPES[form], leaf.shape, size)
     return tensors
 
 
@@ -116,16 +124,25 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
     for name, tensor in tensors.items():
         if tensor.kernel is not None:
             arrays[name] = bits_of(np.asarray(params[_w_bits(name)]), tensor.kernel)
-        else:
-            with np.errstate(over="ignore"):  # values too large for float16 are refused below
-                arrays[name] = np.asarray(params[name]).astype(model.floats).reshape(tensor.shape)
-            if not np.isfinite(arrays[name]).all():
-                raise UserError(
-                    f"The parameter {name} is not finite in {model.floats}: "
-                    "train with a lower learning rate, or pack without --half."
-                )
+        elif name in params:
+            arrays |= _stored(name, np.asarray(params[name]), tensor)
     content = safetensors.numpy.save(arrays, metadata={"binsr": json.dumps(description)})
     _write(path, content)
+
+
+def _stored(name: str, array: np.ndarray, tensor: StoredTensor) -> dict[str, np.ndarray]:
+    """What a file holds of a parameter: the array itself, or whole numbers and steps."""
+    with np.errstate(over="ignore"):  # what is too large for float16 is refused below
+        kept = array.astype("<f2" if tensor.dtype == "F16" else "<f4").reshape(tensor.shape)
+    if not np.isfinite(kept).all():
+        raise UserError(
+            f"The parameter {name} is not finite in {kept.dtype.name}: "
+            "train with a lower learning rate, or pack with --floats float32."
+        )
+    if tensor.dtype != "I8":
+        return {name: kept}
+    q, step = map(np.asarray, quantise(jnp.asarray(kept)))
+    return {name: q, name + _STEP: step}
 
 
 def load_model_file(path: str | os.PathLike[str]) -> PackedModel:
@@ -163,16 +180,22 @@ def _read(file: BinaryIO) -> PackedModel:
     )
     tensors = _described_tensors(description, len(header))
     offsets = _offsets(header, tensors, size - 8 - length)
-    params = {}
+    params, arrays = {}, {}
     for name in sorted(offsets, key=offsets.__getitem__):
         data, tensor = _bytes(file, tensors[name].size), tensors[name]
         if tensor.kernel is not None:
             params[_w_bits(name)] = _w_bits_of(name, data, tensor.kernel)
         else:
-            array = np.frombuffer(data, "<f2" if tensor.dtype == "F16" else "<f4")
+            array = np.frombuffer(data, _READ[tensor.dtype]).reshape(tensor.shape)
             if not np.isfinite(array).all():
                 raise UserError(f"the tensor {name} has values that are not finite")
-            params[name] = jnp.asarray(array.astype(np.float32).reshape(tensor.shape))
+            arrays[name] = array
+    quantised = [name for name, tensor in tensors.items() if tensor.dtype == "I8"]
+    steps = {name: _step_of(name, arrays.pop(name + _STEP)) for name in quantised}
+    for name, array in arrays.items():
+        value = jnp.asarray(array)
+        floats = value.astype(jnp.float32)
+        params[name] = dequantise(value, steps[name]) if name in steps else floats
     return PackedModel(
         description.config,
         unflatten_dict(params, sep="/"),
@@ -235,6 +258,13 @@ def _w_bits_of(name: str, data: bytes, kernel: Kernel) -> jax.Array:
     if used and data[-1] >> used:
         raise UserError(f"the tensor {name} has bits behind its last sign")
     return jnp.asarray(words_of(np.frombuffer(data, np.uint8), kernel))
+
+
+def _step_of(name: str, step: np.ndarray) -> jax.Array:
+    """The steps of a quantised kernel."""
+    if not (step > 0).all():
+        raise UserError(f"the tensor {name}{_STEP} has values that are not above 0")
+    return jnp.asarray(step)
 
 
 def _w_bits(signs: str) -> str:

@@ -104,7 +104,7 @@ def pack(
     workdir: str | os.PathLike[str],
     output: str | os.PathLike[str],
     which: Literal["best", "latest"] = "best",
-    half: bool = False,
+    floats: str = "float32",
     trainable: str | os.PathLike[str] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> PackedModel:
@@ -114,7 +114,7 @@ def pack(
         workdir: The work dir of its training, or a trainable file.
         output: The model file.
         which: See ``from_workdir``.
-        half: Whether to store floats as float16.
+        floats: How to store floats, a name of ``ops.quantise.FLOATS``.
         trainable: A trainable file to write as well. The model file is then packed from its
             content, so that it can be reproduced from it bit for bit.
         about: Entries of the provenance to set: name, terms and scores.
@@ -130,6 +130,6 @@ def pack(
     if trainable is not None:
         save_trainable(trainable, network)
         network = quantised(network)
-    model = replace(from_network(network), floats="float16" if half else "float32")
+    model = replace(from_network(network), floats=floats)
     save_model(output, model)
     return load_model_file(output)

@@ -4,22 +4,16 @@ A unit adds the output of a binary convolution to its residual. That output hard
 magnitude of its input. If the residual is much smaller or larger, one of the two dominates.
 """
 
-from functools import partial
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from matplotlib.figure import Figure
 
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.errors import UserError
-from binsr_jax.nn.binary import BinaryConv
-from binsr_jax.nn.units.base import Unit
+from binsr_jax.models.watching import watch
 from binsr_jax.training.state import create_state, make_optimizer
 
 # Bins of magnitudes, of equal width in log space; values outside count in the first or last.
@@ -103,32 +97,13 @@ def _record(
     config: Config, variables: dict[str, Any], images: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The input of each binary unit, and the output of its convolution."""
-    model = models.build(config)
-
-    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        result = call(*args, **kwargs)
-        if context.method_name == "__call__":
-            if isinstance(context.module, Unit):
-                context.module.sow("intermediates", _ENTERS, args[0])
-            elif isinstance(context.module, BinaryConv):
-                context.module.sow("intermediates", _LEAVES, result)
-        return result
-
-    with nn.intercept_methods(watch):
-        _, found = jax.jit(partial(model.apply, train=False, mutable=["intermediates"]))(
-            variables, jnp.asarray(images), progress=jnp.float32(1)
-        )
-    sown: dict[tuple[str, ...], Any] = flatten_dict(found["intermediates"])
+    seen = watch(config, variables, images)
     pairs = []
-    for unit in sorted((path[:-1] for path in sown if path[-1] == _ENTERS), key=_natural):
-        leaves = [p for p in sown if p[: len(unit)] == unit and p[-1] == _LEAVES]
-        pairs += [
-            (np.asarray(sown[(*unit, _ENTERS)][0]), np.asarray(sown[path][0])) for path in leaves
-        ]
+    for unit in sorted(seen.entering, key=_natural):
+        if not unit[0].startswith("upsampler"):
+            leaves = [path for path in seen.leaving if path[: len(unit)] == unit]
+            pairs += [(seen.entering[unit], seen.leaving[path]) for path in leaves]
     return pairs
-
-
-_ENTERS, _LEAVES = "enters_unit", "leaves_convolution"
 
 
 def _natural(path: tuple[str, ...]) -> list[tuple[bool, int, str]]:

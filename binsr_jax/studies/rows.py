@@ -64,6 +64,8 @@ class Budget:
                 "ssim_weight": 0.0,
                 "init_from": "",
                 "teacher": "",
+                "floats": "float32",
+                "sparsity": 0.0,
                 "learning_rate": self.learning_rate,
                 "schedule": "cosine",
                 "warmup": self.steps // 10,

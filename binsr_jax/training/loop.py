@@ -29,6 +29,7 @@ from binsr_jax.training.checkpoint import (
     config_to_json,
     differences,
 )
+from binsr_jax.training.compression import with_rounding
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
 from binsr_jax.training.footprint import check_memory
 from binsr_jax.training.journal import Journal
@@ -240,6 +241,7 @@ class _Run:
         score = None
         if jax.process_index() == 0:
             variables = jax.tree.map(np.asarray, self._state.variables)
+            variables["params"] = with_rounding(self._config, variables["params"])
             with stop.interrupting():
                 validation = self._validate(variables, step)
             journal.scores(step, validation)

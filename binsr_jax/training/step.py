@@ -15,6 +15,7 @@ from binsr_jax.config import Config
 from binsr_jax.nn.fence import UNIT_INPUT
 from binsr_jax.settings import TrainConfig
 from binsr_jax.training.adversary import generator_loss, update_adversary
+from binsr_jax.training.compression import mean_scales, with_rounding
 from binsr_jax.training.devices import AXIS
 from binsr_jax.training.losses import make_loss
 from binsr_jax.training.perceptual import load_vgg, perceptual_distance, perceptual_layers
@@ -65,8 +66,9 @@ def _parts(array: jax.Array, count: int) -> jax.Array:
 def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
     """Returns the loss function of a batch.
 
-    If the loss has several terms, they are ``pixel``, ``perceptual`` and ``adversarial``, each
-    before its weight. With a discriminator, the terms also hold the network's ``output``.
+    If the loss has several terms, they are ``pixel``, ``scales``, ``perceptual`` and
+    ``adversarial``, each before its weight. With a discriminator, the terms also hold the network's
+    ``output``.
 
     Args:
         config: The run.
@@ -93,7 +95,7 @@ def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
         adversary: Any,
         fixed: Any,
     ) -> tuple[jax.Array, tuple[Collections, Terms]]:
-        variables = {"params": params, **collections}
+        variables = {"params": with_rounding(config, params), **collections}
         output, updated = model.apply(
             variables, batch["lq"], train=True, progress=progress, mutable=list(collections)
         )
@@ -104,6 +106,9 @@ def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
         loss = train.pixel_weight * pixel
         if "teacher" in batch:
             loss += train.teacher_weight * loss_of(output, batch["teacher"])
+        if train.sparsity:
+            terms["pixel"], terms["scales"] = pixel, mean_scales(config, params)
+            loss += train.sparsity * terms["scales"]
         if layers:
             terms["perceptual"] = perceptual_distance(fixed["vgg"], layers, output, target)
             loss += train.perceptual_weight * terms["perceptual"]

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from binsr_jax.commands.info import describe
 from binsr_jax.config import config_to_json, default
+from binsr_jax.cost import count
 from binsr_jax.deploy import description
 from binsr_jax.deploy.description import NETWORK_FIELDS, TRAINING_FIELDS
 from binsr_jax.deploy.model_file import (
@@ -29,6 +30,7 @@ from binsr_jax.deploy.model_file import (
 )
 from binsr_jax.errors import UserError
 from binsr_jax.ops.packed import pack_weights
+from binsr_jax.ops.quantise import FLOATS, rounded
 
 VERSION_1 = Path(__file__).with_name("files") / "version_1.binsr"
 FORMAT = Path(__file__).parents[2] / "docs" / "model-format.md"
@@ -82,7 +84,7 @@ def refusal(content: bytes, folder: Path) -> str:
     return sentence
 
 
-@pytest.mark.parametrize("floats", ["float32", "float16"])
+@pytest.mark.parametrize("floats", FLOATS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_model_survives_its_file(make_model, tmp_path, network, floats):
     model = make_model(floats, **network)
@@ -95,10 +97,45 @@ def test_a_model_survives_its_file(make_model, tmp_path, network, floats):
     after: dict[Any, Any] = flatten_dict(again.params)
     assert before.keys() == after.keys()
     for name, array in before.items():
-        stored = array if array.dtype == jnp.uint32 else np.asarray(array, floats)
-        np.testing.assert_array_equal(after[name], np.asarray(stored, array.dtype))
+        stored = array if array.dtype == jnp.uint32 else rounded(array, floats)
+        np.testing.assert_array_equal(after[name], stored)
         assert after[name].dtype == array.dtype
     assert os.listdir(tmp_path) == ["model.binsr"]
+
+
+def test_quantised_kernels_are_whole_numbers_with_steps(make_model, tmp_path):
+    model = make_model("int8", residual_attention="se")
+    save_model(tmp_path / "model.binsr", model)
+    arrays = load_file(tmp_path / "model.binsr")
+    kernel = np.asarray(model.params["tail"]["kernel"])
+    q, step = arrays["tail/kernel"], arrays["tail/kernel/step"]
+    assert (q.dtype, step.dtype, step.shape) == (np.int8, np.float32, kernel.shape[-1:])
+    assert (np.abs(q * step - kernel) <= 0.5001 * step).all()
+    assert arrays["body_0/conv/scale"].dtype == np.float16
+    sizes = {
+        form: sum(t.size for t in stored_tensors(model.config, form).values()) for form in FLOATS
+    }
+    assert sizes["int8"] < sizes["float16"] < sizes["float32"]
+    assert sizes["int8"] == sum(array.nbytes for array in arrays.values())
+    assert sizes == {form: count(model.config).bytes_of(form) for form in FLOATS}
+
+    code = re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code[0], names)
+    _, read = names["read_model"](tmp_path / "model.binsr")
+    ours = load_model_file(tmp_path / "model.binsr").params["tail"]["kernel"]
+    np.testing.assert_array_equal(read["tail/kernel"], ours)
+
+    content = (tmp_path / "model.binsr").read_bytes()
+    as_half = described(content, lambda d: d.update(floats="float16"))
+    assert "its network has no tensor" in refusal(as_half, tmp_path)
+    other = described(content, lambda d: d.update(floats="int4"))
+    assert "floats are none of float32, float16, int8" in refusal(other, tmp_path)
+    header, data = split(content)
+    start, end = header["tail/kernel/step"]["data_offsets"]
+    for wrong in (0.0, -1.0):
+        bad = data[:start] + struct.pack("<f", wrong) * ((end - start) // 4) + data[end:]
+        assert "not above 0" in refusal(joined(header, bad), tmp_path)
 
 
 def test_the_same_model_makes_the_same_file(make_model, saved, tmp_path):
@@ -310,7 +347,7 @@ DESCRIPTIONS = {
     "unknown in this version": lambda d: d.update(colour="blue"),
     "has no network": lambda d: d.pop("network"),
     "wrong type": lambda d: d.update(network=[]),
-    "neither float32 nor float16": lambda d: d.update(floats="bfloat16"),
+    "none of float32, float16, int8": lambda d: d.update(floats="bfloat16"),
     "is not F16": lambda d: d.update(floats="float16"),
     "no field scale": lambda d: d["network"].pop("scale"),
     r"no field model\.unit": lambda d: d["network"]["model"].pop("unit"),

@@ -1,0 +1,74 @@
+"""Makes a smaller network of a trained binary one: it takes out what matters least.
+
+binsr prune --workdir runs/x2 --features 48 -o pruned.safetensors
+binsr train --config mine.py --workdir runs/small --config.train.init_from=pruned.safetensors \\
+    --config.model.features=48
+binsr pack --workdir runs/small -o small.binsr
+
+The result is a trainable file, or a work dir if -o has another ending: a network of fewer blocks or
+channels, which trains, packs and runs like any other. It has lost some PSNR; training on brings
+most of it back (docs/compress.md). Scores by which blocks and channels are chosen: the size of
+their scales; the first-order Taylor expansion of the loss; or the loss without each of them.
+"""
+
+import argparse
+from pathlib import Path
+
+from binsr_jax import cost
+from binsr_jax.compress.importance import METHODS
+from binsr_jax.compress.prune import prune
+from binsr_jax.deploy.unpack import read_network
+from binsr_jax.errors import UserError
+from binsr_jax.files import printable
+from binsr_jax.training.trainable import SUFFIX, save_trainable
+from binsr_jax.training.transfer import start_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``binsr prune``."""
+    add = parser.add_argument
+    source = "where it was trained, a trainable file, or a model file"
+    add("--workdir", required=True, metavar="DIR", help=source)
+    add("--blocks", type=int, metavar="N", help="blocks to keep (default: all)")
+    add("--features", type=int, metavar="N", help="channels to keep (default: all)")
+    add("--by", choices=METHODS, default="taylor", help="what matters (default: taylor)")
+    images = "a folder of pictures to measure with (default: those in the package)"
+    add("--images", default="", metavar="DIR", help=images)
+    add("-o", "--output", required=True, type=Path, metavar="FILE", help="the smaller network")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs ``binsr prune``."""
+    if args.blocks is None and args.features is None:
+        raise UserError("Say how much is to be kept: --blocks N, --features N, or both.")
+    network = read_network(args.workdir)
+    pruned = prune(network, args.blocks, args.features, args.by, args.images)
+    if args.output.suffix == SUFFIX:
+        save_trainable(args.output, pruned.network)
+    else:
+        config, variables = pruned.network.config, pruned.network.variables
+        start_run(args.output, config, variables, f"pruned {Path(args.workdir).name}")
+    lines = {"units": _numbers(pruned.units), "channels": _numbers(pruned.channels)}
+    print("\n".join(f"{name} kept: {numbers}" for name, numbers in lines.items()))
+    before, after = (cost.count(n.config) for n in (network, pruned.network))
+    for name, field in (("bytes in a model file", "file_bytes"), ("binary MACs", "binary_macs")):
+        old, new = getattr(before, field), getattr(after, field)
+        print(f"{name}: {new:,}, of {old:,} before ({new / max(old, 1):.0%})")
+    model = pruned.network.config.model
+    print(
+        printable(str(args.output))
+        + f": {model.blocks} blocks of {model.features} channels; train on from it with "
+        f"--config.train.init_from, --config.model.blocks={model.blocks} and "
+        f"--config.model.features={model.features}"
+    )
+
+
+def _numbers(numbers: list[int]) -> str:
+    """Whole numbers with runs in one: ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
