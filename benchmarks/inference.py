@@ -148,8 +148,9 @@ def make_images(size: int, count: int = 4) -> Any:
     """Photographs of the package, repeated to a size: ``[count, size, size, 3]`` in 0..1."""
     import numpy as np
 
-    from binsr_jax.data.images import list_images, read_rgb
+    from binsr_jax.data.images import read_rgb
     from binsr_jax.data.sources import SAMPLES
+    from binsr_jax.image_files import list_images
 
     images = []
     for file in itertools.islice(itertools.cycle(list_images(SAMPLES / "valid")), count):

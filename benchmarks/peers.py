@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from binsr_jax import models
-from binsr_jax.deploy.engine import Engine
+from binsr_jax.deploy.loading import engine_of
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.models.backbone import UPSAMPLING_STEPS
 from binsr_jax.models.edsr import DIV2K_MEAN
@@ -256,8 +256,8 @@ def _nchw(side: Side) -> Side:
 
 def packed(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     """This package's engine."""
-    del images, threads  # XLA takes its threads from the CPUs that the process may use
-    engine = Engine(model)
+    del images, threads  # it takes its threads from the CPUs that the process may use
+    engine = engine_of(model)
     return lambda x: engine.run(x[0])[None]
 
 

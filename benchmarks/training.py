@@ -168,7 +168,7 @@ def memory_job(side: str, case: str, shape: dict[str, int], threads: int) -> dic
 def start_job(case: str, shape: dict[str, int], threads: int, cache: str) -> dict[str, float]:
     """Makes a first step, with the compiled programs of a folder."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # looked at when JAX is imported
-    from binsr_jax.launcher import keep_compiled_programs
+    from binsr_jax.kept import keep_compiled_programs
 
     keep_compiled_programs()
     loss, _ = make_side("ours", case, shape, threads)()

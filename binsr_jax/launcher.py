@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 from absl import flags, logging
 
 from binsr_jax.config import FIELDS, default, flat_fields, list_value
 from binsr_jax.errors import UserError
 from binsr_jax.fields import Field
 from binsr_jax.files import printable
-from binsr_jax.ops.native import build, choose
+from binsr_jax.kept import keep_compiled_programs
+from binsr_jax.ops.native import choose
 from binsr_jax.recipes import recipe_file
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
@@ -75,22 +75,6 @@ def launch(program: Program, name: str, argv: Sequence[str]) -> int:
     keep_compiled_programs()
     check_kernel()
     return program.run(values) or 0
-
-
-def keep_compiled_programs() -> None:
-    """Caches compiled programs in ``~/.cache/binsr-jax/jax``, so that the next start is faster.
-
-    Without a home directory, a temporary folder is used. JAX's own variable
-    JAX_COMPILATION_CACHE_DIR names another folder.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        try:
-            jax.config.update("jax_compilation_cache_dir", str(build.cache_folder("jax")))
-        except OSError as error:
-            logging.warning("Compiled programs are not kept: %s", error)
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # JAX's default threshold of a second would exclude the draws of the initial parameters.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def check_kernel() -> None:

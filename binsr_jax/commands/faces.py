@@ -24,15 +24,17 @@ from binsr_jax.commands.pictures import (
     sigterm_interrupts,
     whole,
 )
-from binsr_jax.deploy.jobs import Job, Options, plan_jobs, run_each
+from binsr_jax.deploy.jobs import run_each
+from binsr_jax.deploy.listing import Job, Options, plan_jobs
 from binsr_jax.deploy.picture_files import read_picture, write_picture
-from binsr_jax.deploy.pictures import FORMATS, canvas, finish, fitted, paste
+from binsr_jax.deploy.pictures import canvas, finish, fitted, paste
 from binsr_jax.errors import UserError
 from binsr_jax.faces.finding import SEARCH_SIDE, FaceFinder
 from binsr_jax.faces.model import load_face_network, usual_file
 from binsr_jax.faces.restoring import FaceNetwork, Finder, restore_faces
 from binsr_jax.files import open_regular, printable, replacing
-from binsr_jax.launcher import keep_compiled_programs
+from binsr_jax.image_files import FORMATS
+from binsr_jax.kept import keep_compiled_programs
 from binsr_jax.memory import available_memory
 
 # An image and its copies, some of them as floats.

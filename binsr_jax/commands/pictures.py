@@ -7,17 +7,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from binsr_jax.deploy.jobs import FORMATS, Options, Outcome, find_images, plan_jobs, run_jobs
-from binsr_jax.deploy.steps import load_steps
-from binsr_jax.deploy.upscaler import Upscaler, load
-from binsr_jax.enhance import parse
+from binsr_jax.deploy.listing import Options, find_images, plan_jobs
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
-from binsr_jax.launcher import keep_compiled_programs
+from binsr_jax.image_files import FORMATS
+from binsr_jax.kept import keep_compiled_programs
+
+if TYPE_CHECKING:  # numpy and Pillow are imported when there is an image to work
+    from binsr_jax.deploy.jobs import Outcome
+    from binsr_jax.deploy.upscaler import Upscaler
 
 # Some of the images, and the network that restores them.
-Group = tuple[Upscaler, Sequence[Path]]
+Group = tuple["Upscaler", Sequence[Path]]
 
 
 def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
@@ -117,6 +120,9 @@ def run(
     """
     memory = round(args.memory * 2**30) if args.memory else None
     files = named_images(args)
+    from binsr_jax.deploy.jobs import Outcome, run_jobs
+    from binsr_jax.enhance import parse
+
     pre, post = parse(args.pre, "pre"), parse(args.post, "post")
     keep_compiled_programs()
     groups = choose(files, memory)
@@ -155,7 +161,7 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, ends)
 
 
-def report(outcome: Outcome, done: str) -> int:
+def report(outcome: "Outcome", done: str) -> int:
     """Prints a summary of the jobs, and returns the exit status.
 
     Args:
@@ -173,9 +179,16 @@ def report(outcome: Outcome, done: str) -> int:
     return 1 if outcome.failed else 0
 
 
+def load(model: str | Path, memory: int | None) -> "Upscaler":
+    """Loads a network: see ``deploy.upscaler.load``."""
+    from binsr_jax.deploy import upscaler
+
+    return upscaler.load(model, memory=memory)
+
+
 def load_one(
     model: str | Path, scale: int | None, memory: int | None, otherwise: str, strength: float = 1.0
-) -> Upscaler:
+) -> "Upscaler":
     """Loads a network, and refuses one with another scale.
 
     Args:
@@ -188,6 +201,8 @@ def load_one(
     if strength == 1:
         upscaler = load(model, memory=memory)
     else:
+        from binsr_jax.deploy.steps import load_steps
+
         upscaler = load_steps([model], strength=strength, memory=memory)
     if scale not in (None, upscaler.scale):
         raise UserError(

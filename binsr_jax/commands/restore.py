@@ -16,7 +16,6 @@ import argparse
 from pathlib import Path
 
 from binsr_jax.commands import pictures
-from binsr_jax.deploy.steps import load_steps
 from binsr_jax.errors import UserError
 from binsr_jax.pretrained import find
 
@@ -43,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     models = networks_of(args.steps, args.scale)
 
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
+        from binsr_jax.deploy.steps import load_steps
+
         return [(load_steps(models, strength=args.strength, memory=memory), files)]
 
     return pictures.run(args, choose)

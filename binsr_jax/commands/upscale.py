@@ -24,7 +24,6 @@ import argparse
 from pathlib import Path
 
 from binsr_jax.commands import pictures
-from binsr_jax.deploy.choice import by_default
 from binsr_jax.pretrained import KINDS, find
 
 
@@ -42,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
         scale = args.scale or 2
         if args.model is None:
+            from binsr_jax.deploy.choice import by_default
+
             groups, sentence = by_default(files, scale)
             if sentence:
                 print(sentence)

@@ -1,7 +1,5 @@
 """Decodes image files into arrays, in colour or in grey."""
 
-import os
-import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,20 +9,6 @@ from PIL import Image
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular
 from binsr_jax.ops.image import luma_uint8
-
-IMAGE_SUFFIXES = (
-    ".png",
-    ".apng",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -36,28 +20,6 @@ _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
 _BITS = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PLANAR, _APART = 284, 2
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files directly in a folder, sorted by name, without hidden files.
-
-    Folders, pipes, sockets and devices do not count, whatever their names are. A dangling link is
-    listed, so that reading it reports what is missing.
-
-    Raises:
-        UserError: There is no such folder, or it cannot be read.
-    """
-    try:
-        files = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"Cannot read the folder {folder} ({error.strerror}).") from error
-    return [
-        file
-        for file in files
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not file.name.startswith(".")
-        and _may_be_a_file(file)
-    ]
 
 
 def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
@@ -121,13 +83,6 @@ def read_image(
 def read_rgb(file: Path | BinaryIO, name: str = "") -> np.ndarray:
     """Decodes an image into uint8 ``[H, W, 3]``; see ``read_image``."""
     return read_image(file, 3, name)
-
-
-def _may_be_a_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return True
 
 
 def _decoded(file: BinaryIO) -> np.ndarray:

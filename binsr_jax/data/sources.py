@@ -17,11 +17,12 @@ from absl import logging
 from binsr_jax.config import Config
 from binsr_jax.data.cache import PairCache, Undecoded, open_cache
 from binsr_jax.data.degradations import DEGRADATIONS
-from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image, read_rgb
+from binsr_jax.data.images import read_image, read_rgb
 from binsr_jax.data.official import official_pair, pair_up
 from binsr_jax.data.pairs import Pair, bicubic_pair
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
+from binsr_jax.image_files import IMAGE_SUFFIXES, list_images
 from binsr_jax.tasks import Task, task_of
 
 SPLITS = ("train", "valid")

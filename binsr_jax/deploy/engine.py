@@ -12,7 +12,7 @@ small difference into a large one.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,20 @@ import numpy as np
 from jax import lax
 
 from binsr_jax import models
+from binsr_jax.deploy.loading import Arithmetic
 from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.deploy.program import Half, Program, check_image, strip_rows
+from binsr_jax.deploy.tracing import UntraceableError, half_of
 from binsr_jax.models.backbone import pad_to_multiple
 from binsr_jax.nn.attention import POOLED
 from binsr_jax.nn.packed import PackedConv, PackedFloatConv
+from binsr_jax.ops.native import choose
 
-Arithmetic = Literal["packed", "float"]
 _CONVOLUTIONS = {"packed": PackedConv, "float": PackedFloatConv}
-
-# The size of a strip in ``reconstruct``: few enough rows that an intermediate stays in the cache,
-# but enough that the overlap costs little.
-_STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
 
 
 class Engine:
-    """A network that is compiled once for each tile shape.
+    """A network that XLA compiles once for each tile shape; ``program`` is another way.
 
     Args:
         model: The result of ``deploy.model_file.load_model_file``.
@@ -56,9 +55,9 @@ class Engine:
     def __init__(self, model: PackedModel, arithmetic: Arithmetic = "packed") -> None:
         self.scale: int = model.task.scale
         self.channels: int = model.task.channels
-        self._params = model.params
+        self._params, self._features = model.params, model.config.model.features
         network: Any = models.build(model.config, _CONVOLUTIONS[arithmetic])
-        self.stride: int = network.stride
+        self._network, self.stride = network, int(network.stride)
         image = jax.ShapeDtypeStruct((1, self.stride, self.stride, self.channels), jnp.float32)
         features, pooled = jax.eval_shape(partial(_extract, network), self._params, None, image)
         self.global_pooling: bool = bool(jax.tree.leaves(pooled))
@@ -66,7 +65,7 @@ class Engine:
             partial(network.init, method="reconstruct"), jax.random.key(0), features, image
         )
         self.overlap: int | None = network.overlap
-        self.radius, halo = network.reach(self._params, tail["params"])
+        self.radius, self._halo = network.reach(self._params, tail["params"])
         pixels = self.channels * (1 + self.scale**2)
         maps = network.unit().feature_maps * features.shape[-1] / self.stride**2
         self.bytes_per_pixel: float = 4 * (maps + pixels)
@@ -74,9 +73,39 @@ class Engine:
         on_cpu = jax.default_backend() == "cpu"
         # Vectors of 512 bits, if the CPU has them: XLA's default is 256.
         options = {"xla_cpu_prefer_vector_width": "512"} if on_cpu else None
-        strips = partial(_reconstruct, network, halo=max(1, halo))
+        strips = partial(_reconstruct, network, halo=max(1, self._halo))
         self._extract = jax.jit(partial(_extract, network), compiler_options=options)
         self._reconstruct = jax.jit(strips, compiler_options=options)
+
+    def program(self) -> Program | None:
+        """The network as a program, which needs no compilation and gives the same to the last bit.
+
+        None where it cannot be one: on another backend than the CPU, without native code, or with
+        parts that are neither native nor sums and products.
+        """
+        form = choose.chosen_form() if jax.default_backend() == "cpu" else "xla"
+        if form == "xla" or self.global_pooling or self.stride != 1 or self.overlap is not None:
+            return None
+        network, channels = self._network, self.channels
+
+        def half(method: str, *inputs: int) -> Half:
+            def call(params: Any, *images: jax.Array) -> jax.Array:
+                return network.apply({"params": params}, *images, method=method)
+
+            return half_of(call, self._params, inputs, form)
+
+        try:
+            return Program(
+                extract=half("extract", channels),
+                reconstruct=half("reconstruct", self._features, channels),
+                halo=max(1, self._halo),
+                scale=self.scale,
+                channels=channels,
+                radius=self.radius,
+                bytes_per_pixel=self.bytes_per_pixel,
+            )
+        except UntraceableError:
+            return None
 
     def run(self, image: np.ndarray, pooled: Any = None) -> np.ndarray:
         """Restores an image.
@@ -91,11 +120,15 @@ class Engine:
         Raises:
             ValueError: The image has another shape.
             TypeError: The image is not float32.
+            MemoryError: The memory ran out.
         """
         x = pad_to_multiple(self._checked(image), self.stride)
-        features, _ = self._extract(self._params, pooled, x)
         height, width = (self.scale * side for side in image.shape[:2])
-        return np.asarray(self._reconstruct(self._params, features, x))[0, :height, :width]
+        try:
+            features, _ = self._extract(self._params, pooled, x)
+            return np.asarray(self._reconstruct(self._params, features, x))[0, :height, :width]
+        except jax.errors.JaxRuntimeError as error:
+            raise MemoryError(str(error)) from error
 
     def pooled_of(self, image: np.ndarray) -> Any:
         """The means over an image, which ``run`` takes for its tiles.
@@ -107,10 +140,7 @@ class Engine:
         return self._extract(self._params, None, x)[1]
 
     def _checked(self, image: np.ndarray) -> jax.Array:
-        if image.ndim != 3 or image.shape[-1] != self.channels or 0 in image.shape:
-            raise ValueError(f"an image must be [h, w, {self.channels}], not {image.shape}")
-        if image.dtype != np.float32:
-            raise TypeError(f"an image must be float32, not {image.dtype}")
+        check_image(image, self.channels)
         return jnp.asarray(image)[None]
 
 
@@ -126,8 +156,7 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
 def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: int) -> jax.Array:
     """The output, computed in strips of rows if the network would need too much memory."""
     scale = network.stride * network.scale
-    row = 4 * features.shape[-1] * features.shape[-2] * scale  # bytes of an intermediate
-    rows = max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
+    rows = strip_rows(features.shape, scale)
 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
         return network.apply({"params": params}, features, x, method="reconstruct")

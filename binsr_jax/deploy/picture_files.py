@@ -17,9 +17,10 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from binsr_jax.deploy import gif, jpeg, png, tiff
 from binsr_jax.deploy.ifd import EXIF_MARK, Directories, add_exif, kept_exif, orientation_and_dpi
-from binsr_jax.deploy.pictures import FORMATS, Picture, from_pillow
+from binsr_jax.deploy.pictures import Picture, from_pillow
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.files import open_regular, replacing
+from binsr_jax.image_files import FORMATS
 
 _OPTIONS = {
     "PNG": {"compress_level": 3},  # a third of the usual level's time, 2% more bytes

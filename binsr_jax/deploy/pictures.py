@@ -11,18 +11,8 @@ from PIL import Image, ImageCms
 from binsr_jax import enhance
 from binsr_jax.deploy.alpha import filled
 from binsr_jax.errors import UserError
+from binsr_jax.image_files import FORMATS
 
-# The output formats, by file suffix.
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpe": "JPEG",
-    ".jfif": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
 _LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # limits of libjpeg and of the WebP format
 _DEEP = {"PNG", "TIFF"}  # can hold 16 bits of grey
 _CLEAR = {"PNG", "WEBP", "TIFF"}  # can hold transparency

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from binsr_jax.deploy.engine import Engine
-from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.loading import load_engine
 from binsr_jax.deploy.upscaler import TileEngine, Upscaler
 from binsr_jax.errors import UserError
 from binsr_jax.ops.image import grey_of_rgb
-from binsr_jax.pretrained import file_of
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,6 @@ def load_steps(
     """
     steps = []
     for model in models:
-        engine = Engine(load_model_file(file_of(model)))
+        engine = load_engine(model)
         steps.append(Step(engine, strength if engine.scale == 1 else 1.0))
     return Upscaler(Steps(steps), memory)

@@ -13,14 +13,13 @@ from PIL import Image
 from binsr_jax import enhance
 from binsr_jax.deploy import pictures
 from binsr_jax.deploy.alpha import filled
-from binsr_jax.deploy.engine import Engine
-from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.loading import load_engine
 from binsr_jax.deploy.picture_files import picture_of
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.memory import available_memory
 from binsr_jax.ops.image import grey_of_rgb
-from binsr_jax.pretrained import NETWORKS, file_of
+from binsr_jax.pretrained import NETWORKS
 
 # The default network.
 PRETRAINED = NETWORKS["x2"].file
@@ -345,7 +344,7 @@ def load(file: str | Path = PRETRAINED, *, memory: int | None = None) -> Upscale
     Raises:
         UserError: The file is missing, broken or from a later version.
     """
-    return Upscaler(Engine(load_model_file(file_of(file))), memory)
+    return Upscaler(load_engine(file), memory)
 
 
 _Turn = Callable[[np.ndarray], np.ndarray]

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from binsr_jax.data.degradations import DEGRADATIONS
-from binsr_jax.data.images import IMAGE_SUFFIXES, list_images, read_image, read_pixels
+from binsr_jax.data.images import read_image, read_pixels
 from binsr_jax.data.official import pair_up
 from binsr_jax.data.sources import SAMPLES
 from binsr_jax.data.taught import PictureTeacher
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
+from binsr_jax.image_files import IMAGE_SUFFIXES, list_images
 from binsr_jax.ops.image import grey_of_rgb, to_uint8
 from binsr_jax.tasks import Task, scored_set
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from binsr_jax.config import Config, copy_of, default
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
-from binsr_jax.deploy.engine import Arithmetic, Engine
+from binsr_jax.deploy.loading import Arithmetic, engine_of
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.errors import UserError
@@ -52,7 +52,7 @@ def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subje
     model = load_model_file(file)
     _check_scale(model.config, scale, file)
     about = {"method": model.config.model.name, "engine": arithmetic}
-    upscaler = Upscaler(Engine(model, arithmetic))
+    upscaler = Upscaler(engine_of(model, arithmetic))
 
     def restore(lq: np.ndarray) -> np.ndarray:
         return as_image(upscaler.upscale(lq), 1)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.models.vgg import VGG19
-from binsr_jax.ops.image import upsample_bilinear
+from binsr_jax.ops.upsampling import upsample_bilinear
 
 SIDE = 512  # of the image of a face
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from binsr_jax.ops.image import upsample_bilinear
+from binsr_jax.ops.upsampling import upsample_bilinear
 
 SPECTRAL = "spectral"  # the collection of the vectors of spectral normalisation
 

@@ -4,6 +4,7 @@ import jax
 
 from binsr_jax.models.backbone import Backbone
 from binsr_jax.ops.binarize import Progress
+from binsr_jax.ops.image import product
 
 
 class DnCNN(Backbone):
@@ -24,4 +25,4 @@ class DnCNN(Backbone):
         return self._through(self._body, features, train, progress)
 
     def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
-        return x - self._tail(features, progress) / self.amplification
+        return x - product(1 / self.amplification, self._tail(features, progress))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from binsr_jax.models.backbone import UPSAMPLING_STEPS, Backbone, Factory
 from binsr_jax.nn.upsamplers import native_upsampling
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import product, upsample_bilinear
+from binsr_jax.ops.image import product
+from binsr_jax.ops.upsampling import upsample_bilinear
 
 # The mean of DIV2K's training images, RGB in 0..1. Networks for other channels subtract no mean.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -64,7 +65,7 @@ class EDSR(Backbone, kw_only=True):
             y = self._tail(y, progress)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(product(self.amplification, x - _mean(x)), self.scale)
-        return y / self.amplification + _mean(x)
+        return product(1 / self.amplification, y) + _mean(x)
 
 
 def _mean(x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from binsr_jax.models.backbone import Backbone
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.units.base import Unit
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import pixel_unshuffle, upsample_nearest
+from binsr_jax.ops.upsampling import pixel_unshuffle, upsample_nearest
 
 _SLOPE = 0.2  # of the leaky ReLU
 _RESIDUAL_SCALE = 0.2

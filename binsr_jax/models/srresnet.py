@@ -5,7 +5,8 @@ import jax
 from binsr_jax.models.backbone import ACTIVATIONS, UPSAMPLING_STEPS, Backbone, Factory
 from binsr_jax.nn.fence import fence
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import product, upsample_bilinear
+from binsr_jax.ops.image import product
+from binsr_jax.ops.upsampling import upsample_bilinear
 
 
 class SRResNet(Backbone, kw_only=True):
@@ -56,4 +57,4 @@ class SRResNet(Backbone, kw_only=True):
         y = self._tail(y, progress)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(product(self.amplification, x), self.scale)
-        return y / self.amplification
+        return product(1 / self.amplification, y)

@@ -12,7 +12,7 @@ from binsr_jax.nn.binary import PReLU
 from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.units.base import Unit
 from binsr_jax.ops.binarize import Progress
-from binsr_jax.ops.image import pixel_shuffle, upsample_nearest
+from binsr_jax.ops.upsampling import pixel_shuffle, upsample_nearest
 
 SRVGG_ACTIVATIONS: dict[str, Callable[[], Callable[[jax.Array], jax.Array]]] = {
     "prelu": lambda: PReLU(name="prelu"),

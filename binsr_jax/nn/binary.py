@@ -21,8 +21,8 @@ from binsr_jax.ops.binarize import (
 )
 from binsr_jax.ops.branch import Branch, PlainResidual, Residual
 from binsr_jax.ops.conv import conv2d
-from binsr_jax.ops.image import depth_to_space, upsample_nearest
 from binsr_jax.ops.packed import pack_weights
+from binsr_jax.ops.upsampling import depth_to_space, upsample_nearest
 
 WEIGHT_SCALES = ("mean", "learnable", "libra")
 FOLDED = "folded"  # the collection of the packed layer's parameters: see ``BinaryConv``

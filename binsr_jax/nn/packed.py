@@ -16,7 +16,6 @@ from binsr_jax.ops.activation import rprelu
 from binsr_jax.ops.binarize import Progress, rsign
 from binsr_jax.ops.branch import Branch, add_residual, packed_branch
 from binsr_jax.ops.conv import conv2d
-from binsr_jax.ops.image import depth_to_space
 from binsr_jax.ops.packed import (
     int8_conv,
     pack_activations,
@@ -24,6 +23,7 @@ from binsr_jax.ops.packed import (
     unpack_weights,
     word_count,
 )
+from binsr_jax.ops.upsampling import depth_to_space
 
 
 class PackedFloatConv(nn.Module):

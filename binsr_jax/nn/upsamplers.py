@@ -21,7 +21,7 @@ from binsr_jax.nn.conv import Conv
 from binsr_jax.nn.fence import call_apart
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.branch import Branch, PlainResidual, can_upsample, packed_upsample
-from binsr_jax.ops.image import pixel_shuffle, upsample_nearest
+from binsr_jax.ops.upsampling import pixel_shuffle, upsample_nearest
 
 
 class Upsampler(nn.Module):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from binsr_jax.ops.activation import rprelu
-from binsr_jax.ops.image import depth_to_space, upsample_nearest
 from binsr_jax.ops.native import call, choose
 from binsr_jax.ops.packed import pack_signs, packed_conv, word_count
+from binsr_jax.ops.upsampling import depth_to_space, upsample_nearest
 
 
 class PlainResidual(NamedTuple):

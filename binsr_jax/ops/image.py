@@ -1,20 +1,20 @@
-"""Images as arrays: MATLAB's bicubic resizing, luma, and the upsampling steps of networks.
+"""Images as arrays: MATLAB's bicubic resizing, luma, and bilinear upsampling.
 
 Resizing and luma serve scores and training data. They take numpy arrays ``[H, W, C]`` and compute
-in float64. Pixel shuffle and upsampling are parts of networks: differentiable JAX functions of
-``[B, H, W, C]``.
+in float64. Bilinear upsampling is a part of networks, and takes arrays of numpy or of JAX; the
+parts for JAX alone are in ``ops.upsampling``. This module does not import JAX.
 """
 
 import math
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
+
+if TYPE_CHECKING:
+    import jax
 
 Edge = Literal["mirror", "clamp"]
-Array = TypeVar("Array", np.ndarray, jax.Array)
+Array = TypeVar("Array", np.ndarray, "jax.Array")
 
 # The weights of R, G and B in luma, times 255 (ITU-R BT.601, studio range).
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
@@ -138,98 +138,32 @@ def luma_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(image.astype(np.float64) @ np.array(LUMA_WEIGHTS) / 255 + 16).astype(np.uint8)
 
 
-def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Pixel shuffle: moves channels into space, in PyTorch's order of channels.
-
-        y[b, h r + i, w r + j, c] = x[b, h, w, c r^2 + i r + j]
-
-    Shi et al. 2016, arXiv:1609.05158, equation 4 of their paper.
-
-    Args:
-        x: ``[B, H, W, C r^2]``.
-        factor: R.
-
-    Returns:
-        ``[B, H r, W r, C]``, in the range of ``x``.
-
-    Raises:
-        ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
-    """
-    _check_shuffle(x, factor)
-    return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=factor, j=factor)
-
-
-def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Moves space into channels: the inverse of ``pixel_shuffle``.
-
-        y[b, h, w, c r^2 + i r + j] = x[b, h r + i, w r + j, c]
-
-    Args:
-        x: ``[B, H r, W r, C]``.
-        factor: R.
-
-    Returns:
-        ``[B, H, W, C r^2]``, in the range of ``x``.
-
-    Raises:
-        ValueError: ``x`` does not have four axes, or its sides are not multiples of r.
-    """
-    _, H, W, _ = _check_batch(x, factor)
-    if H % factor or W % factor:
-        raise ValueError(f"the sides of {x.shape} are no multiples of {factor}")
-    return rearrange(x, "b (h i) (w j) c -> b h w (c i j)", i=factor, j=factor)
-
-
-def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-    """Pixel shuffle in TensorFlow's order of channels, which moves runs of C channels as a whole.
-
-        y[b, h r + i, w r + j, c] = x[b, h, w, (i r + j) C + c]
-
-    Args:
-        x: ``[B, H, W, C r^2]``.
-        factor: R.
-
-    Returns:
-        ``[B, H r, W r, C]``, in the range of ``x``.
-
-    Raises:
-        ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
-    """
-    _check_shuffle(x, factor)
-    return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=factor, j=factor)
-
-
-def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
-    """Nearest-neighbour upsampling: repeats every pixel.
-
-        y[b, i, j, c] = x[b, i // r, j // r, c]
-
-    Args:
-        x: ``[B, H, W, C]``.
-        factor: R.
-
-    Returns:
-        ``[B, H r, W r, C]``, in the range of ``x``.
-
-    Raises:
-        ValueError: ``x`` does not have four axes, or the factor is less than 1.
-    """
-    B, H, W, C = _check_batch(x, factor)
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (B, H, factor, W, factor, C))
-    return x.reshape(B, H * factor, W * factor, C)
-
-
-def product(factor: float, x: jax.Array) -> jax.Array:
+def product(factor: float, x: Array) -> Array:
     """``factor * x``, rounded to 23 of float32's 24 bits before it enters a sum.
 
     Without the rounding, XLA on CPU contracts the product and the sum to a fused multiply-add in
     some loops and not in others. A pixel's last bit would then depend on the size of the image, and
     tiles would not equal the whole image to the last bit.
+
+    Args:
+        factor: any number.
+        x: float32.
     """
-    return jax.lax.reduce_precision(factor * x, exponent_bits=8, mantissa_bits=22)
+    y = factor * x
+    if isinstance(y, np.ndarray):
+        return reduced_precision(y)
+    from jax import lax  # here, so that those who use numpy alone need not wait for JAX
+
+    return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=22)
 
 
-def upsample_bilinear(x: jax.Array, factor: int) -> jax.Array:
+def reduced_precision(x: np.ndarray) -> np.ndarray:
+    """``lax.reduce_precision(x, 8, 22)`` of float32: without the last bit, halves to even."""
+    bits = x.view(np.uint32)
+    return ((bits + ((bits >> 1) & 1)) & ~np.uint32(1)).view(np.float32)
+
+
+def upsample_bilinear(x: Array, factor: int) -> Array:
     """Bilinear upsampling with the edge pixel repeated outside.
 
         y[h r + i] = (1 - |d|) x[h] + |d| x[h + sign(d)],    d = (i + 1/2) / r - 1/2
@@ -247,24 +181,25 @@ def upsample_bilinear(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or the factor is less than 1.
     """
-    _check_batch(x, factor)
+    if x.ndim != 4:
+        raise ValueError(f"upsampling takes images [B, H, W, C], not an array of shape {x.shape}")
+    if factor < 1:
+        raise ValueError(f"upsampling takes a factor of at least 1, not {factor}")
+    xp = x.__array_namespace__()
     for axis in (1, 2):
         # The r phases are weighted sums of shifted images, which are interleaved afterwards. XLA
         # compiles this to one loop; indexing by position would be a slow gather on CPU.
         size = x.shape[axis]
-        first, last = (
-            jax.lax.slice_in_dim(x, 0, 1, axis=axis),
-            jax.lax.slice_in_dim(x, size - 1, size, axis=axis),
-        )
-        before = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
-        after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
+        along = (slice(None),) * axis
+        before = xp.concat([x[*along, :1], x[*along, :-1]], axis=axis)
+        after = xp.concat([x[*along, 1:], x[*along, -1:]], axis=axis)
         phases = []
         for i in range(factor):
             offset = (i + 0.5) / factor - 0.5
             other = before if offset < 0 else after
             phases.append(product(1 - abs(offset), x) + product(abs(offset), other))
         shape = (*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
-        x = jnp.stack(phases, axis + 1).reshape(shape)
+        x = xp.stack(phases, axis=axis + 1).reshape(shape)
     return x
 
 
@@ -275,22 +210,6 @@ def _check_resize(image: np.ndarray, scale: float, edge: str) -> None:
         raise ValueError(f"resizing takes a positive scale, not {scale}")
     if edge not in ("mirror", "clamp"):
         raise ValueError(f"resizing knows the edges 'mirror' and 'clamp', not {edge!r}")
-
-
-def _check_shuffle(x: jax.Array, factor: int) -> None:
-    """Checks that x is a batch ``[B, H, W, C factor^2]``, whose channels can move into space."""
-    channels = _check_batch(x, factor)[-1]
-    if channels % factor**2:
-        raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
-
-
-def _check_batch(x: jax.Array, factor: int) -> tuple[int, int, int, int]:
-    if x.ndim != 4:
-        raise ValueError(f"upsampling takes images [B, H, W, C], not an array of shape {x.shape}")
-    if factor < 1:
-        raise ValueError(f"upsampling takes a factor of at least 1, not {factor}")
-    B, H, W, C = x.shape
-    return B, H, W, C
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from binsr_jax.data.images import IMAGE_SUFFIXES
-from binsr_jax.deploy.jobs import Job, plan_jobs
+from binsr_jax.deploy.listing import Job, plan_jobs
+from binsr_jax.image_files import IMAGE_SUFFIXES
 
 _LONGEST = 100  # characters of a name
 

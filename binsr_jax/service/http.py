@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 
 from binsr_jax import __version__
 from binsr_jax.deploy.cards import card_of, times
-from binsr_jax.deploy.jobs import Options
+from binsr_jax.deploy.listing import Options
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.pretrained import Packaged
 from binsr_jax.service.folders import jobs_in, new_folder, safe_name

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import jax
 
-from binsr_jax.deploy.engine import Engine
-from binsr_jax.deploy.jobs import Job, Options, restore_file
-from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.jobs import restore_file
+from binsr_jax.deploy.listing import Job, Options
+from binsr_jax.deploy.loading import load_engine
 from binsr_jax.deploy.picture_files import picture_size
 from binsr_jax.deploy.steps import Step, Steps
 from binsr_jax.deploy.upscaler import TileEngine, Upscaler
@@ -295,4 +295,4 @@ class Restorer:
 
 
 def _engine(network: Packaged) -> TileEngine:
-    return Engine(load_model_file(network.file))
+    return load_engine(network.file)

@@ -10,8 +10,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from binsr_jax.data.images import list_images, read_image, read_pixels, read_rgb
+from binsr_jax.data.images import read_image, read_pixels, read_rgb
 from binsr_jax.errors import UserError
+from binsr_jax.image_files import list_images
 
 
 def png(array, mode=None, **options):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from binsr_jax import models
-from binsr_jax.deploy.engine import Arithmetic, Engine, _reconstruct, in_strips
+from binsr_jax.deploy.engine import Engine, _reconstruct, in_strips
+from binsr_jax.deploy.loading import Arithmetic
 from binsr_jax.deploy.pack import pack_params
 from binsr_jax.ops.conv import conv2d
 
@@ -66,9 +67,9 @@ def test_strips_equal_the_whole(make_model, monkeypatch, scale):
     model = make_model(scale=scale, image_skip="bilinear", features=8)
     x = picture(45, 11)
     whole = Engine(model).run(x)
-    monkeypatch.setattr("binsr_jax.deploy.engine._STRIP_BYTES", 0)
+    monkeypatch.setattr("binsr_jax.deploy.program._STRIP_BYTES", 0)
     for rows in (4, 8, 32):
-        monkeypatch.setattr("binsr_jax.deploy.engine._STRIP_ROWS", rows)
+        monkeypatch.setattr("binsr_jax.deploy.program._STRIP_ROWS", rows)
         np.testing.assert_array_equal(Engine(model).run(x), whole)
 
 

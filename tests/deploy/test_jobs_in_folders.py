@@ -18,9 +18,8 @@ from taps import TapsEngine, photo
 
 from binsr_jax.commands import main
 from binsr_jax.commands import pictures as command
-from binsr_jax.data.images import IMAGE_SUFFIXES
-from binsr_jax.deploy.pictures import FORMATS
 from binsr_jax.deploy.upscaler import Upscaler
+from binsr_jax.image_files import FORMATS, IMAGE_SUFFIXES
 
 Run = Callable[..., int]
 
@@ -342,7 +341,8 @@ def test_two_runs_into_one_folder_both_succeed(run, folder) -> None:
 
 
 def _status(folder: Path, out: Path) -> list[str]:
-    from binsr_jax.deploy.jobs import Options, find_images, plan_jobs, run_jobs
+    from binsr_jax.deploy.jobs import run_jobs
+    from binsr_jax.deploy.listing import Options, find_images, plan_jobs
 
     jobs = plan_jobs(find_images([str(folder)]), str(out), "_x2", None)
     return run_jobs(Upscaler(TapsEngine()), jobs, Options()).failed

@@ -19,7 +19,8 @@ from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
 from binsr_jax.evaluation.benchmark import restorer, score_set, validator
 from binsr_jax.evaluation.sets import load_set, load_sets
-from binsr_jax.ops.image import imresize_uint8, luma_uint8, rgb_to_y, upsample_nearest
+from binsr_jax.ops.image import imresize_uint8, luma_uint8, rgb_to_y
+from binsr_jax.ops.upsampling import upsample_nearest
 from binsr_jax.tasks import Task, task_of
 
 

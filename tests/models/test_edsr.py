@@ -22,7 +22,7 @@ from official import (
 from binsr_jax.errors import UserError
 from binsr_jax.models import network
 from binsr_jax.models.edsr import DIV2K_MEAN
-from binsr_jax.ops.image import upsample_bilinear
+from binsr_jax.ops.upsampling import upsample_bilinear
 
 OFFICIAL_KINDS = {"None": "none", "SE": "se", "Spat": "spatial"}
 

@@ -10,7 +10,7 @@ import pytest
 from official import BBCU_L, BBCU_M, Reference, check_network, model_config, parameters, shapes
 
 from binsr_jax.models import network
-from binsr_jax.ops.image import upsample_bilinear
+from binsr_jax.ops.upsampling import upsample_bilinear
 
 OFFICIAL = {"bbcul": BBCU_L, "bbcum": BBCU_M}
 SRRESNET = {**BBCU_L, "unit": "residual"}

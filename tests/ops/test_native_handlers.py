@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_native import FORMS
 
-from binsr_jax.ops.native import choose
+from binsr_jax.ops.native import choose, direct
 
 pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
 
@@ -139,3 +139,37 @@ def test_an_empty_batch_has_an_empty_result(axis):
         shape[axis] = 0
         changed = {**arguments, "x": (tuple(image), arguments["x"][1])}
         assert run(handler, changed, attributes, (tuple(shape), dtype)).size == 0
+
+
+def directly(handler, arguments, attributes, result):
+    arrays = [np.ones(shape, np.dtype(kind)) for shape, kind in arguments.values()]
+    made = np.empty(result[0], np.dtype(result[1]))
+    plain = {k: v if isinstance(v, str | bool) else int(v) for k, v in attributes.items()}
+    direct.call(FORMS[0], handler, arrays, plain, made)
+    return made
+
+
+@pytest.mark.parametrize("handler", FITTING)
+def test_without_xla_the_result_is_the_same(handler):
+    arguments, attributes, result = FITTING[handler]
+    expected = run(handler, arguments, attributes, result)
+    np.testing.assert_array_equal(directly(handler, arguments, attributes, result), expected)
+
+
+@pytest.mark.parametrize("handler", FITTING)
+def test_without_xla_what_does_not_fit_is_refused(handler):
+    arguments, attributes, result = FITTING[handler]
+    for of, name, change in wrong_arrays():
+        if of == handler:
+            changed = {**arguments, "the result": result, name: change}
+            with pytest.raises(ValueError, match=f"{handler}: "):
+                directly(
+                    handler, {k: changed[k] for k in arguments}, attributes, changed["the result"]
+                )
+    with pytest.raises(ValueError, match="float64"):
+        directly(handler, {**arguments, "more": ((1,), "float64")}, attributes, result)
+    with pytest.raises(ValueError, match="arguments"):
+        directly(handler, {**arguments, "more": ((1,), F)}, attributes, result)
+    if attributes:
+        with pytest.raises(ValueError, match="attribute"):
+            directly(handler, arguments, {}, result)

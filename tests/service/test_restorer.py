@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from stand_in import HeldEngine, inverted, picture, pixels
 
-from binsr_jax.deploy.jobs import Job, Options
+from binsr_jax.deploy.listing import Job, Options
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.pretrained import NETWORKS
 from binsr_jax.service import restorer as module

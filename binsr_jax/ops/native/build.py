@@ -1,7 +1,9 @@
 """Compiles the native forms and caches them in ``~/.cache/binsr-jax/native``."""
 
+import concurrent.futures
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -13,15 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jax
-
 from binsr_jax.files import replace_bytes
 
 _KERNELS = Path(__file__).with_name("kernels")
 _CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native"
 # Products and sums are fused only where the code says so. A compiler fuses them in one loop and not
 # in another, and then a chain and its units, or two tiles, differ in the last bit.
-_FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-shared", "-pthread")
+_FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-pthread")
 _SECONDS = 300  # time limit of the compiler
 
 
@@ -52,7 +52,10 @@ def library(form: str) -> Path:
     Raises:
         BuildError: It cannot be compiled.
     """
-    parts = (*_sources(), *sorted(macros()), *_FLAGS, *_compiler(), jax.lib.__version__)
+    from importlib import metadata  # here, as it takes a while
+
+    version = metadata.version("jaxlib")
+    parts = (*_sources(), *sorted(macros()), *_FLAGS, *_compiler(), version)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     try:
         file = cache_folder("native") / f"{form.lower()}-{key}.so"
@@ -92,6 +95,14 @@ def cache_folder(name: str) -> Path:
     folder = root / name
     folder.mkdir(exist_ok=True, mode=0o700)
     return folder
+
+
+def _headers() -> str:
+    """Where jaxlib has XLA's headers. It is not imported, which would take most of a start."""
+    spec = importlib.util.find_spec("jaxlib")
+    if spec is None or spec.origin is None:
+        raise BuildError("jaxlib is not installed")
+    return str(Path(spec.origin).parent / "include")
 
 
 def _sources() -> list[str]:
@@ -139,8 +150,16 @@ def _compile(form: str, file: Path) -> Path:
         print("Compiling the convolutions for this CPU, once, in some seconds.", file=sys.stderr)
     with tempfile.TemporaryDirectory() as private:
         made = Path(private) / "library.so"
-        options = [*_FLAGS, f"-DFORM={form}", "-isystem", jax.ffi.include_dir()]
-        _run([*_compiler(), *options, str(_KERNELS / "handlers.cc"), "-o", str(made)])
+        options = [*_compiler(), *_FLAGS, f"-DFORM={form}", "-isystem", _headers()]
+
+        def compiled(source: Path) -> str:
+            object_file = str(Path(private) / f"{source.stem}.o")
+            _run([*options, "-c", str(source), "-o", object_file])
+            return object_file
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # each waits for a compiler
+            objects = list(pool.map(compiled, sorted(_KERNELS.glob("*.cc"))))
+        _run([*_compiler(), "-shared", "-pthread", *objects, "-o", str(made)])
         library = made.read_bytes()
     replace_bytes(file, library)
     replace_bytes(_hash_file(file), hashlib.sha256(library).hexdigest().encode())

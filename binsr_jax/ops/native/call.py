@@ -12,6 +12,8 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from binsr_jax.ops.native import choose
+
 
 def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
     """A decorator for a foreign call: each device computes its part of the batch.
@@ -62,11 +64,17 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
     return decorate
 
 
+def _handler(name: str, form: str, result: jax.ShapeDtypeStruct) -> Callable[..., jax.Array]:
+    """The foreign call of a kernel in a form of ``choose.forms``."""
+    choose.load(form)
+    return jax.ffi.ffi_call(f"binsr_{form}_{name}", result)
+
+
 @_by_batch("b h w c, i j c o -> b h w o", operands=2)
 def packed_conv(x_bits: jax.Array, w_bits: jax.Array, in_channels: int, form: str) -> jax.Array:
     """``ops.packed.packed_conv`` in a native form; the same values as int16."""
     y = jax.ShapeDtypeStruct((*x_bits.shape[:3], w_bits.shape[3]), jnp.int16)
-    call = jax.ffi.ffi_call(f"binsr_{form}_packed_conv", y)
+    call = _handler("packed_conv", form, y)
     return call(x_bits, w_bits, channels=np.int64(in_channels))
 
 
@@ -97,7 +105,7 @@ def packed_branch(
     batch, height, width, _ = x.shape
     shape = (batch, height * shuffle, width * shuffle, w_bits.shape[3] // shuffle**2)
     y = jax.ShapeDtypeStruct(shape, jnp.float32)
-    call = jax.ffi.ffi_call(f"binsr_{form}_packed_branch", y)
+    call = _handler("packed_branch", form, y)
     return call(x, threshold, w_bits, epilogue, residual, kind=kind, shuffle=np.int64(shuffle))
 
 
@@ -120,7 +128,7 @@ def packed_upsample(
     batch, height, width, _ = x.shape
     shape = (batch, height * shuffle, width * shuffle, tail.shape[3])
     y = jax.ShapeDtypeStruct(shape, jnp.float32)
-    call = jax.ffi.ffi_call(f"binsr_{form}_packed_upsample", y)
+    call = _handler("packed_upsample", form, y)
     arrays = (x, threshold, w_bits, epilogue, residual, tail)
     return call(*arrays, kind=kind, shuffle=np.int64(shuffle))
 
@@ -138,7 +146,7 @@ def packed_chain(
 ) -> jax.Array:
     """``ops.branch.packed_chain`` in a native form, equal to ``packed_branch`` calls."""
     y = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-    call = jax.ffi.ffi_call(f"binsr_{form}_packed_chain", y)
+    call = _handler("packed_chain", form, y)
     return call(x, threshold, w_bits, epilogue, residual, kind=kind, skip=skip)
 
 
@@ -146,7 +154,7 @@ def packed_chain(
 def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
     """``ops.conv.conv2d`` from a multiple of 8 channels to at most 3, or to a multiple of 16."""
     y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
-    return jax.ffi.ffi_call(f"binsr_{form}_float_conv", y)(x, kernel)
+    return _handler("float_conv", form, y)(x, kernel)
 
 
 def conv_gradient(
@@ -167,4 +175,4 @@ def conv_gradient(
 def _kernel_gradients(x: jax.Array, dy: jax.Array, kh: int, kw: int, form: str) -> jax.Array:
     """The kernel's gradient of each image: ``[B, H, W, I], [B, H, W, O] -> [B, kh, kw, I, O]``."""
     y = jax.ShapeDtypeStruct((x.shape[0], kh, kw, x.shape[3], dy.shape[3]), jnp.float32)
-    return jax.ffi.ffi_call(f"binsr_{form}_kernel_gradients", y)(x, dy)
+    return _handler("kernel_gradients", form, y)(x, dy)

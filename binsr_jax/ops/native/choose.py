@@ -11,11 +11,12 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING
 
 from binsr_jax.ops.native import build
+
+if TYPE_CHECKING:  # jax takes half a second, and native code can be called without it
+    import jax
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ def chosen_form() -> str:
         build.macros()
         form = next((form for form in forms() if form != "portable"), "xla")
         if form != "xla":
-            load(form)
+            library(form)
         return form
     except build.BuildError as error:
+        import jax
+
         if jax.default_backend() == "cpu":
             logging.getLogger("binsr_jax").warning(
                 "XLA's convolutions are used, which are slower than native ones, because %s", error
@@ -90,10 +93,28 @@ def _explicit(wanted: str) -> str:
         if wanted not in forms():
             can = ", ".join((*forms(), "xla"))
             raise ValueError(f"{choice}, which this CPU cannot run: choose from {can}")
-        load(wanted)
+        library(wanted)
     except build.BuildError as error:
         raise ValueError(f"{choice}, which cannot be made because {error}") from error
     return wanted
+
+
+@functools.cache
+def library(form: str) -> ctypes.CDLL:
+    """The library of a form; compiles it if necessary.
+
+    Raises:
+        build.BuildError: It cannot be compiled.
+    """
+    file = build.library(_FORMS[form].struct)
+    try:
+        loaded = ctypes.CDLL(str(file))
+        for name in (*_HANDLERS, "call"):
+            getattr(loaded, f"binsr_{name}")
+    except (OSError, AttributeError) as error:
+        build.discard(file)
+        raise build.BuildError(f"{file} cannot be loaded: {error}") from error
+    return loaded
 
 
 @functools.cache
@@ -103,16 +124,11 @@ def load(form: str) -> None:
     Raises:
         build.BuildError: It cannot be compiled.
     """
-    file = build.library(_FORMS[form].struct)
-    try:
-        library = ctypes.CDLL(str(file))
-        handlers = {name: getattr(library, f"binsr_{name}") for name in _HANDLERS}
-    except (OSError, AttributeError) as error:
-        build.discard(file)
-        raise build.BuildError(f"{file} cannot be loaded: {error}") from error
-    for name, handler in handlers.items():
-        target = f"binsr_{form}_{name}"
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")
+    import jax
+
+    for name in _HANDLERS:
+        handler = jax.ffi.pycapsule(getattr(library(form), f"binsr_{name}"))
+        jax.ffi.register_ffi_target(f"binsr_{form}_{name}", handler, platform="cpu")
 
 
 @contextlib.contextmanager
@@ -133,24 +149,24 @@ def _form() -> str:
     return "xla" if _IN_XLA.get() else chosen_form()
 
 
-def form_for_packed(x: jax.Array, w_bits: jax.Array) -> str:
+def form_for_packed(x: "jax.Array", w_bits: "jax.Array") -> str:
     """``chosen_form``, or ``"xla"`` for a convolution whose results exceed 16 bits."""
     kh, kw, words, _ = w_bits.shape
     fits = 0 not in x.shape and 0 not in w_bits.shape and 32 * kh * kw * words < 1 << 15
     return _form() if fits else "xla"
 
 
-def form_for_conv(x: jax.Array | jax.ShapeDtypeStruct, kernel: jax.Array) -> str:
+def form_for_conv(x: "jax.Array | jax.ShapeDtypeStruct", kernel: "jax.Array") -> str:
     """``chosen_form``, or ``"xla"`` for a convolution that ``call.conv`` lacks."""
     inputs, outputs = kernel.shape[2:]
     few = inputs % _FEW_INPUTS == 0 and outputs <= _FEW_OUTPUTS
     many = outputs % _LANES == 0
     fits = 0 not in (*x.shape, *kernel.shape) and (few or many)
-    return _form() if fits and x.dtype == jnp.float32 else "xla"
+    return _form() if fits and x.dtype == "float32" else "xla"
 
 
-def form_for_gradient(x: jax.Array, kernel: jax.Array) -> str:
+def form_for_gradient(x: "jax.Array", kernel: "jax.Array") -> str:
     """``chosen_form``, or ``"xla"`` for a convolution that ``call.conv_gradient`` lacks."""
     inputs, outputs = kernel.shape[2:]
     fits = 0 not in (*x.shape, *kernel.shape) and inputs % _LANES == outputs % _LANES == 0
-    return _form() if fits and x.dtype == jnp.float32 else "xla"
+    return _form() if fits and x.dtype == "float32" else "xla"

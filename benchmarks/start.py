@@ -1,0 +1,89 @@
+"""How long ``binsr`` takes from its start to its end, for a picture of 384x256 pixels.
+
+    python benchmarks/start.py              # add --rounds 3 for fewer runs of each
+
+Each figure is of processes of its own: the median over rounds, and the range. A "new machine" has
+empty caches, so the compiler runs; "first picture" has the native code alone, so the network is
+traced; "cached" has everything. Nothing else should run meanwhile. Prints Markdown.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from inference import print_machine, print_table
+from PIL import Image
+
+from binsr_jax.data.sources import SAMPLES
+from binsr_jax.image_files import list_images
+
+SIZE = (384, 256)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="x2", help="a packaged network, or a model file")
+    args = parser.parse_args()
+    print_machine()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measured(Path(folder), args.model, args.rounds)
+    print_table(["what", "median, s", "range, s"], rows)
+
+
+def measured(folder: Path, model: str, rounds: int) -> list[list[str]]:
+    """A row for each case."""
+    home, picture, output = folder / "home", folder / "picture.png", folder / "picture_x2.png"
+    with Image.open(list_images(SAMPLES / "valid")[0]) as image:
+        image.convert("RGB").resize(SIZE).save(picture)
+    cache = home / ".cache" / "binsr-jax"
+    upscale = ["upscale", str(picture), "-m", model, "-o", str(output)]
+
+    def clear(*names: str) -> None:
+        output.unlink(missing_ok=True)
+        for name in names:
+            shutil.rmtree(cache / name, ignore_errors=True)
+
+    cases = {
+        "new machine, with the compiler's run": (upscale, ("native", "programs", "jax"), 0),
+        "first picture of a network": (upscale, ("programs", "jax"), 0),
+        "a picture, everything cached": (upscale, (), 0),
+        "nothing to do, the output is there": (upscale, None, 0),
+        "a missing file": (["upscale", str(folder / "none.png")], (), 1),
+        "binsr --help": (["--help"], (), 0),
+    }
+    environment = {**os.environ, "HOME": str(home)}
+    home.mkdir()
+    rows = []
+    for what, (arguments, cleared, status) in cases.items():
+        seconds = []
+        for _ in range(rounds):
+            if cleared is not None:
+                clear(*cleared)
+            seconds.append(run(arguments, environment, status))
+        low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
+        rows.append([what, f"{middle:.2f}", f"{low:.2f} .. {high:.2f}"])
+    return rows
+
+
+def run(arguments: list[str], environment: dict[str, str], status: int) -> float:
+    """Seconds of a process of ``binsr``, which must end with this status."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "binsr_jax", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode != status:
+        raise SystemExit(f"binsr {' '.join(arguments)}: {done.stderr}")
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A packed network as a list of native calls and sums: it runs on any size with nothing to compile.
+
+XLA compiles a network anew for every shape of image, which takes longer than a small image. But a
+packed network of chains (``ops.branch``) is few native calls with little between them. So it is
+traced once, and its steps are then carried out with numpy arrays of whatever shape. What comes out
+is what XLA's program gives, to the last bit: the native calls are the same, and between them there
+are sums, products and comparisons of two floats, which have one result.
+
+A program is written to a file and read without JAX: see ``deploy.loading``.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from binsr_jax.ops.image import reduced_precision, upsample_bilinear
+from binsr_jax.ops.native import choose, direct
+
+# What `reconstruct` makes at a time: as many rows of output as let an intermediate stay in the
+# cache, and at least so many that their overlap costs little.
+_STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
+
+# Bytes of rows that elementwise steps are done on at a time: they stay in a core's cache.
+_CACHED_BYTES = 256 << 10
+
+# What is done for each element, by the names that JAX gives it. The operands have one shape, or one
+# pixel where all are alike.
+ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "select_n": lambda which, no, yes: np.where(which, yes, no),
+    "reduce_precision": reduced_precision,
+}
+KERNELS = ("float_conv", "packed_branch", "packed_chain", "packed_upsample")
+BILINEAR = "upsample_bilinear"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a program.
+
+    Attributes:
+        name: a key of ``ELEMENTWISE``, one of ``KERNELS``, or ``BILINEAR``.
+        inputs: the numbers of the values that it takes.
+        output: the number of the value that it makes.
+        attributes: of a kernel.
+        size: how many times higher and wider than the image the output is.
+        channels: of the output.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    output: int
+    attributes: dict[str, int | bool | str]
+    size: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Half:
+    """One of the two halves of a network: see ``models.backbone.Backbone``.
+
+    Attributes:
+        steps: what is done, in this order.
+        constants: values that do not depend on the image, by number.
+        inputs: the numbers of the values that are given.
+        output: the number of the result.
+    """
+
+    steps: tuple[Step, ...]
+    constants: dict[int, np.ndarray]
+    inputs: tuple[int, ...]
+    output: int
+
+    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+        """The result for these inputs, ``[1, H, W, C]`` each."""
+        values = {**self.constants, **dict(zip(self.inputs, inputs, strict=True))}
+        last_use = {number: i for i, step in enumerate(self.steps) for number in step.inputs}
+        last_use[self.output] = len(self.steps)
+        kept = self.constants.keys() | set(self.inputs)
+        done = 0
+        for (elementwise, size), group in itertools.groupby(self.steps, _kind):
+            steps = list(group)
+            done += len(steps)
+            free = {n for n in values if last_use.get(n, -1) < done and n not in kept}
+            sides = tuple(size * side for side in inputs[0].shape[1:3])
+            if elementwise:
+                needed = {step.output for step in steps if last_use[step.output] >= done}
+                _elementwise(steps, sides, values, needed, free)
+            else:
+                for step in steps:
+                    values[step.output] = _made(step, sides, [values[n] for n in step.inputs])
+            for number in free:
+                del values[number]
+        return values[self.output]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network that runs without XLA; a ``deploy.upscaler.TileEngine``.
+
+    Attributes:
+        extract: from an image to features.
+        reconstruct: from features and the image to the output.
+        halo: how many rows away it looks.
+        scale: as of ``deploy.engine.Engine``, as are ``channels``, ``radius``, ``bytes_per_pixel``.
+        channels: see there.
+        radius: see there.
+        bytes_per_pixel: see there.
+    """
+
+    extract: Half
+    reconstruct: Half
+    halo: int
+    scale: int
+    channels: int
+    radius: int
+    bytes_per_pixel: float
+
+    # A network with a stride, with means over the whole image or without signs is no program.
+    stride = 1
+    overlap = None
+    global_pooling = False
+
+    def run(self, image: np.ndarray, pooled: Any = None) -> np.ndarray:
+        """Restores an image: float32 ``[h, w, channels]`` to ``[scale h, scale w, channels]``.
+
+        Raises:
+            ValueError: the image has another shape.
+            TypeError: the image is not float32.
+        """
+        del pooled
+        check_image(image, self.channels)
+        x = image[None]
+        features = self.extract(x)
+        height, rows = len(image), strip_rows(features.shape, self.scale)
+        # This kernel itself holds only a few rows of what it enlarges.
+        by_rows = any(step.name == "packed_upsample" for step in self.reconstruct.steps)
+        if by_rows or height <= rows + 2 * self.halo:
+            return self.reconstruct(features, x)[0]
+        y = np.empty((height * self.scale, x.shape[2] * self.scale, self.channels), np.float32)
+        for top in range(0, height, rows):
+            start, end = max(0, top - self.halo), min(height, top + rows)
+            seen = slice(start, end + self.halo)
+            part = self.reconstruct(features[:, seen], x[:, seen])[0]
+            kept = part[(top - start) * self.scale : (end - start) * self.scale]
+            y[top * self.scale : end * self.scale] = kept
+        return y
+
+    def pooled_of(self, image: np.ndarray) -> Any:
+        """Nothing: there are no means over the whole image."""
+        return {}
+
+
+def check_image(image: np.ndarray, channels: int) -> None:
+    """Raises ValueError or TypeError if an image is not float32 ``[h, w, channels]``."""
+    if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
+        raise ValueError(f"an image must be [h, w, {channels}], not {image.shape}")
+    if image.dtype != np.float32:
+        raise TypeError(f"an image must be float32, not {image.dtype}")
+
+
+def strip_rows(features: Sequence[int], scale: int) -> int:
+    """How many rows of features are reconstructed at a time, beside the halo.
+
+    Args:
+        features: their shape.
+        scale: how many times larger the output is.
+    """
+    row = 4 * features[-1] * features[-2] * scale  # bytes, of an intermediate
+    return max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
+
+
+def _kind(step: Step) -> tuple[bool, int]:
+    """Steps in a row of one kind and size are carried out together."""
+    return step.name in ELEMENTWISE, step.size
+
+
+def _made(step: Step, sides: tuple[int, ...], inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The output of a step that is not elementwise."""
+    if step.name == BILINEAR:
+        return upsample_bilinear(inputs[0], sides[0] // inputs[0].shape[1])
+    y = np.empty((len(inputs[0]), *sides, step.channels), np.float32)
+    direct.call(choose.chosen_form(), step.name, inputs, step.attributes, y)
+    return y
+
+
+def _elementwise(
+    steps: Sequence[Step],
+    sides: tuple[int, ...],
+    values: dict[int, np.ndarray],
+    outputs: set[int],
+    free: set[int],
+) -> None:
+    """Carries out elementwise steps, a few rows at a time, and adds what is needed to the values.
+
+    Args:
+        steps: one or more in a row.
+        sides: the height and width of all that they make.
+        values: those before, by number.
+        outputs: the numbers of the values that are needed afterwards.
+        free: those of values that are not; their memory is taken for the outputs.
+    """
+    height, width = sides
+    read = {n for step in steps for n in step.inputs if n in values}
+    whole = {n for n in read if values[n].ndim == 4 and values[n].shape[1:3] == sides}
+    spare = [values[n] for n in sorted(whole & free)]
+    made = {}
+    for step in steps:
+        if step.output in outputs:
+            shape = (1, height, width, step.channels)
+            fitting = (i for i, array in enumerate(spare) if array.shape == shape)
+            place = next(fitting, None)
+            made[step.output] = np.empty(shape, np.float32) if place is None else spare.pop(place)
+    rows = max(1, _CACHED_BYTES // (4 * width * max(step.channels for step in steps)))
+
+    def work(top: int) -> None:
+        strip = slice(top, top + rows)
+        local = {n: values[n][:, strip] if n in whole else values[n] for n in read}
+        for step in steps:
+            local[step.output] = ELEMENTWISE[step.name](*(local[n] for n in step.inputs))
+        for number, array in made.items():
+            array[:, strip] = local[number]
+
+    for _ in _threads().map(work, range(0, height, rows)):
+        pass
+    values.update(made)
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(direct.thread_count())

@@ -1,0 +1,170 @@
+"""Makes a ``deploy.program.Program`` of a packed network: a trace of it, reduced to its steps."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from binsr_jax.deploy.program import BILINEAR, ELEMENTWISE, KERNELS, Half, Step
+
+# The image that a network is traced on. Its sides are no multiples of each other or of anything.
+_SIDES = (37, 41)
+# Calls of a function, by the parameter that holds its trace.
+_CALLS = {
+    "jit": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+    "custom_partitioning": "call",
+}
+# These leave a value as it is.
+_SUMS = ("add", "sub")
+_UNNAMED = core.DebugInfo("step", "step", None, None)
+_NOTHING = ("copy", "copy_p", "name", "optimization_barrier", "stop_gradient")
+
+
+class UntraceableError(Exception):
+    """A network has a step that a program cannot have."""
+
+
+def half_of(
+    function: Callable[..., jax.Array], params: Any, channels: Sequence[int], form: str
+) -> Half:
+    """A half of a network as steps.
+
+    Args:
+        function: ``function(params, *inputs)``.
+        params: of the network.
+        channels: of each input.
+        form: the native form that it is traced with.
+
+    Raises:
+        UntraceableError: there is a step that programs do not have.
+    """
+    images = [jax.ShapeDtypeStruct((1, *_SIDES, count), jnp.float32) for count in channels]
+    trace = jax.make_jaxpr(function)(params, *images)
+    tracer = _Tracer(form)
+    leaves = jax.tree.leaves(params)
+    known = [tracer.constant(leaf) for leaf in leaves]
+    given = [tracer.given() for _ in images]
+    consts = [tracer.constant(value) for value in trace.consts]
+    (output,) = tracer.walk(trace.jaxpr, consts, [*known, *given])
+    return tracer.half(given, output)
+
+
+class _Tracer:
+    """Follows a trace: what depends on the parameters alone is computed, the rest are steps.
+
+    A value is its number; ``known`` has those that do not depend on the inputs.
+    """
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+        self._numbers = itertools.count()
+        self._steps: list[Step] = []
+        self._known: dict[int, Any] = {}
+
+    def constant(self, value: Any) -> int:
+        number = next(self._numbers)
+        self._known[number] = value
+        return number
+
+    def given(self) -> int:
+        return next(self._numbers)
+
+    def walk(self, jaxpr: core.Jaxpr, consts: Sequence[int], inputs: Sequence[int]) -> list[int]:
+        """The numbers of the outputs of a trace, for those of its constants and inputs."""
+        numbers = dict(zip(jaxpr.constvars, consts, strict=True))
+        numbers |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def number(value: Any) -> int:
+            return self.constant(value.val) if isinstance(value, core.Literal) else numbers[value]
+
+        for equation in jaxpr.eqns:
+            outputs = self._follow(equation, [number(value) for value in equation.invars])
+            numbers |= dict(zip(equation.outvars, outputs, strict=True))
+        return [number(value) for value in jaxpr.outvars]
+
+    def half(self, given: Sequence[int], output: int) -> Half:
+        used = {number for step in self._steps for number in step.inputs}
+        constants = {n: np.asarray(self._known[n]) for n in sorted(used & self._known.keys())}
+        return Half(tuple(self._steps), constants, tuple(given), output)
+
+    def _follow(self, equation: core.JaxprEqn, inputs: list[int]) -> list[int]:
+        name, params = equation.primitive.name, equation.params
+        if name == "cond" and params.get("branches_platforms"):
+            # The form for each backend: the programs are for the CPU.
+            platforms = params["branches_platforms"]
+            on_cpu = next(i for i, names in enumerate(platforms) if names and "cpu" in names)
+            return self._called(params["branches"][on_cpu], inputs[1:])
+        if all(number in self._known for number in inputs):
+            return self._computed(equation, inputs)
+        if name == "jit" and params["name"] == BILINEAR:
+            return [self._step(BILINEAR, equation, inputs, {})]
+        if name in _CALLS:
+            return self._called(params[_CALLS[name]], inputs)
+        if name == "ffi_call":
+            kernel = params["target_name"].removeprefix(f"binsr_{self._form}_")
+            if kernel in KERNELS:
+                return [self._step(kernel, equation, inputs, _attributes(params["attributes"]))]
+        if name in _NOTHING:
+            return inputs
+        if name in ELEMENTWISE and _is_simple(name, params):
+            return [self._step(name, equation, inputs, {})]
+        raise UntraceableError(name)
+
+    def _called(self, trace: Any, inputs: list[int]) -> list[int]:
+        consts = [self.constant(value) for value in getattr(trace, "consts", ())]
+        return self.walk(getattr(trace, "jaxpr", trace), consts, inputs)
+
+    def _computed(self, equation: core.JaxprEqn, inputs: list[int]) -> list[int]:
+        values = {}
+        for value, number in zip(equation.invars, inputs, strict=True):
+            if not isinstance(value, core.Literal):
+                values[value] = self._known[number]
+        alone = core.Jaxpr((), list(values), equation.outvars, [equation], debug_info=_UNNAMED)
+        results = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*values.values())
+        return [self.constant(result) for result in results]
+
+    def _step(
+        self, name: str, equation: core.JaxprEqn, inputs: list[int], attributes: dict[str, Any]
+    ) -> int:
+        """A new step, whose output is as large as the image or a multiple of it."""
+        if name in ELEMENTWISE:
+            for number, value in zip(inputs, equation.invars, strict=True):
+                shape = value.aval.shape
+                if number in self._known and shape and shape[:-1] != (1, 1, 1):
+                    raise UntraceableError(f"{name} with an array {shape}")
+            made_by = {step.output: step.name for step in self._steps}
+            if name in _SUMS and any(made_by.get(number) == "mul" for number in inputs):
+                raise UntraceableError("a product in a sum, which XLA may fuse")
+        (output,) = equation.outvars
+        batch, height, width, channels = output.aval.shape
+        size = height // _SIDES[0]
+        if (batch, height, width) != (1, size * _SIDES[0], size * _SIDES[1]):
+            raise UntraceableError(f"{name} to an array {output.aval.shape}")
+        number = next(self._numbers)
+        self._steps.append(Step(name, tuple(inputs), number, attributes, size, channels))
+        return number
+
+
+def _attributes(attributes: Any) -> dict[str, Any]:
+    """A kernel's attributes as Python's own types."""
+    values = {}
+    for name, value in dict(attributes).items():
+        if isinstance(value, bool | np.bool_):
+            values[name] = bool(value)
+        else:
+            values[name] = value if isinstance(value, str) else int(value)
+    return values
+
+
+def _is_simple(name: str, params: dict[str, Any]) -> bool:
+    """Whether an elementwise step is the one that programs have."""
+    if name == "reduce_precision":
+        return (params["exponent_bits"], params["mantissa_bits"]) == (8, 22)
+    return True
