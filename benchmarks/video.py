@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import binsr_jax
-from binsr_jax.deploy.jobs import Job
+from binsr_jax.deploy.listing import Job
 from binsr_jax.pretrained import NETWORKS
 from binsr_jax.video.job import Settings, restore_video
 from binsr_jax.video.source import Span

@@ -26,12 +26,13 @@ import numpy as np
 from binsr_jax.commands import pictures
 from binsr_jax.commands.restore import networks_of
 from binsr_jax.deploy.choice import for_video
-from binsr_jax.deploy.jobs import Job, Outcome
+from binsr_jax.deploy.jobs import Outcome
+from binsr_jax.deploy.listing import Job
 from binsr_jax.deploy.steps import load_steps
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.enhance import parse
 from binsr_jax.errors import UserError
-from binsr_jax.launcher import keep_compiled_programs
+from binsr_jax.kept import keep_compiled_programs
 from binsr_jax.pretrained import KINDS, file_of, find
 from binsr_jax.video import animation, require_av
 

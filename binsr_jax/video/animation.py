@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from PIL import Image
 
-from binsr_jax.deploy.jobs import Job
+from binsr_jax.deploy.listing import Job
 from binsr_jax.deploy.picture_files import picture_size
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular, replacing

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from binsr_jax.deploy.jobs import Job
+from binsr_jax.deploy.listing import Job
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 from binsr_jax.video import encoder, parts

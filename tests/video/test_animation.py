@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binsr_jax.deploy.jobs import Job
+from binsr_jax.deploy.listing import Job
 from binsr_jax.errors import UserError
 from binsr_jax.video.animation import is_animation, restore_animation
 

@@ -17,7 +17,7 @@ from av.stream import Disposition
 from conftest import HEIGHT, WIDTH
 from worker import PART, settings, twice
 
-from binsr_jax.deploy.jobs import Job
+from binsr_jax.deploy.listing import Job
 from binsr_jax.errors import UserError
 from binsr_jax.video import parts
 from binsr_jax.video.job import restore_video

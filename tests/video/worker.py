@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from binsr_jax.deploy.jobs import Job
+from binsr_jax.deploy.listing import Job
 from binsr_jax.video import parts
 from binsr_jax.video.job import Settings, restore_video
 from binsr_jax.video.source import Span
