@@ -259,6 +259,8 @@ def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> _Ope
         return _Opened(Image.open(found.stream, formats=("GIF",)), found.animated)
     for place, mark, name in _OTHERS:
         if head[place:].startswith(mark):
+            if name == "a video":
+                raise UserError("it is a video: binsr video takes it")
             way = "develop it with a raw converter" if "raw" in name else "convert it to PNG"
             raise UserError(f"it is {name}, which is not read: {way} first")
     image = Image.open(source, formats=("WEBP", "BMP"))

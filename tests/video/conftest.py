@@ -42,11 +42,10 @@ def look() -> Callable[[Path], Found]:
     def look(file: Path) -> Found:
         found = Found()
         with av.open(str(file)) as container:
-            found.chapters = [
-                (c["start"] * (c["time_base"] or 0), c["end"] * (c["time_base"] or 0), title)
-                for c in container.chapters()
-                if (title := c["metadata"].get("title", "")) is not None
-            ]
+            for chapter in container.chapters():
+                unit = chapter["time_base"] or Fraction(1, 1000)
+                start, end = chapter["start"] * unit, chapter["end"] * unit
+                found.chapters.append((start, end, chapter["metadata"].get("title", "")))
             video = container.streams.video[0]
             if video.duration is not None and video.time_base is not None:
                 found.length = video.duration * video.time_base

@@ -1,6 +1,7 @@
 """Animated GIF, WebP and PNG through a network: times, loops and transparency are kept."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,9 @@ def shown(file: Path) -> list[tuple[int, np.ndarray]]:
 def test_times_pixels_and_transparency_are_kept(ending, clear, tmp_path):
     source, target = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
     first, *rest = frames(clear)
-    options = {"lossless": True} if ending == "webp" else {"disposal": 2} if clear else {}
+    options: dict[str, Any] = {"disposal": 2} if clear else {}
+    if ending == "webp":
+        options = {"lossless": True}
     first.save(source, save_all=True, append_images=rest, duration=DURATIONS, loop=3, **options)
     calls = []
 
