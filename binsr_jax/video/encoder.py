@@ -45,8 +45,11 @@ class Codec:
     options: tuple[tuple[str, str], ...] = ()
 
 
+# The macroblock tree of x264 reads memory that it has not set, so that the same frames are encoded
+# differently from one run to another: MALLOC_PERTURB_ shows it.
+_STEADY = (("x264-params", "mbtree=0"),)
 CODECS = {
-    "h264": Codec("libx264", 18, 51, "medium", _X26, True),
+    "h264": Codec("libx264", 18, 51, "medium", _X26, True, _STEADY),
     "hevc": Codec("libx265", 20, 51, "medium", _X26, True, (("x265-params", "log-level=error"),)),
     "av1": Codec("libsvtav1", 28, 63, "8", tuple(map(str, range(14))), False),
 }
@@ -148,6 +151,9 @@ def encoding(
 def encode(frames: Iterable[tuple[int, list[np.ndarray]]], made: Encoding) -> Packets:
     """Encodes frames so that they can be decoded by themselves.
 
+    The encoder is given numbers of frames for time stamps, so that the same frames give the same
+    packets; see also ``CODECS``.
+
     Args:
         frames: Time stamps, and planes of ``planes``.
         made: How.
@@ -155,14 +161,14 @@ def encode(frames: Iterable[tuple[int, list[np.ndarray]]], made: Encoding) -> Pa
     context: Any = av.CodecContext.create(CODECS[made.codec].encoder, "w")
     _set_up(context, made)
     context.framerate = made.video.rate
-    context.time_base = made.video.time_base
     context.open()
-    packets = []
-    for time, planes in frames:
-        packets += context.encode(_frame(time, planes, made))
+    packets, times = [], []
+    for number, (time, planes) in enumerate(frames):
+        times.append(time)
+        packets += context.encode(_frame(number, planes, made))
     packets += context.encode(None)
     return Packets(
-        np.array([packet.pts for packet in packets], np.int64),
+        np.array([times[packet.pts] for packet in packets], np.int64),
         np.array([packet.is_keyframe for packet in packets], bool),
         [bytes(packet) for packet in packets],
         context.extradata or b"",
@@ -215,15 +221,16 @@ def _set_up(context: Any, made: Encoding) -> None:
     context.sample_aspect_ratio = video.aspect or Fraction(0)
     context.color_range = 2 if made.coding.full else 1
     context.colorspace = made.coding.matrix
+    context.time_base = 1 / video.rate
     context.color_primaries, context.color_trc = video.primaries, video.transfer
     context.flags |= Flags.global_header
 
 
-def _frame(time: int, planes: list[np.ndarray], made: Encoding) -> av.VideoFrame:
+def _frame(number: int, planes: list[np.ndarray], made: Encoding) -> av.VideoFrame:
     frame = av.VideoFrame(made.width, made.height, made.form)
     for plane, values in zip(frame.planes, planes, strict=True):
         rows = np.zeros((values.shape[0], plane.line_size // values.itemsize), values.dtype)
         rows[:, : values.shape[1]] = values
         plane.update(rows.tobytes())
-    frame.pts, frame.time_base = time, made.video.time_base
+    frame.pts, frame.time_base = number, 1 / made.video.rate
     return frame

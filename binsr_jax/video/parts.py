@@ -76,7 +76,10 @@ class Parts:
 
     def read(self, number: int) -> Part:
         """A finished part."""
-        arrays = safetensors.numpy.load_file(self._file(number))
+        try:
+            arrays = safetensors.numpy.load_file(self._file(number))
+        except safetensors.SafetensorError as error:
+            raise UserError(f"{self._file(number)} is damaged: remove {self.folder}.") from error
         data, ends = arrays["data"].tobytes(), np.cumsum(arrays["sizes"])
         packets = Packets(
             arrays["times"],
@@ -124,17 +127,24 @@ def claim(target: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
             raise UserError(
                 f"Another process is making {target}: wait for it to end, or choose another -o."
             ) from None
-        text = json.dumps(job, indent=1, sort_keys=True)
-        record = folder / "job.json"
-        if not record.is_file() or record.read_text(encoding="utf-8") != text:
+        _keep_only(folder, json.dumps(job, indent=1, sort_keys=True))
+        yield Parts(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _keep_only(folder: Path, job: str) -> None:
+    """Empties a folder unless it is of this job."""
+    record = folder / "job.json"
+    try:
+        if not record.is_file() or record.read_text(encoding="utf-8") != job:
             for file in folder.iterdir():
                 if file.name != "lock":
                     file.unlink()
-            replace_text(record, text)
-        yield Parts(folder)
-        shutil.rmtree(folder)
-    finally:
-        os.close(lock)
+            replace_text(record, job)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot use the folder {folder} ({error}): remove it.") from error
 
 
 def fingerprint(file: Path) -> str:

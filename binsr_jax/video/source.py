@@ -5,7 +5,7 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -49,6 +49,7 @@ class Video:
         coding: What the numbers of a frame mean.
         primaries: The number of ITU-T H.273 for its primaries.
         transfer: That for its transfer function.
+        stated_end: When the file says that it ends, in seconds, or None.
         display: How it is turned for display, a matrix of 9 whole numbers, or None.
         notes: What cannot be kept of it, as short clauses.
     """
@@ -64,6 +65,7 @@ class Video:
     coding: Coding
     primaries: int
     transfer: int
+    stated_end: Fraction | None
     display: tuple[int, ...] | None
     notes: tuple[str, ...] = ()
 
@@ -109,6 +111,10 @@ class Span:
     def shift(self, unit: Fraction) -> int:
         """What is taken from time stamps, in units, so that the part begins where the whole did."""
         return round(self.start / unit)
+
+
+class _NoPlaceError(Exception):
+    """A file has no place to start at but its beginning."""
 
 
 @contextlib.contextmanager
@@ -189,6 +195,7 @@ def probe(path: Path, most_pixels: int) -> Video:
             coding=coding,
             primaries=first.color_primaries,
             transfer=first.color_trc,
+            stated_end=_stated_end(container, stream),
             display=_display(first),
             notes=notes,
         )
@@ -220,9 +227,8 @@ def _frames(
 ) -> Iterator[Frame]:
     before: av.VideoFrame | None = None
     interlaced = 0
-    with opened(path) as container:
-        stream = container.streams[video.index]
-        for frame in _from(container, stream, first):
+    with contextlib.closing(_from(path, video.index, first)) as frames:
+        for frame in frames:
             if (frame.width, frame.height) != (video.width, video.height):
                 raise UserError(
                     f"its frames change their size at {_clock(frame.time)}: cut it there with "
@@ -245,7 +251,7 @@ def _frames(
         if before is not None:
             assert before.pts is not None
             end = before.pts + (before.duration or round(1 / (video.rate * video.time_base)))
-            stated = _stated_end(container, stream)
+            stated = video.stated_end
             if stated is not None and last is None:
                 # What files say of their last frame alone is of the order of decoding.
                 late = stated - end * video.time_base
@@ -267,11 +273,15 @@ def _shown(frame: av.VideoFrame, end: int) -> Frame:
     return Frame(frame.pts, end - frame.pts, planes_of(frame))
 
 
-def _from(container: InputContainer, stream: Any, first: int | None) -> Iterator[Any]:
+def _from(path: Path, index: int, first: int | None) -> Generator[Any]:
     """Frames from the key frame before a time stamp on, or if there is no such place all."""
     if first is not None:
-        with contextlib.suppress(av.error.FFmpegError):
-            container.seek(first, stream=stream, backward=True)
+        with opened(path) as container, contextlib.suppress(_NoPlaceError):
+            stream = container.streams[index]
+            try:
+                container.seek(first, stream=stream, backward=True)
+            except av.error.FFmpegError as error:
+                raise _NoPlaceError from error
             frames = _decoded(container, stream)
             frame = next(frames, None)
             # What a decoder makes of the frames before its first key frame is not the picture.
@@ -279,9 +289,8 @@ def _from(container: InputContainer, stream: Any, first: int | None) -> Iterator
                 yield frame
                 yield from frames
                 return
-        container.seek(0, backward=True, any_frame=False)
-        stream.codec_context.flush_buffers()
-    yield from _decoded(container, stream)
+    with opened(path) as container:
+        yield from _decoded(container, container.streams[index])
 
 
 def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
