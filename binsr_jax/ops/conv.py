@@ -110,9 +110,10 @@ def _convolve_alike(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def _conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     cpu = _convolve_alike
-    form = choose.form_for_conv(*_factors(x, kernel))
+    factors = _factors(x, kernel)
+    form = choose.form_for_conv(*factors)
     if form != "xla":
-        cpu = partial(call.conv, form=form)
+        cpu = partial(call.conv, form=form, factors=factors[0].dtype.name)
     return lax.platform_dependent(x, kernel, cpu=cpu, default=_convolve)
 
 
@@ -122,9 +123,10 @@ def _conv2d_forward(x: jax.Array, kernel: jax.Array):
 
 def _conv2d_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array):
     cpu = _gradient_by_hand
-    form = choose.form_for_gradient(*_factors(*saved))
+    factors = _factors(*saved)
+    form = choose.form_for_gradient(*factors)
     if form != "xla":
-        cpu = partial(call.conv_gradient, form=form)
+        cpu = partial(call.conv_gradient, form=form, factors=factors[0].dtype.name)
     return lax.platform_dependent(*saved, dy, cpu=cpu, default=_gradient)
 
 

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "amx.h"
 #include "branch.h"
 #include "chain.h"
 #include "float_conv.h"
@@ -275,6 +276,40 @@ void CheckFloats(const Shape& s) {
   Check(close, "a gradient of a kernel", s);
 }
 
+#ifdef BINSR_AMX
+float AsBf16(float value) {
+  float lanes[16] = {value};
+  uint16_t rounded[16];
+  Round(lanes, 16, rounded);
+  const uint32_t bits = uint32_t{rounded[0]} << 16;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Factors that bfloat16 holds, so that the floats' own kernels compute the same sums.
+void CheckBf16(const Shape& s) {
+  Threads pool(3);
+  const int64_t pixels = s.batch * s.height * s.width, weights = s.kh * s.kw * s.channels * s.outputs;
+  auto x = Numbers(pixels * s.channels), k = Numbers(weights), dy = Numbers(pixels * s.outputs);
+  for (auto* numbers : {&x, &k, &dy})
+    for (float& number : *numbers) number = AsBf16(number);
+  std::vector<float> y(dy.size()), expected_y(dy.size());
+  std::vector<float> dk(s.batch * weights), expected_dk(s.batch * weights);
+  FloatConv(pool, s, x.data(), k.data(), expected_y.data());
+  Bf16Conv(pool, s, x.data(), k.data(), y.data());
+  KernelGradients(pool, s, x.data(), dy.data(), expected_dk.data());
+  Bf16KernelGradients(pool, s, x.data(), dy.data(), dk.data());
+  bool close = true;
+  for (size_t i = 0; i < y.size(); ++i)
+    close &= std::abs(y[i] - expected_y[i]) <= 1e-4 * (1 + std::abs(expected_y[i]));
+  Check(close, "a convolution in bfloat16", s);
+  close = true;
+  for (size_t i = 0; i < dk.size(); ++i)
+    close &= std::abs(dk[i] - expected_dk[i]) <= 1e-4 * (1 + std::abs(expected_dk[i]));
+  Check(close, "a gradient of a kernel in bfloat16", s);
+}
+#endif
+
 template <class Form>
 void CheckForm(const char* name) {
   const int before = checks;
@@ -315,6 +350,11 @@ int main() {
     for (const int64_t outputs : {1, 2, 3}) CheckFloats(AnyShape(channels, outputs));
   for (const int64_t channels : {1, 3, 16, 37})
     for (const int64_t outputs : {16, 48, 80}) CheckFloats(AnyShape(channels, outputs));
+#ifdef BINSR_AMX
+  if (HasAmx())
+    for (const int64_t channels : {32, 64})
+      for (const int64_t outputs : {32, 96}) CheckBf16(AnyShape(channels, outputs));
+#endif
   std::printf("floats\n%d failures\n", failures);
   return failures > 0;
 }

@@ -375,6 +375,27 @@ def test_which_float_convolutions_are_native(monkeypatch, form, inputs, outputs,
         assert "binsr_" not in program()
 
 
+@pytest.mark.skipif(
+    not FORMS or not choose.has_amx(FORMS[0]), reason="needs a CPU with a matrix unit (AMX)"
+)
+@pytest.mark.parametrize(
+    ("image", "inputs", "outputs", "kernel"),
+    [((2, 5, 7), 32, 96, (3, 3)), ((1, 1, 1), 64, 32, (1, 1)), ((1, 33, 3), 32, 32, (5, 3))],
+)
+def test_bfloat16_on_the_matrix_unit(image, inputs, outputs, kernel):
+    arrays = gradient_operands(4, image, inputs, outputs, kernel)
+    rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16), np.float32) for a in arrays]
+    with jax.default_matmul_precision("bfloat16"):
+        # New functions, since a trace is kept of one.
+        step = jax.jit(lambda x, k, dy: (conv2d(x, k), jax.vjp(conv2d, x, k)[1](dy)))
+        program = step.lower(*arrays).as_text()
+        y, gradients = step(*arrays)
+    assert "bf16_conv" in program
+    assert "bf16_kernel_gradients" in program
+    np.testing.assert_allclose(y, conv2d(*map(jnp.asarray, rounded[:2])), rtol=1e-4, atol=1e-4)
+    assert_gradients(rounded, gradients)
+
+
 def test_results_past_16_bits_are_left_to_xla():
     x, w = random_operands(0, (1, 2, 2), 3680, 1, (3, 3))
     x_bits, w_bits = pack_activations(x), pack_weights(w)

@@ -57,6 +57,17 @@ FITTING = {
     "kernel_gradients": ({"x": X, "dy": ((1, 4, 5, 32), F)}, {}, ((1, 3, 3, 16, 32), F)),
 }
 
+if FORMS and choose.has_amx(FORMS[0]):
+    WIDE = ((1, 4, 5, 32), F)
+    FITTING |= {
+        "bf16_conv": ({"x": WIDE, "k": ((3, 3, 32, 64), F)}, {}, ((1, 4, 5, 64), F)),
+        "bf16_kernel_gradients": (
+            {"x": WIDE, "dy": ((1, 4, 5, 64), F)},
+            {},
+            ((1, 3, 3, 32, 64), F),
+        ),
+    }
+
 
 def run(handler, arguments, attributes, result):
     choose.load(FORMS[0])
@@ -173,3 +184,10 @@ def test_without_xla_what_does_not_fit_is_refused(handler):
     if attributes:
         with pytest.raises(ValueError, match="attribute"):
             directly(handler, arguments, {}, result)
+
+
+def test_bfloat16_without_a_form_is_refused():
+    """A CPU without AMX refuses all; one with it takes multiples of 32 channels."""
+    arguments = {"x": X, "k": ((3, 3, 16, 32), F)}
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"bf16_conv: .*(no AMX|no form)"):
+        run("bf16_conv", arguments, {}, ((1, 4, 5, 32), F))

@@ -151,28 +151,42 @@ def packed_chain(
 
 
 @_by_batch("b h w c, i j c o -> b h w o", operands=2)
-def conv(x: jax.Array, kernel: jax.Array, form: str) -> jax.Array:
-    """``ops.conv.conv2d`` from a multiple of 8 channels to at most 3, or to a multiple of 16."""
+def conv(x: jax.Array, kernel: jax.Array, form: str, factors: str = "float32") -> jax.Array:
+    """``ops.conv.conv2d`` in a native form.
+
+    Args:
+        x: f32 ``[B, H, W, I]``.
+        kernel: f32 ``[kh, kw, I, O]``. With float32 factors, O is a multiple of 16, or at most 3
+            with I a multiple of 8. With bfloat16 factors, I and O are multiples of 32.
+        form: One of ``choose.forms``; for bfloat16 factors ``choose.has_amx`` holds.
+        factors: What the factors of all products are rounded to, "float32" or "bfloat16".
+    """
     y = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), jnp.float32)
-    return _handler("float_conv", form, y)(x, kernel)
+    handler = {"float32": "float_conv", "bfloat16": "bf16_conv"}[factors]
+    return _handler(handler, form, y)(x, kernel)
 
 
 def conv_gradient(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, form: str
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, form: str, factors: str = "float32"
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of ``ops.conv.conv2d`` with respect to x and kernel.
 
-    The kernel's gradient is summed over each image, and then over the images.
+    The kernel's gradient is summed over each image, and then over the images. ``factors`` is as
+    for ``conv``.
     """
     kh, kw, _, _ = kernel.shape
-    dx = conv(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), form)
-    images = _kernel_gradients(x, dy, kh, kw, form).reshape(len(x), -1)
+    dx = conv(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), form, factors)
+    images = _kernel_gradients(x, dy, kh, kw, form, factors).reshape(len(x), -1)
     # As a matrix product, because XLA's sum over the first axis is slow.
-    return dx, (jnp.ones(len(x)) @ images).reshape(kernel.shape)
+    total = jnp.matmul(jnp.ones(len(x)), images, precision="highest")
+    return dx, total.reshape(kernel.shape)
 
 
 @_by_batch("b h w c, b h w o -> b i j c o", operands=2)
-def _kernel_gradients(x: jax.Array, dy: jax.Array, kh: int, kw: int, form: str) -> jax.Array:
+def _kernel_gradients(
+    x: jax.Array, dy: jax.Array, kh: int, kw: int, form: str, factors: str
+) -> jax.Array:
     """The kernel's gradient of each image: ``[B, H, W, I], [B, H, W, O] -> [B, kh, kw, I, O]``."""
     y = jax.ShapeDtypeStruct((x.shape[0], kh, kw, x.shape[3], dy.shape[3]), jnp.float32)
-    return _handler("kernel_gradients", form, y)(x, dy)
+    handler = {"float32": "kernel_gradients", "bfloat16": "bf16_kernel_gradients"}[factors]
+    return _handler(handler, form, y)(x, dy)

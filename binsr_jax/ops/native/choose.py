@@ -39,10 +39,13 @@ _HANDLERS = (
     "packed_chain",
     "float_conv",
     "kernel_gradients",
+    "bf16_conv",
+    "bf16_kernel_gradients",
 )
 _FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # as in float_conv.h
 _LANES = 16  # most floats in a vector
 _IN_XLA = contextvars.ContextVar("in_xla", default=False)
+_AMX_CHANNELS = 32  # kBlock of amx.h
 
 
 def forms() -> tuple[str, ...]:
@@ -145,6 +148,11 @@ def without_native() -> Iterator[None]:
         _IN_XLA.reset(token)
 
 
+def has_amx(form: str) -> bool:
+    """Whether a form can round factors to bfloat16: this needs the CPU's matrix unit (AMX)."""
+    return form != "xla" and bool(library(form).binsr_has_amx())
+
+
 def _form() -> str:
     return "xla" if _IN_XLA.get() else chosen_form()
 
@@ -161,12 +169,22 @@ def form_for_conv(x: "jax.Array | jax.ShapeDtypeStruct", kernel: "jax.Array") ->
     inputs, outputs = kernel.shape[2:]
     few = inputs % _FEW_INPUTS == 0 and outputs <= _FEW_OUTPUTS
     many = outputs % _LANES == 0
-    fits = 0 not in (*x.shape, *kernel.shape) and (few or many)
-    return _form() if fits and x.dtype == "float32" else "xla"
+    return _form_for_floats(x, kernel, few or many)
 
 
 def form_for_gradient(x: "jax.Array", kernel: "jax.Array") -> str:
     """``chosen_form``, or ``"xla"`` for a convolution that ``call.conv_gradient`` lacks."""
     inputs, outputs = kernel.shape[2:]
-    fits = 0 not in (*x.shape, *kernel.shape) and inputs % _LANES == outputs % _LANES == 0
-    return _form() if fits and x.dtype == "float32" else "xla"
+    return _form_for_floats(x, kernel, inputs % _LANES == outputs % _LANES == 0)
+
+
+def _form_for_floats(
+    x: "jax.Array | jax.ShapeDtypeStruct", kernel: "jax.Array", float32_fits: bool
+) -> str:
+    """The form for factors of the dtype of x, which ``call`` rounds the arrays to."""
+    if 0 in (*x.shape, *kernel.shape):
+        return "xla"
+    if x.dtype == "float32":
+        return _form() if float32_fits else "xla"
+    fits = all(channels % _AMX_CHANNELS == 0 for channels in kernel.shape[2:])
+    return _form() if fits and has_amx(_form()) else "xla"
