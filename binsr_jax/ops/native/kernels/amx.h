@@ -54,14 +54,19 @@ class Tiles {
   Tiles(const Tiles&) = delete;
 };
 
+using Sixteen = Bf16 __attribute__((vector_size(32)));
+using Pairs = uint32_t __attribute__((vector_size(64)));
+
 // Sixteen floats, rounded to the nearest bfloat16, ties to even.
-inline __m256i Rounded(const float* from) {
-  return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from));
+inline Sixteen Rounded(const float* from) {
+  return reinterpret_cast<Sixteen>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from)));
 }
 
 inline void Round(const float* from, int64_t count, Bf16* to) {
-  for (int64_t c = 0; c < count; c += kLanes)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + c), Rounded(from + c));
+  for (int64_t c = 0; c < count; c += kLanes) {
+    const Sixteen rounded = Rounded(from + c);
+    std::memcpy(to + c, &rounded, sizeof rounded);
+  }
 }
 
 // Writes row i of a matrix b, of `width` floats, into tiles of pairs, which hold zeros there: two tiles
@@ -70,9 +75,10 @@ inline void RoundIntoPairs(const float* from, int64_t width, int64_t i, int64_t 
   Bf16* row = to + i / kBlock * 2 * kTile + i % kBlock / 2 * 2 * kLanes;
   for (int64_t n = 0; n < width; n += kLanes) {
     Bf16* at = row + n / kBlock * parts * 2 * kTile + n % kBlock / kLanes * kTile;
-    const __m512i wide = _mm512_cvtepu16_epi32(Rounded(from + n));
-    const __m512i placed = i % 2 ? _mm512_slli_epi32(wide, 16) : wide;
-    _mm512_storeu_si512(at, _mm512_or_si512(_mm512_loadu_si512(at), placed));
+    Pairs pairs;
+    std::memcpy(&pairs, at, sizeof pairs);
+    pairs |= __builtin_convertvector(Rounded(from + n), Pairs) << i % 2 * 16;
+    std::memcpy(at, &pairs, sizeof pairs);
   }
 }
 
