@@ -45,6 +45,8 @@ def save_face_model(file: Path, params: Mapping[str, Any], dictionary: Dictionar
         arrays |= {f"dictionary/{level}/{part}": dictionary[level][part] for part in PARTS}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        # safetensors writes the memory of an array, in whatever order its axes lie there.
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         replace_bytes(file, safetensors.numpy.save(arrays, _METADATA))
     except OSError as error:
         raise UserError(f"Cannot write {file} ({error.strerror or error}).") from error

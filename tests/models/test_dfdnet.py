@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file
 
 from binsr_jax.errors import UserError
+from binsr_jax.faces.model import save_face_model
 from binsr_jax.models import vgg
 from binsr_jax.models.dfdnet import (
     LEVELS,
@@ -83,6 +86,18 @@ def test_reference(reference, state, entries):
     np.testing.assert_allclose(y[::4, ::4], arrays["y_every_4th"], atol=1e-4)
     np.testing.assert_allclose(y[330:394, 190:254], arrays["y_mouth"], atol=1e-4)
     np.testing.assert_allclose([y.mean(), y.std()], arrays["y_mean_std"], atol=1e-5)
+
+
+def test_a_file_holds_what_was_read(state, entries, tmp_path):
+    params, dictionary = dfdnet_params(state), dfdnet_dictionary(entries)
+    save_face_model(tmp_path / "dfdnet.safetensors", params, dictionary)
+    arrays = load_file(tmp_path / "dfdnet.safetensors")
+    flat: dict[str, Any] = flatten_dict(params, sep="/")
+    for name, array in flat.items():
+        np.testing.assert_array_equal(arrays[f"params/{name}"], array)
+    for level, parts in dictionary.items():
+        for part, array in parts.items():
+            np.testing.assert_array_equal(arrays[f"dictionary/{level}/{part}"], array)
 
 
 def test_features_of_the_reference(reference, state):
