@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 
 import jax
-from PIL import Image
 from tqdm import tqdm
 
 from binsr_jax.commands.pictures import (
@@ -94,7 +93,8 @@ def _restore(job: Job, options: Options, finder: Finder, network: FaceNetwork, b
         raise UserError(f"{job.source}: out of memory; give a smaller --search.") from error
     found = {0: "no faces; it stays as it is", 1: "1 face"}.get(faces, f"{faces} faces")
     tqdm.write(printable("; ".join([f"{job.source}: {found}", *picture.notes]) + "."))
-    if not faces and _copied(job):
+    if not faces and picture.form == FORMATS[job.target.suffix.lower()]:
+        _copy(job)
         return
     image = canvas(picture, 1)
     paste(image, slice(0, image.height), slice(0, image.width), pixels)
@@ -102,20 +102,15 @@ def _restore(job: Job, options: Options, finder: Finder, network: FaceNetwork, b
     write_picture(image, job.target, exif=picture.exif, dpi=picture.dpi, quality=options.quality)
 
 
-def _copied(job: Job) -> bool:
-    """Copies an image to its output if that has the same format; returns whether it did."""
-    with open_regular(job.source) as source, Image.open(source) as image:
-        form = image.format
-        if form != FORMATS[job.target.suffix.lower()]:
-            return False
-        source.seek(0)
+def _copy(job: Job) -> None:
+    """Copies an image file to its output."""
+    with open_regular(job.source) as source:
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(job.target) as target:
                 shutil.copyfileobj(source, target)
         except OSError as error:
             raise UserError(f"Cannot write {job.target} ({error.strerror or error}).") from error
-    return True
 
 
 def _require_memory(height: int, width: int) -> None:

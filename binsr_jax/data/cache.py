@@ -29,7 +29,7 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import open_lock
 
 INDEX_VERSION = 1  # version of the files' layout
-_DECODING = 2  # version of the decoding: raise it when the same file gives other pixels
+_DECODING = 3  # version of the decoding: raise it when the same file gives other pixels
 _THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the GIL while it decodes
 
 T = TypeVar("T")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from binsr_jax.data.formats.jpeg import luma_table
+from binsr_jax.files import open_regular
 from binsr_jax.pretrained import NETWORKS, Packaged, find
 
 # Below this JPEG quality, the network for photographs is better than the one for clean pictures.
@@ -21,10 +21,9 @@ def jpeg_quality(file: Path) -> int | None:
     of the table are clipped.
     """
     try:
-        with Image.open(file, formats=["JPEG"]) as image:
-            tables = getattr(image, "quantization", {})
-            total = sum(tables[0]) if tables.get(0) else 0
-    except Exception:  # the decoder will report what is wrong with the file
+        with open_regular(file) as source:
+            total = sum(luma_table(source))
+    except (OSError, ValueError):  # the decoder will report what is wrong with the file
         return None
     if not total:
         return None

@@ -31,6 +31,10 @@ from binsr_jax.ops.native import choose
 
 _CONVOLUTIONS = {"packed": PackedConv, "float": PackedFloatConv}
 
+# Shapes whose compiled programs are kept: each takes some 12 MB, and a folder may hold any number.
+# JAX frees all of a program only together with everybody's, so this is not done for a few.
+_MOST_PROGRAMS = 32
+
 
 class Engine:
     """A network that XLA compiles once for each tile shape; ``program`` is another way.
@@ -54,6 +58,7 @@ class Engine:
 
     def __init__(self, model: PackedModel, arithmetic: Arithmetic = "packed") -> None:
         self.scale: int = model.task.scale
+        self._shapes: set[tuple[int, ...]] = set()
         self.channels: int = model.task.channels
         self._params, self._features = model.params, model.config.model.features
         network: Any = models.build(model.config, _CONVOLUTIONS[arithmetic])
@@ -122,7 +127,7 @@ class Engine:
             TypeError: The image is not float32.
             MemoryError: The memory ran out.
         """
-        x = pad_to_multiple(self._checked(image), self.stride)
+        x = self._input(image)
         height, width = (self.scale * side for side in image.shape[:2])
         try:
             features, _ = self._extract(self._params, pooled, x)
@@ -136,12 +141,17 @@ class Engine:
         ``run(image, pooled_of(image))`` equals ``run(image)``. Without ``global_pooling`` it is
         empty.
         """
-        x = pad_to_multiple(self._checked(image), self.stride)
-        return self._extract(self._params, None, x)[1]
+        return self._extract(self._params, None, self._input(image))[1]
 
-    def _checked(self, image: np.ndarray) -> jax.Array:
+    def _input(self, image: np.ndarray) -> jax.Array:
+        """The image as the programs take it, which are made room for if its shape is a new one."""
         check_image(image, self.channels)
-        return jnp.asarray(image)[None]
+        x = pad_to_multiple(jnp.asarray(image)[None], self.stride)
+        self._shapes.add(x.shape)
+        if len(self._shapes) > _MOST_PROGRAMS:
+            jax.clear_caches()
+            self._shapes = {x.shape}
+        return x
 
 
 def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array, Any]:

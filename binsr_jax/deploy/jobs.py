@@ -171,9 +171,12 @@ def _noted(outcome: Outcome, job: Job) -> Iterator[None]:
     """Turns an error of one image in its block into a sentence of the outcome."""
     try:
         yield
-    except (UserError, OSError, MemoryError) as error:
+    except Exception as error:  # also a fault of ours, which must not keep the others undone
         sentence = str(error)
         if isinstance(error, MemoryError):
             sentence = f"{job.source}: out of memory; cut the image into parts."
+        elif not isinstance(error, UserError | OSError):
+            what = f"{type(error).__name__}: {error}".rstrip(".")
+            sentence = f"{job.source}: a fault of binsr itself, please report it ({what})."
         named = str(job.source) in sentence or str(job.target) in sentence
         outcome.failed.append(sentence if named else f"{job.source}: {sentence}")

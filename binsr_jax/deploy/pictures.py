@@ -31,6 +31,7 @@ class Picture:
         exif: The part of its EXIF that is copied to outputs; may be empty.
         dpi: Its dots per inch, horizontally and vertically, or None.
         notes: Unexpected changes to it, as short clauses.
+        form: The format of its file, as in ``FORMATS``; may be empty.
     """
 
     pixels: np.ndarray
@@ -39,6 +40,7 @@ class Picture:
     exif: bytes = b""
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    form: str = ""
 
 
 def from_pillow(image: Image.Image) -> Picture:

@@ -219,7 +219,13 @@ def _jpeg() -> Iterator[Case]:
         yield Case(f"orientation{orientation}.jpg", _saved(rgb, "JPEG", quality=95, exif=exif),
                    turned, within=4)  # fmt: skip
     whole = _saved(rgb, "JPEG", quality=95)
+    turned = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHIiI", 0x0112, 9, 1, 6, 0)  # a long
+    signed = whole[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(turned)) + turned + whole[2:]
+    yield Case("orientation_signed.jpg", signed, _turned(rgb, 6), within=4)
     frame = whole.index(b"\xff\xc0")
+    for name, junk in (("between", b"junk"), ("stuffed", b"\xff\0\0")):
+        data = whole[:frame] + junk + whole[frame:]
+        yield Case(f"{name}_segments.jpg", data, rgb, within=4)
     yield Case("broken_exif.jpg", whole[:2] + b"\xff\xe1\0\x10Exif\0\0II*\0\xff\xff\xff\x7f"
                + whole[2:], rgb, within=4, says="EXIF cannot be read")  # fmt: skip
     yield Case("twelve_bits.jpg", whole[: frame + 4] + b"\x0c" + whole[frame + 5 :], says="12 bits")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from binsr_jax import models
+from binsr_jax.deploy import engine as engine_module
 from binsr_jax.deploy.engine import Engine, _reconstruct, in_strips
 from binsr_jax.deploy.loading import Arithmetic
 from binsr_jax.deploy.pack import pack_params
@@ -175,3 +176,14 @@ def test_the_memory_of_a_tile_is_that_of_the_program(make_model, unit, maps):
 def test_wrong_images(engine, image, error):
     with pytest.raises(error, match="image must be"):
         engine().run(image)
+
+
+def test_programs_of_many_shapes_do_not_add_up(engine, monkeypatch):
+    """A folder may hold pictures of any number of sizes, each of which is a program."""
+    monkeypatch.setattr(engine_module, "_MOST_PROGRAMS", 2)
+    packed = engine()
+    first = packed.run(picture(4, 4))
+    for side in (5, 6, 7):
+        packed.run(picture(side, 4))
+        assert packed._extract._cache_size() <= 2
+    np.testing.assert_array_equal(packed.run(picture(4, 4)), first)

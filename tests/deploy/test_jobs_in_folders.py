@@ -73,6 +73,26 @@ def test_only_regular_files_are_opened(run, folder, capsys) -> None:
         assert names(folder / out) == ["z_x2.png"]
 
 
+def test_a_fault_of_ours_does_not_keep_the_others_undone(run, folder, capsys, monkeypatch) -> None:
+    for name in "ab":
+        image = save(folder / f"{name}.png")
+    usual, runs = TapsEngine.run, []
+
+    def fail_once(*args):
+        runs.append(args)
+        if len(runs) == 1:
+            raise KeyError("no such thing")
+        return usual(*args)
+
+    monkeypatch.setattr(TapsEngine, "run", fail_once)
+    assert run(folder) == 1
+    require_enlarged(folder / "b_x2.png", image)
+    assert not (folder / "a_x2.png").exists()
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "a.png: a fault of binsr itself" in line
+    assert "KeyError: 'no such thing'" in line
+
+
 def test_an_output_that_is_no_regular_file_is_not_replaced(run, folder, capsys) -> None:
     save(folder / "a.png")
     os.mkfifo(folder / "a_x2.png")

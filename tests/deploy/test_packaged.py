@@ -1,6 +1,7 @@
 """The registry of packaged networks, what is read of them, and which one is taken."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,7 +111,8 @@ def test_the_quality_of_a_jpeg_is_read_from_its_table(quality, tmp_path):
 def test_other_files_have_no_quality(tmp_path):
     Image.fromarray(photo(24, 20)).save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(b"no picture")
-    for name in ("a.png", "b.jpg", "c.jpg"):
+    os.mkfifo(tmp_path / "d.jpg")  # not waited for
+    for name in ("a.png", "b.jpg", "c.jpg", "d.jpg"):
         assert jpeg_quality(tmp_path / name) is None
 
 

@@ -13,6 +13,7 @@ from collection import Case, collection
 from PIL import Image
 from taps import TapsEngine
 
+from binsr_jax.data.images import read_image
 from binsr_jax.deploy.picture_files import picture_of, picture_size, read_picture
 from binsr_jax.deploy.pictures import Picture
 from binsr_jax.deploy.upscaler import Upscaler
@@ -56,6 +57,21 @@ def test_a_file_is_read_right_or_refused(tmp_path: Path, case: Case) -> None:
         require(case, read_picture(file, MOST))
         assert picture_size(file, MOST) in ((width, height), (height, width))
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_benchmarks_and_training_read_the_same(case: Case) -> None:
+    """They drop transparency, and keep the high byte of 16 bits."""
+    if case.pixels is None:
+        with pytest.raises(UserError, match=case.name):
+            read_image(io.BytesIO(case.data), 3, case.name)
+        return
+    pixels = read_image(io.BytesIO(case.data), 3, case.name).astype(float)
+    expected = case.pixels.astype(float)
+    if case.pixels.dtype == np.uint16:
+        expected //= 256
+    assert pixels.shape == (*expected.shape[:2], 3)
+    assert np.abs(pixels - expected).mean() <= case.within
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -74,10 +74,13 @@ def test_packaged_samples_are_scored_without_any_folder(
         assert row["image"] == example.name
         bicubic = imresize_uint8(example.lq, scale)
         inside = (slice(scale, -scale), slice(scale, -scale))
-        expected = peak_signal_noise_ratio(
-            rgb_to_y(example.hq)[inside], rgb_to_y(bicubic)[inside], data_range=255
-        )
+        if example.hq.shape[-1] == 3:
+            scored = rgb_to_y(example.hq), rgb_to_y(bicubic)
+        else:  # spiral.png, a grey one of three equal channels
+            scored = example.hq, bicubic
+        expected = peak_signal_noise_ratio(*(y[inside] for y in scored), data_range=255)
         assert row["psnr"] == pytest.approx(expected)
+    assert "1 grey as it is" in total["protocol"]
     assert total["psnr"] == pytest.approx(np.mean([row["psnr"] for row in rows]))
     assert total["ssim"] == pytest.approx(np.mean([row["ssim"] for row in rows]))
 
@@ -443,18 +446,23 @@ def test_real_grey_pictures_have_the_scores_of_grey(
         assert in_colour - row["psnr"] == pytest.approx(20 * np.log10(255 / 219))
 
 
-def test_three_equal_channels_are_a_colour_image(tmp_path: Path) -> None:
+def test_three_equal_channels_are_a_grey_image(tmp_path: Path) -> None:
+    """Also where its LR file is stored in another way."""
     grey = Image.fromarray(_picture(40, 44)).convert("L")
-    (tmp_path / "Set").mkdir()
-    grey.convert("RGB").save(tmp_path / "Set/a.png")
-    row, total = score_set(load_set("Set", tmp_path, _task()))
-    (example,) = load_set("Set", tmp_path, _task())
-    bicubic = imresize_uint8(example.lq, 2)
+    small = Image.fromarray(imresize_uint8(np.asarray(grey)[..., None], 0.5)[..., 0])
+    for folder in ("made", "files/HR", "files/LR_bicubic/X2"):
+        (tmp_path / folder).mkdir(parents=True)
+    grey.convert("RGB").save(tmp_path / "made/a.png")
+    grey.convert("RGB").save(tmp_path / "files/HR/a.png")
+    small.save(tmp_path / "files/LR_bicubic/X2/ax2.png")
+    bicubic = imresize_uint8(np.asarray(small)[..., None], 2)[..., 0]
     expected = peak_signal_noise_ratio(
-        rgb_to_y(example.hq)[2:-2, 2:-2], rgb_to_y(bicubic)[2:-2, 2:-2], data_range=255
+        np.asarray(grey)[2:-2, 2:-2], bicubic[2:-2, 2:-2], data_range=255
     )
-    assert row["psnr"] == pytest.approx(expected)
-    assert total["protocol"] == "Y, border 2, bicubic LR"
+    for name, source in (("made", "bicubic LR"), ("files", "LR files")):
+        row, total = score_set(load_set(name, tmp_path, _task()))
+        assert row["psnr"] == pytest.approx(expected)
+        assert total["protocol"] == f"Y, border 2, {source}; 1 grey as it is"
 
 
 def test_a_grey_image_goes_through_a_network_for_colour_and_comes_back() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _BIG_SIZES = {16: 8, 17: 8, 18: 8}  # only in BigTIFF
-_WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_WHOLE = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 # The size in bytes of the numbers that make up a value of each type.
 _UNITS = {**_SIZES, 5: 4, 10: 4}
 _MARKS = {"<": b"II", ">": b"MM"}
@@ -102,13 +102,14 @@ class Directories:
         return self._read(entry.offset, entry.size)
 
     def numbers(self, entries: Mapping[int, Entry], tag: int, most: int = 64) -> tuple[int, ...]:
-        """At most the first ``most`` integers of a value; empty if it is missing."""
+        """At most the first ``most`` integers of a value; none if it is missing or negative."""
         entry = entries.get(tag)
         if entry is None or entry.kind not in _WHOLE:
             return ()
         count = min(entry.count, most)
         data = self._read(entry.offset, count * (_SIZES | _BIG_SIZES)[entry.kind])
-        return struct.unpack(f"{self.order}{count}{_WHOLE[entry.kind]}", data)
+        values = struct.unpack(f"{self.order}{count}{_WHOLE[entry.kind]}", data)
+        return values if min(values, default=0) >= 0 else ()
 
     def _read(self, offset: int, count: int) -> bytes:
         if offset > self.length:

@@ -6,7 +6,7 @@ Pillow misreads some kinds without an error. The directory of the first page dis
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from binsr_jax.deploy.ifd import Directories, Entry
+from binsr_jax.data.formats.ifd import Directories, Entry
 from binsr_jax.errors import UserError
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262

@@ -1,6 +1,7 @@
 """Reads a JPEG file before its pixels are decoded: checks it, and drops unneeded parts."""
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -8,10 +9,11 @@ from typing import BinaryIO
 from binsr_jax.errors import UserError
 
 _MOST_SEGMENTS = 5000  # a profile and EXIF take up to some hundreds
+_MOST_HEADER = 2**22  # bytes before the pixels in which the tables are looked for
 _MOST_SCANS = 200  # an encoder makes about ten, and each one processes the whole picture
 _MOST_PIXELS = 1024  # most pixels per byte: 16 chroma blocks, reduced four times in each direction
 _ARITHMETIC = range(0xC9, 0xD0)
-_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
+_ALONE = {0x00, 0x01, *range(0xD0, 0xD8)}  # markers without a length
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _PROFILE, _JFIF, _ADOBE = b"ICC_PROFILE\0", b"JFIF\0", b"Adobe"
 
@@ -77,14 +79,34 @@ def read(file: BinaryIO, most_pixels: int) -> Jpeg:
     return jpeg
 
 
+def luma_table(file: BinaryIO) -> tuple[int, ...]:
+    """The first quantisation table of a JPEG file; empty for other files.
+
+    Raises:
+        ValueError: It has too many segments.
+    """
+    data, table = file.read(_MOST_HEADER), ()
+    for marker, _, content in _segments(data) if data.startswith(b"\xff\xd8") else ():
+        while marker == 0xDB and content:
+            wide, number = divmod(content[0], 16)  # whether its values have 16 bits
+            values = content[1 : 65 + 64 * min(wide, 1)]
+            if number == 0:
+                table = struct.unpack(">64H", values) if len(values) == 128 else tuple(values)
+            content = content[1 + len(values) :]
+    return table
+
+
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Marker, position and content of each segment up to the first scan, which has no content."""
     place = 2
     for _ in range(_MOST_SEGMENTS):
-        start = place
+        # Bytes between segments are passed over, as libjpeg does.
+        place = start = data.find(b"\xff", place)
+        if start < 0:
+            return
         while data[place : place + 1] == b"\xff":  # any number of fill bytes may precede a marker
             place += 1
-        if place == start or place - start > _MOST_SEGMENTS or place >= len(data):
+        if place - start > _MOST_SEGMENTS or place >= len(data):
             return
         marker = data[place]
         place += 1
@@ -93,7 +115,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
             return
         if marker in _ALONE:
             continue
-        if marker in (0, 0xD8, 0xD9) or place + 2 > len(data):
+        if marker in (0xD8, 0xD9) or place + 2 > len(data):
             return
         length = int.from_bytes(data[place : place + 2], "big")
         yield marker, place - 2, data[place + 2 : place + length]
