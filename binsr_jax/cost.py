@@ -76,7 +76,7 @@ class Cost:
     def bytes_of(self, floats: str) -> int:
         """Bytes of the tensors in a model file with floats of this kind."""
         sizes = (self.file_bytes, self.half_file_bytes, self.int8_file_bytes)
-        return dict(zip(FLOATS, sizes, strict=True))[floats]
+        return sizes[FLOATS.index(floats)]
 
 
 @dataclass(frozen=True)

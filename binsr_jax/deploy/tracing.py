@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -136,17 +136,17 @@ class _Tracer:
         """A new step, whose output is as large as the image or a multiple of it."""
         if name in ELEMENTWISE:
             for number, value in zip(inputs, equation.invars, strict=True):
-                shape = value.aval.shape
+                shape = _shape(value)
                 if number in self._known and shape and shape[:-1] != (1, 1, 1):
                     raise UntraceableError(f"{name} with an array {shape}")
             made_by = {step.output: step.name for step in self._steps}
             if name in _SUMS and any(made_by.get(number) == "mul" for number in inputs):
                 raise UntraceableError("a product in a sum, which XLA may fuse")
         (output,) = equation.outvars
-        batch, height, width, channels = output.aval.shape
+        batch, height, width, channels = _shape(output)
         size = height // _SIDES[0]
         if (batch, height, width) != (1, size * _SIDES[0], size * _SIDES[1]):
-            raise UntraceableError(f"{name} to an array {output.aval.shape}")
+            raise UntraceableError(f"{name} to an array {_shape(output)}")
         number = next(self._numbers)
         self._steps.append(Step(name, tuple(inputs), number, attributes, size, channels))
         return number
@@ -168,3 +168,8 @@ def _is_simple(name: str, params: dict[str, Any]) -> bool:
     if name == "reduce_precision":
         return (params["exponent_bits"], params["mantissa_bits"]) == (8, 22)
     return True
+
+
+def _shape(value: core.Var | core.Literal) -> tuple[int, ...]:
+    """The shape of an array; JAX declares it for arrays alone, and an equation may have others."""
+    return cast(Any, value.aval).shape

@@ -55,6 +55,7 @@ def test_a_program_gives_the_bits_of_xla(make, name):
 def test_rows_worked_together_make_no_difference(make, monkeypatch, name):
     """Neither those of elementwise steps nor the strips of the second half."""
     program, x = Engine(make(**NETWORKS[name])).program(), picture(45, 11)
+    assert program is not None
     whole = program.run(x)
     monkeypatch.setattr("binsr_jax.deploy.program._CACHED_BYTES", 0)
     monkeypatch.setattr("binsr_jax.deploy.program._STRIP_BYTES", 0)
@@ -102,10 +103,13 @@ def kept(make, tmp_path, monkeypatch):
 def test_a_program_is_kept_and_read_again(kept, monkeypatch):
     file, folder = kept
     first, x = loading.load_engine(file), picture(9, 14)
+    assert isinstance(first, Program)
     (place,) = folder.glob("*.program")
     monkeypatch.setattr(loading, "engine_of", None)  # is not called again
     np.testing.assert_array_equal(loading.load_engine(file).run(x), first.run(x))
-    assert loading._read(place).extract.steps == first.extract.steps
+    again = loading._read(place)
+    assert again is not None
+    assert again.extract.steps == first.extract.steps
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", None])

@@ -1,5 +1,6 @@
 """Training with rounded floats, and with a penalty of scales."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_steps_gradient_is_that_at_the_rounded_parameters(tiny):
     model = models.build(config)
     loss, _, gradient, _ = jax.jit(make_gradient(config, model))(state, batch(), {})
     own = with_rounding(config, state.params)
-    at = state_of(plain).replace(params=own)
+    at = dataclasses.replace(state_of(plain), params=own)
     expected_loss, _, expected, _ = jax.jit(make_gradient(plain, model))(at, batch(), {})
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
     compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def test_they_are_made_once_and_go_on_where_they_were(config):
             raise KeyboardInterrupt
         return doubled(image)
 
-    def opened(fingerprint="a", **fields):
+    def opened(fingerprint: str = "a", **fields: Any):
         chosen = config(**fields)
         return open_taught(chosen, open_mixture(chosen), PictureTeacher(restore, fingerprint))
 
@@ -96,7 +97,7 @@ def test_they_are_made_once_and_go_on_where_they_were(config):
     assert len(made) == 7
     for image, (lq, _) in zip([*made[:3], *made[4:]], first, strict=True):
         np.testing.assert_array_equal(image[8:-8, 8:-8], lq)
-    others = [opened("b"), opened(seed=1), opened(**{"data.quality": (5, 6)})]
+    others = [opened("b"), opened(seed=1), opened("a", **{"data.quality": (5, 6)})]
     assert len(made) == 7 + 18
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 4
     os.truncate(folder / "hq.bin", 24 * 24 * 3)

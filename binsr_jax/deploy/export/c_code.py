@@ -47,7 +47,9 @@ def c_sources(model: PackedModel, header: str) -> tuple[str, str]:
 
 
 def _reader() -> str:
-    return resources.files(__package__).joinpath("reader.c").read_text(encoding="utf-8")
+    return (
+        resources.files("binsr_jax.deploy.export").joinpath("reader.c").read_text(encoding="utf-8")
+    )
 
 
 def _header(model: PackedModel) -> str:
@@ -138,7 +140,7 @@ def _branch(name: str, branch: Branch, shuffle: int, features: int) -> tuple[lis
         + _wrapped(f"0x{word:08x}" for word in words.ravel())
         + "};"
     ]
-    floats = {
+    floats: dict[str, Any] = {
         "threshold": branch.threshold,
         "scale": branch.weight_scale,
         "bias": branch.bias - branch.shift_in,

@@ -41,4 +41,4 @@ def free_images(channels: int, multiple: int) -> jax.ShapeDtypeStruct:
 
 @functools.cache
 def _dimensions() -> tuple[Any, ...]:
-    return export.symbolic_shape("b, h, w")
+    return tuple(export.symbolic_shape("b, h, w"))
