@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "denoise": "remove noise from images",
     "dejpeg": "remove JPEG artifacts from images",
     "restore": "clean and enlarge images in several steps, or with a model of one's own",
+    "demo": "open a page in which pictures are restored",
     "serve": "restore pictures over HTTP, for programs",
     "video": "enlarge or clean videos and animated pictures",
     "models": "list the networks that come with the package",
