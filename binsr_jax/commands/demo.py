@@ -1,8 +1,8 @@
 """Open a page in which pictures are restored: drop, compare before and after, download.
 
 The page is at http://127.0.0.1:7860. Only this machine can open it, unless --host says otherwise.
-Several people can use it; they take turns, a picture each. Nothing is sent elsewhere, and pictures
-are deleted when their page is closed. docs/demo.md says more.
+Several people can use it; they take turns, a picture each. Nothing is sent elsewhere. Results are
+deleted when their page is closed, uploads within two hours. docs/demo.md says more.
 
     binsr demo
     binsr demo --port 8080 -m mine.binsr
