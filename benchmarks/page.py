@@ -48,7 +48,7 @@ def main() -> None:
         assert process.stdout is not None
         try:
             url = process.stdout.readline().strip()
-            for page in ["wide", *(_PAGES if args.images else ())]:
+            for page in _PAGES if args.images else ("wide",):
                 visit(url, Path(name) / page, page, content, args.images)
             print(f"most memory of the program: {most_memory(process.pid):.0f} MiB")
         finally:

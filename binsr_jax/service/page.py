@@ -270,7 +270,7 @@ class Page:
                 share = (i + (visit.ticket.share if visit.ticket else 0)) / len(orders)
                 took = time.monotonic() - started
                 yield self._shown(
-                    visit, _progress(share, f"{place}{note}; {took:.0f} s"), working=True
+                    visit, _progress(share, f"{place}{note}, {took:.0f} s"), working=True
                 )
             if visit.stopped:
                 break
