@@ -88,7 +88,7 @@ def test_elementwise_operations_by_hand(features):
     skip = features
     upsampler = 2 * features + (1 + 5) * 4 * features + 4 * features
     tail = 4 * 3
-    k_and_mean = 2 * 4 * 3
+    k_and_mean = 3 * 4 * 3  # times 1 / k, rounded (see ops.image.product), plus the mean
     per_pixel = mean_and_k + head + 3 * unit + skip + upsampler + tail + k_and_mean
     assert result.elementwise == per_pixel * 6 * 4
 

@@ -279,5 +279,7 @@ def test_settings_that_cannot_work(tiny, tmp_path, fields, words):
 
 def test_weights_of_another_network_are_named(tiny, tmp_path, vgg_file):
     fields = {"train.perceptual_weight": 1.0, "train.perceptual_file": str(vgg_file)}
-    with pytest.raises(UserError, match=r"not the weights of VGG19: features\.12\.weight of shape"):
+    with pytest.raises(
+        UserError, match=r"lacks the weights of VGG19: features\.12\.weight of shape"
+    ):
         train(tiny(**fields), str(tmp_path), scores)

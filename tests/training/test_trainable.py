@@ -207,7 +207,7 @@ def test_files_that_contradict_themselves_are_one_sentence(change, sentence, wor
     path.write_bytes(_rewritten(path.read_bytes(), change))
     with pytest.raises(UserError, match=sentence) as caught:
         load_trainable(path)
-    assert "net.safetensors is no trainable file" in str(caught.value)
+    assert "net.safetensors is not a usable trainable file" in str(caught.value)
 
 
 def test_files_that_are_damaged_or_none_are_one_sentence(workdir, tmp_path):
@@ -219,7 +219,7 @@ def test_files_that_are_damaged_or_none_are_one_sentence(workdir, tmp_path):
     content = path.read_bytes()
     for damaged in (b"", b"\xff" * 100, content[:50], content[:-3], content + b"x"):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"net\.safetensors is no trainable file"):
+        with pytest.raises(UserError, match=r"net\.safetensors is not a usable trainable file"):
             load_trainable(path)
     safetensors.numpy.save_file({"a": np.zeros(3)}, path)
     with pytest.raises(UserError, match="did not write it"):
