@@ -7,7 +7,8 @@ from binsr_jax.data.formats.jpeg import luma_table
 from binsr_jax.files import open_regular
 from binsr_jax.pretrained import NETWORKS, Packaged, find
 
-# Below this JPEG quality, the network for photographs is better than the one for clean pictures.
+# Below this JPEG quality, the network for photographs is better than the one for clean pictures
+# (docs/models/x2-photo.md).
 PHOTO_BELOW = 95
 
 # The sum of libjpeg's luma table at quality 50.
