@@ -1,8 +1,8 @@
 """The networks that inference is compared with: the same parameters, in floats, in other libraries.
 
-`build_network` writes down the float form of a packed EDSR once, with the operations that it is
-given: those of `OnnxOps` make a graph for OpenVINO and ONNX Runtime, those of `TorchOps` compute.
-A binary kernel becomes the float kernel ``scale * signs``; a sign stays a comparison.
+OpenVINO and ONNX Runtime get the graph of ``binsr export --to onnx``, of one size. For PyTorch
+`build_network` writes down the float form of a packed EDSR. A binary kernel becomes the float
+kernel ``scale * signs``; a sign stays a comparison.
 
 Every side is a function of float32 images ``[1, h, w, 3]`` to ``[1, s h, s w, 3]``.
 """
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from binsr_jax import models
+from binsr_jax.deploy.export.onnx_graph import onnx_model
 from binsr_jax.deploy.loading import engine_of
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.models.backbone import UPSAMPLING_STEPS
@@ -37,7 +38,7 @@ def build_network(ops: Any, model: PackedModel, x: Any) -> Any:
     """The float form of a packed EDSR on an image ``[1, 3, h, w]``.
 
     Args:
-        ops: `OnnxOps` or `TorchOps`.
+        ops: `TorchOps`.
         model: without a skip of the image.
         x: the image, as the operations hold it.
     """
@@ -101,76 +102,6 @@ def float_params(model: PackedModel) -> dict[str, Any]:
     return convert(model.params)
 
 
-class OnnxOps:
-    """Operations that add nodes to an ONNX graph; values are names."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        from onnx import helper
-
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
-        return name
-
-    def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        from onnx import numpy_helper
-
-        name = f"c{len(self.constants)}"
-        array = np.ascontiguousarray(np.asarray(value, dtype))
-        self.constants.append(numpy_helper.from_array(array, name))
-        return name
-
-    def per_channel(self, value: Any) -> str:
-        value = np.asarray(value)
-        return self.constant(value.reshape(-1, 1, 1) if value.ndim else value)
-
-    def conv(self, x: str, kernel: Any, bias: Any) -> str:
-        weights = self.constant(kernel.transpose(3, 2, 0, 1))
-        return self.node("Conv", x, weights, self.constant(bias), pads=[kernel.shape[0] // 2] * 4)
-
-    def sign(self, x: str, threshold: Any) -> str:
-        above = self.node("Greater", x, self.per_channel(threshold))
-        return self.node("Where", above, self.constant(1), self.constant(-1))
-
-    def prelu(self, x: str, slope: Any) -> str:
-        return self.node("PRelu", x, self.per_channel(slope))
-
-    def leaky_relu(self, x: str, slope: float) -> str:
-        return self.node("LeakyRelu", x, alpha=slope)
-
-    def relu(self, x: str) -> str:
-        return self.node("Relu", x)
-
-    def sigmoid(self, x: str) -> str:
-        return self.node("Sigmoid", x)
-
-    def mean(self, x: str) -> str:
-        return self.node("GlobalAveragePool", x)
-
-    def add(self, x: str, y: Any) -> str:
-        return self.node("Add", x, y if isinstance(y, str) else self.per_channel(y))
-
-    def sub(self, x: str, y: Any) -> str:
-        return self.node("Sub", x, self.per_channel(y))
-
-    def mul(self, x: str, y: Any) -> str:
-        return self.node("Mul", x, self.per_channel(y))
-
-    def times(self, x: str, y: str) -> str:
-        return self.node("Mul", x, y)
-
-    def shuffle(self, x: str, factor: int) -> str:
-        return self.node("DepthToSpace", x, blocksize=factor, mode="CRD")
-
-    def nearest(self, x: str, factor: int) -> str:
-        scales = self.constant([1, 1, factor, factor])
-        options = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return self.node("Resize", x, "", scales, mode="nearest", **options)
-
-
 class TorchOps:
     """Operations on torch tensors."""
 
@@ -227,22 +158,9 @@ class TorchOps:
         return self.f.interpolate(x, scale_factor=factor, mode="nearest")
 
 
-def onnx_model(model: PackedModel, size: int) -> Any:
+def _graph(model: PackedModel, images: np.ndarray) -> bytes:
     """The ONNX graph of a packed network, for images of one size."""
-    from onnx import TensorProto, helper
-
-    ops = OnnxOps()
-    y = build_network(ops, model, "x")
-    ops.nodes.append(helper.make_node("Identity", [y], ["y"]))
-    large = size * model.config.scale
-    graph = helper.make_graph(
-        ops.nodes,
-        "edsr",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, size, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, large, large])],
-        ops.constants,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return onnx_model(model, size=images.shape[1:3]).SerializeToString()
 
 
 def _nchw(side: Side) -> Side:
@@ -326,7 +244,7 @@ def openvino_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     """OpenVINO, with float32 asked for: it would take bfloat16 where the CPU has AMX."""
     import openvino
 
-    graph = onnx_model(model, images.shape[1]).SerializeToString()
+    graph = _graph(model, images)
     return _openvino(openvino.Core().read_model(graph), threads)
 
 
@@ -336,7 +254,7 @@ def openvino_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     import openvino
 
     nncf.set_log_level(logging.ERROR)
-    graph = openvino.Core().read_model(onnx_model(model, images.shape[1]).SerializeToString())
+    graph = openvino.Core().read_model(_graph(model, images))
     inputs = [{"x": x[None].transpose(0, 3, 1, 2).copy()} for x in images]
     quantised = nncf.quantize(
         graph,
@@ -358,7 +276,7 @@ def _onnxruntime(content: bytes, threads: int) -> Side:
 
 def onnxruntime_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     """ONNX Runtime on the CPU."""
-    return _onnxruntime(onnx_model(model, images.shape[1]).SerializeToString(), threads)
+    return _onnxruntime(_graph(model, images), threads)
 
 
 def onnxruntime_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
@@ -374,7 +292,7 @@ def onnxruntime_int8(model: PackedModel, images: np.ndarray, threads: int) -> Si
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "f32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(onnx_model(model, images.shape[1]).SerializeToString())
+        source.write_bytes(_graph(model, images))
         quantization.quantize_static(
             source,
             target,

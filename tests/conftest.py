@@ -28,6 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Modules that train, kill, compile many networks, or start many programs. CI runs them; a first run
 # may leave them out with -m "not slow".
 SLOW = (
+    "deploy/export/",
     "deploy/test_esrgan_tiles.py",
     "deploy/test_model_fuzz.py",
     "deploy/test_tiled_networks.py",

@@ -1,17 +1,21 @@
 """Write a packed network in the form of another program.
 
     stablehlo  one artifact of jax.export for CPU, CUDA and TPU, with bits
+    onnx       a graph in which binary convolutions are of floats that are +1 and -1
+    onnx-int8  the same with signs and binary weights as 8-bit integers
     c          a header with the weights, and beside it a reader in plain C, with bits
 
 MODEL is a model file of binsr pack, or a name that binsr models lists. docs/export.md says what
 stays binary in each form, and how each is loaded.
 
     binsr export x2 --to stablehlo -o x2.stablehlo
+    binsr export x2 --to onnx -o x2.onnx
     binsr export x2 --to c -o x2.h && cc -O2 -o restore x2.c -lm
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
@@ -36,9 +40,17 @@ def _c(model: PackedModel, file: Path) -> dict[Path, bytes]:
     return {file: header_text.encode(), reader: reader_text.encode()}
 
 
+def _onnx(model: PackedModel, file: Path, int8: bool = False) -> dict[Path, bytes]:
+    from binsr_jax.deploy.export.onnx_graph import onnx_model
+
+    return {file: onnx_model(model, int8).SerializeToString()}
+
+
 # By the form: the files to write, and their contents.
 _FORMS: dict[str, Callable[[PackedModel, Path], dict[Path, bytes]]] = {
     "stablehlo": _stablehlo,
+    "onnx": _onnx,
+    "onnx-int8": partial(_onnx, int8=True),
     "c": _c,
 }
 

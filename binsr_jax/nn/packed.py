@@ -54,7 +54,7 @@ class PackedFloatConv(nn.Module):
         return self._scaled(self._convolve(x, w_bits))
 
     def _convolve(self, x: jax.Array, w_bits: jax.Array) -> jax.Array:
-        return conv2d(x, unpack_weights(w_bits, x.shape[-1]))
+        return convolve_signs(x, w_bits)
 
     def _scaled(self, y: jax.Array) -> jax.Array:
         weight_scale = self.param("scale", nn.initializers.ones, (self.features,))
@@ -102,6 +102,12 @@ class SignConv(PackedFloatConv):
             preferred_element_type=jnp.int32,
         )
         return self._scaled(y)
+
+
+@jax.jit  # so that a trace names it: see ``deploy.export.onnx_graph``
+def convolve_signs(x: jax.Array, w_bits: jax.Array) -> jax.Array:
+    """``conv2d`` of signs, given as floats, with the signs of a packed kernel."""
+    return conv2d(x, unpack_weights(w_bits, x.shape[-1]))
 
 
 def _by_bits(x: jax.Array, w_bits: jax.Array) -> jax.Array:

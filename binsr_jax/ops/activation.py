@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.jit  # so that a trace names it: see ``deploy.export.onnx_graph``
 def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
     """Leaky rectifier with a learnable slope per channel.
 

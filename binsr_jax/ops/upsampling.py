@@ -1,4 +1,7 @@
-"""Pixel shuffle and upsampling in networks: differentiable functions of ``[B, H, W, C]``."""
+"""Pixel shuffle and upsampling in networks: differentiable functions of ``[B, H, W, C]``.
+
+They are jitted so that a trace names them: see ``deploy.tracing`` and ``deploy.export.onnx_graph``.
+"""
 
 import functools
 
@@ -11,10 +14,11 @@ from binsr_jax.ops import image
 
 @functools.partial(jax.jit, static_argnames="factor")
 def upsample_bilinear(x: jax.Array, factor: int) -> jax.Array:
-    """``ops.image.upsample_bilinear``, under a name by which ``deploy.program`` finds it."""
+    """``ops.image.upsample_bilinear``."""
     return image.upsample_bilinear(x, factor)
 
 
+@functools.partial(jax.jit, static_argnames="factor")
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     """Pixel shuffle: moves channels into space, in PyTorch's order of channels.
 
@@ -36,6 +40,7 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=factor, j=factor)
 
 
+@functools.partial(jax.jit, static_argnames="factor")
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
     """Moves space into channels: the inverse of ``pixel_shuffle``.
 
@@ -57,6 +62,7 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
     return rearrange(x, "b (h i) (w j) c -> b h w (c i j)", i=factor, j=factor)
 
 
+@functools.partial(jax.jit, static_argnames="factor")
 def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     """Pixel shuffle in TensorFlow's order of channels, which moves runs of C channels as a whole.
 
@@ -76,6 +82,7 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=factor, j=factor)
 
 
+@functools.partial(jax.jit, static_argnames="factor")
 def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
     """Nearest-neighbour upsampling: repeats every pixel.
 

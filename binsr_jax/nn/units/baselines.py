@@ -186,4 +186,4 @@ class _Accumulate(nn.Module):
             return jnp.zeros(shape, x.dtype).at[-1].set(1.0)
 
         kernel = self.param("kernel", last, x.shape[-1:])
-        return (x @ kernel[:, None])[..., 0]
+        return (x @ kernel[:, None]).squeeze(-1)
