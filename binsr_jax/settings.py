@@ -65,7 +65,11 @@ class ModelConfig(Section):
         "what closes the body of edsr: one more unit, or a float convolution",
         one_of("unit", "conv"),
     )
-    upsampler: str = field("binary", "the upsampler", _PRECISION)
+    upsampler: str = field(
+        "binary",
+        "the upsampler; of edsr also direct: none, the tail makes all pixels of an input pixel",
+        one_of("float", "binary", "direct"),
+    )
     hr_conv: str = field(
         "none", "of srresnet: a convolution after the upsampler", one_of("none", "float", "binary")
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from binsr_jax.ops.image import reduced_precision, upsample_bilinear
+from binsr_jax.ops.image import pixel_shuffle, reduced_precision, upsample_bilinear
 from binsr_jax.ops.native import choose, direct
 
 # What `reconstruct` makes at a time: as many rows of output as let an intermediate stay in the
@@ -41,7 +41,11 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "reduce_precision": reduced_precision,
 }
 KERNELS = ("float_conv", "packed_branch", "packed_chain", "packed_upsample")
-BILINEAR = "upsample_bilinear"
+# Functions of an array and a factor that enlarge, by the names that ``ops.upsampling`` gives them.
+ENLARGING: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "upsample_bilinear": upsample_bilinear,
+    "pixel_shuffle": pixel_shuffle,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Step:
     """A step of a program.
 
     Attributes:
-        name: a key of ``ELEMENTWISE``, one of ``KERNELS``, or ``BILINEAR``.
+        name: a key of ``ELEMENTWISE`` or of ``ENLARGING``, or one of ``KERNELS``.
         inputs: the numbers of the values that it takes.
         output: the number of the value that it makes.
         attributes: of a kernel.
@@ -187,8 +191,8 @@ def _kind(step: Step) -> tuple[bool, int]:
 
 def _made(step: Step, sides: tuple[int, ...], inputs: Sequence[np.ndarray]) -> np.ndarray:
     """The output of a step that is not elementwise."""
-    if step.name == BILINEAR:
-        return upsample_bilinear(inputs[0], sides[0] // inputs[0].shape[1])
+    if step.name in ENLARGING:
+        return ENLARGING[step.name](inputs[0], sides[0] // inputs[0].shape[1])
     y = np.empty((len(inputs[0]), *sides, step.channels), np.float32)
     direct.call(choose.chosen_form(), step.name, inputs, step.attributes, y)
     return y

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from binsr_jax.deploy.program import BILINEAR, ELEMENTWISE, KERNELS, Half, Step
+from binsr_jax.deploy.program import ELEMENTWISE, ENLARGING, KERNELS, Half, Step
 
 # The image that a network is traced on. Its sides are no multiples of each other or of anything.
 _SIDES = (37, 41)
@@ -103,8 +103,8 @@ class _Tracer:
             return self._called(params["branches"][on_cpu], inputs[1:])
         if all(number in self._known for number in inputs):
             return self._computed(equation, inputs)
-        if name == "jit" and params["name"] == BILINEAR:
-            return [self._step(BILINEAR, equation, inputs, {})]
+        if name == "jit" and params["name"] in ENLARGING:
+            return [self._step(params["name"], equation, inputs, {})]
         if name in _CALLS:
             return self._called(params[_CALLS[name]], inputs)
         if name == "ffi_call":

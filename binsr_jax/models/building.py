@@ -96,13 +96,15 @@ def network(
 def _edsr(config: ModelConfig, scale: int, channels: int, conv: Factory) -> nn.Module:
     # With an image skip the tail starts at zero, so training starts at the enlarged image.
     start = "uniform" if config.image_skip == "none" else "zero"
+    upsampler = _UPSAMPLERS[config.upsampler]
+    outputs = channels if upsampler else channels * scale**2
     return EDSR(
         **_frame(config, scale, conv, convolutions=2 * config.blocks),
         # EDSR subtracts the mean of an RGB image before the head.
         head=_head(config, conv, centre=0.0 if channels == 3 else config.amplification / 2),
         body_end=_with_options(_BODY_ENDS[config.body_end] or UNITS[config.unit], config, conv),
-        upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv),
-        tail=_tail(config, conv, channels, start),
+        upsampler=upsampler and _with_options(upsampler, config, conv),
+        tail=_tail(config, conv, outputs, start),
         image_skip=config.image_skip,
     )
 
@@ -112,10 +114,16 @@ def _srresnet(config: ModelConfig, scale: int, channels: int, conv: Factory) -> 
     # training so starts near the enlarged image.
     start = "kaiming"
     hr_conv = _HR_CONVS[config.hr_conv]
+    upsampler = _UPSAMPLERS[config.upsampler]
+    if upsampler is None:
+        raise UserError(
+            "config.model.upsampler is direct, which edsr alone has, but config.model.name is "
+            "srresnet: choose float or binary"
+        )
     return SRResNet(
         **_frame(config, scale, conv, convolutions=2 * config.blocks),
         head=_head(config, conv, config.amplification / 2, start),
-        upsampler=_with_options(_UPSAMPLERS[config.upsampler], config, conv, start),
+        upsampler=_with_options(upsampler, config, conv, start),
         upsampler_activation="leaky_relu" if config.upsampler == "float" else "none",
         hr_conv=hr_conv and _with_options(hr_conv, config, conv, start),
         tail=_tail(config, conv, channels, start),
@@ -166,13 +174,13 @@ def _head(config: ModelConfig, conv: Factory, centre: float, start: str = "unifo
     )
 
 
-def _tail(config: ModelConfig, conv: Factory, channels: int, start: str) -> Factory:
-    """Makes the last convolution."""
+def _tail(config: ModelConfig, conv: Factory, outputs: int, start: str) -> Factory:
+    """Makes the last convolution, of so many output channels."""
     if config.tail == "float":
-        return partial(_float_conv(config, start), channels)
+        return partial(_float_conv(config, start), outputs)
     return partial(
         _with_options(BinaryProjection, config, conv),
-        features=channels,
+        features=outputs,
         output_scale_start=1.0 if config.image_skip == "none" else 0.0,
     )
 
@@ -202,7 +210,7 @@ MODELS: dict[str, Callable[[ModelConfig, int, int, Factory], nn.Module]] = {
     "rrdbnet": lambda config, scale, channels, conv: build_rrdbnet(config, scale, channels),
     "srvgg": lambda config, scale, channels, conv: build_srvgg(config, scale, channels),
 }
-_UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler}
+_UPSAMPLERS = {"binary": BinaryUpsampler, "float": Upsampler, "direct": None}
 _HR_CONVS = {"none": None, "float": ConvUnit, "binary": BBCU}
 _BODY_ENDS = {"unit": None, "conv": ConvUnit}
 _FIELDS = {name: field for name, field in FIELDS.items() if name.startswith("model.")}

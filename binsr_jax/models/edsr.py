@@ -8,7 +8,7 @@ from binsr_jax.models.backbone import UPSAMPLING_STEPS, Backbone, Factory
 from binsr_jax.nn.upsamplers import native_upsampling
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.image import product
-from binsr_jax.ops.upsampling import upsample_bilinear
+from binsr_jax.ops.upsampling import pixel_shuffle, upsample_bilinear
 
 # The mean of DIV2K's training images, RGB in 0..1. Networks for other channels subtract no mean.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -22,24 +22,29 @@ class EDSR(Backbone, kw_only=True):
         y   = tail(upsampler(f))      (+ k (x - mean) enlarged, where image_skip is "bilinear")
         out = y / k + mean                                                    (``reconstruct``)
 
+    Without an upsampler the tail makes all s^2 pixels of an input pixel as channels, as in ESPCN:
+    ``y = shuffle(tail(f))``. Nothing has the features' channels at the output's size then, so a
+    network with few units is several times faster.
+
     Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution". With binary
     units it is the network of "Efficient Image Super Resolution Using Attention In Binary Neural
     Networks".
 
     Attributes:
         body_end: Makes the layer after the units: a float convolution, or one more unit.
-        upsampler: Makes one upsampling step: ``upsampler(factor)``.
+        upsampler: Makes one upsampling step: ``upsampler(factor)``. None: the tail has ``C s^2``
+            outputs, for images of C channels.
         image_skip: ``"none"`` or ``"bilinear"``.
     """
 
     body_end: Factory
-    upsampler: Factory
+    upsampler: Factory | None
     image_skip: str
 
     def setup(self) -> None:
         super().setup()
         self._body_end = self.body_end(name="body_end")
-        steps = UPSAMPLING_STEPS[self.scale]
+        steps = UPSAMPLING_STEPS[self.scale] if self.upsampler else ()
         self._upsamplers = [
             self.upsampler(step, name=f"upsampler_{i}") for i, step in enumerate(steps)
         ]
@@ -63,6 +68,8 @@ class EDSR(Backbone, kw_only=True):
             for upsampler in self._upsamplers:
                 y = upsampler(y, progress)
             y = self._tail(y, progress)
+        if not self.upsampler:
+            y = pixel_shuffle(y, self.scale)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(product(self.amplification, x - _mean(x)), self.scale)
         return product(1 / self.amplification, y) + _mean(x)

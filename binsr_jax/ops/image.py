@@ -1,7 +1,7 @@
-"""Images as arrays: MATLAB's bicubic resizing, luma, and bilinear upsampling.
+"""Images as arrays: MATLAB's bicubic resizing, luma, bilinear upsampling and pixel shuffle.
 
 Resizing and luma serve scores and training data. They take numpy arrays ``[H, W, C]`` and compute
-in float64. Bilinear upsampling is a part of networks, and takes arrays of numpy or of JAX; the
+in float64. Upsampling and shuffle are parts of networks, and take arrays of numpy or of JAX; the
 parts for JAX alone are in ``ops.upsampling``. This module does not import JAX.
 """
 
@@ -181,10 +181,7 @@ def upsample_bilinear(x: Array, factor: int) -> Array:
     Raises:
         ValueError: ``x`` does not have four axes, or the factor is less than 1.
     """
-    if x.ndim != 4:
-        raise ValueError(f"upsampling takes images [B, H, W, C], not an array of shape {x.shape}")
-    if factor < 1:
-        raise ValueError(f"upsampling takes a factor of at least 1, not {factor}")
+    check_batch(x, factor)
     xp = x.__array_namespace__()
     for axis in (1, 2):
         # The r phases are weighted sums of shifted images, which are interleaved afterwards. XLA
@@ -201,6 +198,51 @@ def upsample_bilinear(x: Array, factor: int) -> Array:
         shape = (*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
         x = xp.stack(phases, axis=axis + 1).reshape(shape)
     return x
+
+
+def pixel_shuffle(x: Array, factor: int) -> Array:
+    """Pixel shuffle: moves channels into space, in PyTorch's order of channels.
+
+        y[b, h r + i, w r + j, c] = x[b, h, w, c r^2 + i r + j]
+
+    Shi et al. 2016, arXiv:1609.05158, equation 4 of their paper.
+
+    Args:
+        x: ``[B, H, W, C r^2]``.
+        factor: The factor r.
+
+    Returns:
+        ``[B, H r, W r, C]``, in the range of ``x``.
+
+    Raises:
+        ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
+    """
+    check_shuffle(x, factor)
+    b, height, width, channels = x.shape
+    split = x.reshape(b, height, width, channels // factor**2, factor, factor)
+    moved = x.__array_namespace__().permute_dims(split, (0, 1, 4, 2, 5, 3))
+    return moved.reshape(b, height * factor, width * factor, channels // factor**2)
+
+
+def check_shuffle(x: Array, factor: int) -> None:
+    """Checks that x is a batch ``[B, H, W, C factor^2]``, whose channels can move into space."""
+    channels = check_batch(x, factor)[-1]
+    if channels % factor**2:
+        raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
+
+
+def check_batch(x: Array, factor: int) -> tuple[int, int, int, int]:
+    """The shape of images ``[B, H, W, C]`` that can be enlarged by a factor.
+
+    Raises:
+        ValueError: ``x`` does not have four axes, or the factor is less than 1.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"upsampling takes images [B, H, W, C], not an array of shape {x.shape}")
+    if factor < 1:
+        raise ValueError(f"upsampling takes a factor of at least 1, not {factor}")
+    B, H, W, C = x.shape
+    return B, H, W, C
 
 
 def _check_resize(image: np.ndarray, scale: float, edge: str) -> None:

@@ -20,24 +20,8 @@ def upsample_bilinear(x: jax.Array, factor: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="factor")
 def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
-    """Pixel shuffle: moves channels into space, in PyTorch's order of channels.
-
-        y[b, h r + i, w r + j, c] = x[b, h, w, c r^2 + i r + j]
-
-    Shi et al. 2016, arXiv:1609.05158, equation 4 of their paper.
-
-    Args:
-        x: ``[B, H, W, C r^2]``.
-        factor: The factor r.
-
-    Returns:
-        ``[B, H r, W r, C]``, in the range of ``x``.
-
-    Raises:
-        ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
-    """
-    _check_shuffle(x, factor)
-    return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=factor, j=factor)
+    """``ops.image.pixel_shuffle``."""
+    return image.pixel_shuffle(x, factor)
 
 
 @functools.partial(jax.jit, static_argnames="factor")
@@ -56,7 +40,7 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its sides are not multiples of r.
     """
-    _, H, W, _ = _check_batch(x, factor)
+    _, H, W, _ = image.check_batch(x, factor)
     if H % factor or W % factor:
         raise ValueError(f"the sides of {x.shape} are no multiples of {factor}")
     return rearrange(x, "b (h i) (w j) c -> b h w (c i j)", i=factor, j=factor)
@@ -78,7 +62,7 @@ def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
-    _check_shuffle(x, factor)
+    image.check_shuffle(x, factor)
     return rearrange(x, "b h w (i j c) -> b (h i) (w j) c", i=factor, j=factor)
 
 
@@ -98,22 +82,6 @@ def upsample_nearest(x: jax.Array, factor: int) -> jax.Array:
     Raises:
         ValueError: ``x`` does not have four axes, or the factor is less than 1.
     """
-    B, H, W, C = _check_batch(x, factor)
+    B, H, W, C = image.check_batch(x, factor)
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (B, H, factor, W, factor, C))
     return x.reshape(B, H * factor, W * factor, C)
-
-
-def _check_shuffle(x: jax.Array, factor: int) -> None:
-    """Checks that x is a batch ``[B, H, W, C factor^2]``, whose channels can move into space."""
-    channels = _check_batch(x, factor)[-1]
-    if channels % factor**2:
-        raise ValueError(f"{channels} channels of {x.shape} are no multiple of {factor}^2")
-
-
-def _check_batch(x: jax.Array, factor: int) -> tuple[int, int, int, int]:
-    if x.ndim != 4:
-        raise ValueError(f"upsampling takes images [B, H, W, C], not an array of shape {x.shape}")
-    if factor < 1:
-        raise ValueError(f"upsampling takes a factor of at least 1, not {factor}")
-    B, H, W, C = x.shape
-    return B, H, W, C

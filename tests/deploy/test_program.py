@@ -27,6 +27,8 @@ NETWORKS = {
     "x3": {"scale": 3, "image_skip": "bilinear"},
     "x4": {"scale": 4, "image_skip": "bilinear", "residual_attention": "spatial"},
     "denoise": {"task": "denoise", "scale": 1, "name": "dncnn", "blocks": 3},
+    "direct": {"upsampler": "direct", "image_skip": "bilinear"},
+    "float upsampler": {"upsampler": "float", "scale": 3},
 }
 
 
@@ -70,7 +72,6 @@ def test_rows_worked_together_make_no_difference(make, monkeypatch, name):
         {"residual_attention": "se"},
         {"residual_attention": "pixel"},
         {"binary_attention": "spatial"},
-        {"upsampler": "float"},
         {"unit": "residual"},
     ],
 )

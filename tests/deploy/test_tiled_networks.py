@@ -31,6 +31,7 @@ NETWORKS = {
     "accumulated": {"unit": "bam", "blocks": 2},
     "x4": {"scale": 4, "image_skip": "bilinear", "features": 32},
     "float": {"unit": "residual", "body_end": "conv", "upsampler": "float"},
+    "direct": {"residual_attention": "spatial", "image_skip": "bilinear", "upsampler": "direct"},
     "binary ends": {"unit": "bbcu", "head": "binary", "tail": "binary", "body_end": "conv"},
     "bbcu-l": {**SRRESNET, "upsampler": "float", "hr_conv": "float", "scale": 4},
     "bbcu-m": {**SRRESNET, "hr_conv": "binary", "scale": 3, "features": 16},

@@ -107,11 +107,35 @@ def test_every_scale_channel_number_and_size(scale, fields, shape):
     assert np.isfinite(y).all()
 
 
-def test_with_an_image_skip_training_starts_at_the_enlarged_image():
-    model = network(model_config(features=4, blocks=2, image_skip="bilinear"), 2)
+@pytest.mark.parametrize("upsampler", ["binary", "direct"])
+def test_with_an_image_skip_training_starts_at_the_enlarged_image(upsampler):
+    fields = {"features": 4, "blocks": 2, "image_skip": "bilinear", "upsampler": upsampler}
+    model = network(model_config(**fields), 2)
     x = jax.random.uniform(jax.random.key(0), (1, 6, 5, 3))
     y, _ = model.init_with_output(jax.random.key(1), x)
     np.testing.assert_allclose(y, upsample_bilinear(x, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_without_an_upsampler_the_tail_makes_all_pixels_of_a_pixel(scale):
+    model = network(model_config(features=4, blocks=1, upsampler="direct"), scale)
+    x = jax.random.uniform(jax.random.key(0), (1, 5, 6, 3))
+    y, variables = model.init_with_output(jax.random.key(1), x)
+    tail = variables["params"]["tail"]
+    assert tail["kernel"].shape == (3, 3, 4, 3 * scale**2)
+    bias = np.arange(3 * scale**2, dtype=np.float32)
+    moved = model.apply({"params": {**variables["params"], "tail": {**tail, "bias": bias}}}, x)
+    change = model.amplification * (np.asarray(moved) - np.asarray(y))
+    own = np.asarray(tail["bias"]).reshape(3, scale, scale)
+    for i in range(scale):
+        for j in range(scale):  # output (c s + i) s + j of the tail is pixel (i, j) of colour c
+            expected = bias.reshape(3, scale, scale)[:, i, j] - own[:, i, j]
+            np.testing.assert_allclose(change[0, 2 * scale + i, scale + j], expected, atol=1e-4)
+
+
+def test_srresnet_has_an_upsampler():
+    with pytest.raises(UserError, match="edsr alone"):
+        network(model_config(name="srresnet", upsampler="direct"), 2)
 
 
 def test_a_grey_network_subtracts_no_mean():

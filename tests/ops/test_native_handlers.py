@@ -132,7 +132,7 @@ def test_attributes_that_do_not_fit_are_refused(handler, change, words):
 
 @pytest.mark.parametrize(
     ("handler", "kernel"),
-    [("packed_conv", (2, 3, 1, 7)), ("float_conv", (3, 4, 16, 3)), ("float_conv", (3, 3, 16, 5))],
+    [("packed_conv", (2, 3, 1, 7)), ("float_conv", (3, 4, 16, 3)), ("float_conv", (3, 3, 17, 3))],
 )
 def test_kernels_without_a_form_are_refused(handler, kernel):
     arguments, attributes, ((*image, _), dtype) = FITTING[handler]

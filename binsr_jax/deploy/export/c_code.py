@@ -64,12 +64,14 @@ def _header(model: PackedModel) -> str:
     edsr = config.name == "edsr"
     features, colours = config.features, model.task.channels
     mean = DIV2K_MEAN if edsr and colours == 3 else (0.0,) * colours
+    shuffle = model.task.scale if edsr and config.upsampler == "direct" else 1
     numbers = {
         "FEATURES": features,
         "CHANNELS": colours,
         "SCALE": model.task.scale,
         "UNITS": len(branches) - upsamplers,
         "UPSAMPLERS": upsamplers,
+        "TAIL_SHUFFLE": shuffle,
         "AMPLIFICATION": _number(config.amplification),
         "HEAD_SLOPE": _number(_SLOPES[config.head_activation]),
         "SKIP": int(edsr),
@@ -85,7 +87,7 @@ def _header(model: PackedModel) -> str:
         _STRUCT,
         _floats("mean", mean),
     ]
-    for part, outputs in (("head", features), ("tail", colours)):
+    for part, outputs in (("head", features), ("tail", colours * shuffle**2)):
         params = model.params[part]
         lines.append(_floats(f"{part}_kernel", params["kernel"]))
         lines.append(_floats(f"{part}_bias", params.get("bias", np.zeros(outputs))))

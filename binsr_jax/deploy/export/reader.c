@@ -15,6 +15,7 @@
 #include "model.h"
 
 enum { C = BINSR_FEATURES, WORDS = (C + 31) / 32, COLOURS = BINSR_CHANNELS, MOST_PIXELS = 1 << 26 };
+enum { N = BINSR_TAIL_SHUFFLE, OUTPUTS = COLOURS * N * N };
 
 static void fail(const char *sentence) {
   fprintf(stderr, "error: %s\n", sentence);
@@ -122,15 +123,17 @@ static float *restore(const float *x, int h, int w) {
     if (i == BINSR_UNITS - 1 && BINSR_SKIP)
       for (size_t k = 0; k < count; k++) f[k] += head[k];
   }
-  float *y = convolve(binsr_tail_kernel, binsr_tail_bias, C, COLOURS, f, height, width);
-  for (int row = 0; row < height; row++)
-    for (int column = 0; column < width; column++)
-      for (int c = 0; c < COLOURS; c++) {
-        float *out = y + ((size_t)row * width + column) * COLOURS + c, change = *out / BINSR_AMPLIFICATION;
+  float *tail = convolve(binsr_tail_kernel, binsr_tail_bias, C, OUTPUTS, f, height, width);
+  float *y = memory((size_t)height * width * OUTPUTS, sizeof *y), *out = y;
+  for (int row = 0; row < height * N; row++)
+    for (int column = 0; column < width * N; column++)
+      for (int c = 0; c < COLOURS; c++) { /* the shuffle of the tail: its output (c N + i) N + j */
+        size_t pixel = (size_t)(row / N) * width + column / N;
+        float change = tail[pixel * OUTPUTS + (c * N + row % N) * N + column % N] / BINSR_AMPLIFICATION;
         float base = BINSR_BASE ? bilinear(x, h, w, row, column, c) : binsr_mean[c];
-        *out = base + (BINSR_NOISE ? -change : change);
+        *out++ = base + (BINSR_NOISE ? -change : change);
       }
-  free(f), free(head);
+  free(f), free(head), free(tail);
   return y;
 }
 

@@ -167,9 +167,8 @@ def form_for_packed(x: "jax.Array", w_bits: "jax.Array") -> str:
 def form_for_conv(x: "jax.Array | jax.ShapeDtypeStruct", kernel: "jax.Array") -> str:
     """``chosen_form``, or ``"xla"`` for a convolution that ``call.conv`` lacks."""
     inputs, outputs = kernel.shape[2:]
-    few = inputs % _FEW_INPUTS == 0 and outputs <= _FEW_OUTPUTS
-    many = outputs % _LANES == 0
-    return _form_for_floats(x, kernel, few or many)
+    fits = outputs > _FEW_OUTPUTS or inputs % _FEW_INPUTS == 0
+    return _form_for_floats(x, kernel, fits)
 
 
 def form_for_gradient(x: "jax.Array", kernel: "jax.Array") -> str:

@@ -19,6 +19,7 @@ SPATIAL = {"unit": "attention", "residual_attention": "spatial"}
 NETWORKS = {
     "x2": {**SPATIAL, "image_skip": "bilinear", "head_activation": "leaky_relu", "features": 33},
     "x4": {**SPATIAL, "image_skip": "bilinear", "scale": 4},
+    "direct": {**SPATIAL, "image_skip": "bilinear", "upsampler": "direct", "scale": 3},
     "x3": {"unit": "bbcu", "scale": 3, "image_skip": "none"},
     "denoise": {**SPATIAL, "name": "dncnn", "task": "denoise", "scale": 1, "blocks": 2},
     "grey": {"unit": "bbcu", "name": "dncnn", "task": "jpeg", "scale": 1, "blocks": 2},

@@ -26,6 +26,7 @@ NETWORKS = {
         for kind in ATTENTION
     },
     "edsr x4": {"scale": 4, "image_skip": "bilinear", "residual_attention": "spatial"},
+    "direct": {"scale": 3, "image_skip": "bilinear", "upsampler": "direct"},
     "edsr of floats": {"scale": 3, "unit": "residual", "body_end": "conv", "upsampler": "float"},
     "srresnet": {"name": "srresnet", "image_skip": "bilinear", "upsampler": "float"},
     "srresnet of bits": {"name": "srresnet", **ALL_BINARY},

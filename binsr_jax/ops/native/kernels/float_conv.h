@@ -148,6 +148,10 @@ void Reached(const Shape& s, int64_t j, const Add& add) {
   if (first < last) add(first + right, first, last - first);
 }
 
+// The supported sizes: at most kFewOutputs outputs from a multiple of kFewInputs channels, or more
+// outputs. Gradients have a multiple of kManyOutputs outputs.
+constexpr int64_t kFewOutputs = 3, kFewInputs = 8, kManyOutputs = 16;
+
 template <int kOuts, class Pool>
 void ConvolveToFew(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
   const FewOutputs<kOuts> convolution(s, k);
@@ -166,10 +170,20 @@ void ConvolveToFew(Pool& pool, const Shape& s, const float* x, const float* k, f
 
 template <class Pool>
 void ConvolveToMany(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
-  const int64_t inputs = s.channels, outputs = s.outputs;
+  const int64_t inputs = s.channels;
+  // Whole vectors of outputs: missing ones have zeros in the kernel and are dropped from the sums.
+  const int64_t outputs = (s.outputs + kManyOutputs - 1) / kManyOutputs * kManyOutputs;
+  const bool whole = outputs == s.outputs;
+  std::vector<float> wider(whole ? 0 : s.kh * s.kw * inputs * outputs);
+  if (!whole) {
+    for (int64_t i = 0; i < s.kh * s.kw * inputs; ++i)
+      std::copy_n(k + i * s.outputs, s.outputs, wider.data() + i * outputs);
+    k = wider.data();
+  }
   InParallel(pool, s.batch * s.height, LeastRows(s, inputs), [&](int64_t start, int64_t end) {
+    std::vector<float> sums(whole ? 0 : s.width * outputs);
     for (int64_t n = start; n < end; ++n) {
-      float* row = y + n * s.width * outputs;
+      float* row = whole ? y + n * s.width * outputs : sums.data();
       std::fill_n(row, s.width * outputs, 0.0f);
       for (int64_t i = 0; i < s.kh; ++i) {
         const int64_t down = i - s.kh / 2;
@@ -182,13 +196,12 @@ void ConvolveToMany(Pool& pool, const Shape& s, const float* x, const float* k, 
                        outputs);
           });
       }
+      if (whole) continue;
+      for (int64_t w = 0; w < s.width; ++w)
+        std::copy_n(row + w * outputs, s.outputs, y + (n * s.width + w) * s.outputs);
     }
   });
 }
-
-// The supported sizes: at most kFewOutputs outputs from a multiple of kFewInputs channels, or a
-// multiple of kManyOutputs outputs.
-constexpr int64_t kFewOutputs = 3, kFewInputs = 8, kManyOutputs = 16;
 
 template <class Pool>
 void FloatConv(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {

@@ -232,10 +232,10 @@ ffi::Error FloatConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, Result y) {
       !checks.Is("the result", *y, kFloat, 4))
     return checks.Error();
   const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
-  const bool few = s.outputs <= binsr::kFewOutputs && s.channels % binsr::kFewInputs == 0;
+  const bool fits = s.outputs > binsr::kFewOutputs || s.channels % binsr::kFewInputs == 0;
   if (!checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel k must have odd sides") ||
       !checks.Has("k", k, {s.kh, s.kw, s.channels, s.outputs}) ||
-      !checks.That(few || s.outputs % binsr::kManyOutputs == 0,
+      !checks.That(fits,
                    "there is no form for " + std::to_string(s.channels) + " channels and " +
                        std::to_string(s.outputs) + " outputs") ||
       !checks.Has("the result", *y, {s.batch, s.height, s.width, s.outputs}))
