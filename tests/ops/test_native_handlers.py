@@ -131,13 +131,18 @@ def test_attributes_that_do_not_fit_are_refused(handler, change, words):
 
 
 @pytest.mark.parametrize(
-    ("handler", "kernel"),
-    [("packed_conv", (2, 3, 1, 7)), ("float_conv", (3, 4, 16, 3)), ("float_conv", (3, 3, 17, 3))],
+    ("handler", "kernel", "channels", "words"),
+    [
+        ("packed_conv", (2, 3, 1, 7), 16, "odd sides"),
+        ("float_conv", (3, 4, 16, 3), 16, "odd sides"),
+        ("float_conv", (3, 3, 17, 3), 17, "no form for 17 channels and 3 outputs"),
+    ],
 )
-def test_kernels_without_a_form_are_refused(handler, kernel):
+def test_kernels_without_a_form_are_refused(handler, kernel, channels, words):
     arguments, attributes, ((*image, _), dtype) = FITTING[handler]
-    arguments = {**arguments, "k": (kernel, arguments["k"][1])}
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"odd sides|no form"):
+    x = ((*arguments["x"][0][:-1], channels), arguments["x"][1])
+    arguments = {**arguments, "x": x, "k": (kernel, arguments["k"][1])}
+    with pytest.raises(jax.errors.JaxRuntimeError, match=words):
         run(handler, arguments, attributes, ((*image, kernel[-1]), dtype))
 
 
