@@ -23,7 +23,6 @@ network for clean images on photographs, or a colour network on luma.
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def run(values: flags.FlagValues) -> None:
     if values.teacher:
         config.train.teacher = values.teacher
         teacher = picture_teacher(config, read_network)
-        sets = [replace(images, teacher=teacher) for images in sets]
+        sets = [images.against(teacher) for images in sets]
     results = Path(values.output or values.workdir or ".").expanduser() / "results.jsonl"
     images_dir = Path(values.save_images).expanduser() if values.save_images else None
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

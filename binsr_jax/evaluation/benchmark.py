@@ -4,7 +4,6 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +143,7 @@ def validation_sets(config: Config) -> list[BenchmarkSet]:
     if not config.data.taught:
         return sets
     teacher = picture_teacher(config, read_network)
-    return [replace(benchmark, teacher=teacher) for benchmark in sets]
+    return [benchmark.against(teacher) for benchmark in sets]
 
 
 def network_validator(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +60,14 @@ class BenchmarkSet:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def against(self, teacher: PictureTeacher) -> "BenchmarkSet":
+        """This set with a teacher's output in the place of the HR images.
+
+        Its name ends in ``-teacher``, so that a stored score is not taken for one against the
+        images.
+        """
+        return replace(self, name=f"{self.name}-teacher", teacher=teacher)
 
     @property
     def protocol(self) -> str:

@@ -156,7 +156,9 @@ def test_a_run_learns_from_kept_pairs_and_is_scored_against_the_teacher(config, 
     assert main([*command, "--levels=60", "--sets=samples"]) == 0
     assert "against the teacher" in capsys.readouterr().out
     lines = (tmp_path / "run/results.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["psnr"] == pytest.approx(scored["samples-60/psnr"], abs=1e-6)
+    assert json.loads(lines[-1])["psnr"] == pytest.approx(
+        scored["samples-60-teacher/psnr"], abs=1e-6
+    )
 
 
 def test_settings_that_do_not_fit(config):
