@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
         otherwise = "enlarge with binsr upscale"
-        return [(pictures.load_one(model, 1, memory, otherwise, args.strength), files)]
+        upscaler = pictures.load_one(model, 1, memory, otherwise, args.strength)
+        return [pictures.Group(model, upscaler, files)]
 
     return pictures.run(args, choose, "_denoised")

@@ -23,7 +23,7 @@ from binsr_jax.commands.pictures import (
     sigterm_interrupts,
     whole,
 )
-from binsr_jax.deploy.jobs import run_each
+from binsr_jax.deploy.jobs import Outcome, run_each
 from binsr_jax.deploy.listing import Job, Options, plan_jobs
 from binsr_jax.deploy.picture_files import read_picture, write_picture
 from binsr_jax.deploy.pictures import canvas, finish, fitted, paste
@@ -69,16 +69,19 @@ def run(args: argparse.Namespace) -> int:
         most_pixels=int(args.max_megapixels * 1e6),
     )
 
-    def work(job: Job, bar: tqdm) -> None:
-        _restore(job, options, finder, network, bar)
+    def work(job: Job, bar: tqdm) -> tuple[str, ...]:
+        return _restore(job, options, finder, network, bar)
 
+    outcome = Outcome()
     with sigterm_interrupts():
-        outcome = run_each(jobs, options, _require_memory, work)
+        run_each(jobs, options, _require_memory, work, outcome.add)
     return report(outcome, "done")
 
 
-def _restore(job: Job, options: Options, finder: Finder, network: FaceNetwork, bar: tqdm) -> None:
-    """Makes the output of one image."""
+def _restore(
+    job: Job, options: Options, finder: Finder, network: FaceNetwork, bar: tqdm
+) -> tuple[str, ...]:
+    """Makes the output of one image, and returns notes on it."""
     picture = fitted(read_picture(job.source, options.most_pixels), job.target, 1)
     megapixels = picture.pixels.shape[0] * picture.pixels.shape[1] / 1e6
 
@@ -92,14 +95,16 @@ def _restore(job: Job, options: Options, finder: Finder, network: FaceNetwork, b
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         raise UserError(f"{job.source}: out of memory; give a smaller --search.") from error
     found = {0: "no faces; it stays as it is", 1: "1 face"}.get(faces, f"{faces} faces")
-    tqdm.write(printable("; ".join([f"{job.source}: {found}", *picture.notes]) + "."))
+    notes = (found, *picture.notes)
+    tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
     if not faces and picture.form == FORMATS[job.target.suffix.lower()]:
         _copy(job)
-        return
+        return notes
     image = canvas(picture, 1)
     paste(image, slice(0, image.height), slice(0, image.width), pixels)
     finish(image, picture)
     write_picture(image, job.target, exif=picture.exif, dpi=picture.dpi, quality=options.quality)
+    return notes
 
 
 def _copy(job: Job) -> None:

@@ -2,13 +2,17 @@
 
 import argparse
 import contextlib
+import json
 import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from binsr_jax.deploy.arrivals import arrivals
 from binsr_jax.deploy.listing import Options, find_images, plan_jobs
 from binsr_jax.errors import UserError
 from binsr_jax.files import printable
@@ -16,11 +20,24 @@ from binsr_jax.image_files import FORMATS
 from binsr_jax.kept import keep_compiled_programs
 
 if TYPE_CHECKING:  # numpy and Pillow are imported when there is an image to work
-    from binsr_jax.deploy.jobs import Outcome
+    from binsr_jax.deploy.jobs import Ending, Outcome
     from binsr_jax.deploy.upscaler import Upscaler
 
-# Some of the images, and the network that restores them.
-Group = tuple["Upscaler", Sequence[Path]]
+_LOOK = 1.0  # seconds between two looks into the folders of --watch
+
+
+class Group(NamedTuple):
+    """Some of the images, and what restores them.
+
+    Attributes:
+        network: The name of the network or its file; names of several are joined with commas.
+        upscaler: Runs it.
+        images: The images.
+    """
+
+    network: str
+    upscaler: "Upscaler"
+    images: Sequence[Path]
 
 
 def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
@@ -32,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
     """
     add_file_arguments(parser, suffix)
     add_network_arguments(parser)
+    add = parser.add_argument
+    add("--json", action="store_true", help="print a line of JSON for each image; docs/upscale.md")
+    add("--watch", action="store_true", help="wait for more images in folders, until Ctrl-C")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,37 +138,116 @@ def run(
         choose: ``(images, memory) -> groups``, from the images and the bytes for a tile.
         suffix: The suffix of outputs of the same size; ``_restored`` by default.
     """
+    if not args.json:
+        return _run(args, choose, suffix, None)
+    rows = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        return _run(args, choose, suffix, rows)
+
+
+def _run(
+    args: argparse.Namespace,
+    choose: Callable[[list[Path], int | None], list[Group]],
+    suffix: str | None,
+    rows: TextIO | None,
+) -> int:
+    """``run``, which writes rows of JSON to a file if there is one."""
+    batches = _watched(args) if args.watch else iter([named_images(args)])
     memory = round(args.memory * 2**30) if args.memory else None
-    files = named_images(args)
     from binsr_jax.deploy.jobs import Outcome, run_jobs
     from binsr_jax.enhance import parse
 
-    pre, post = parse(args.pre, "pre"), parse(args.post, "post")
-    keep_compiled_programs()
-    groups = choose(files, memory)
-    scale = groups[0][0].scale
-    enlarges = scale > 1
-    usual = f"_x{scale}" if enlarges else (suffix or "_restored")
-    jobs = plan_jobs(files, args.output, usual if args.suffix is None else args.suffix, args.format)
     options = Options(
         tile=args.tile,
         ensemble=args.ensemble,
         overwrite=args.overwrite,
         quality=args.quality,
         most_pixels=int(args.max_megapixels * 1e6),
-        pre=pre,
-        post=post,
+        pre=parse(args.pre, "pre"),
+        post=parse(args.post, "post"),
     )
-    outcome = Outcome()
-    with sigterm_interrupts():
-        for upscaler, group in groups:
-            part = run_jobs(upscaler, [job for job in jobs if job.source in group], options)
-            outcome.done += part.done
-            outcome.skipped += part.skipped
-            outcome.failed += part.failed
-    if len(jobs) < len(files):
-        print(f"{len(files) - len(jobs)} left out, as the outputs of others.")
-    return report(outcome, "enlarged" if enlarges else "restored")
+    keep_compiled_programs()
+    outcome, left_out, enlarges = Outcome(), 0, False
+    interruptible = (
+        contextlib.suppress(KeyboardInterrupt) if args.watch else contextlib.nullcontext()
+    )
+    with interruptible, sigterm_interrupts():
+        for files in batches:
+            groups = choose(files, memory)
+            scale = groups[0].upscaler.scale
+            enlarges = scale > 1
+            usual = f"_x{scale}" if enlarges else (suffix or "_restored")
+            usual = usual if args.suffix is None else args.suffix
+            jobs = plan_jobs(files, args.output, usual, args.format)
+            left_out += len(files) - len(jobs)
+            for group in groups:
+
+                def tell(ending: "Ending", network: str = group.network) -> None:
+                    outcome.add(ending)
+                    if rows is not None:
+                        print(json.dumps(_row(ending, network)), file=rows, flush=True)
+                    if args.watch and ending.error:
+                        _print_error(ending.error)
+
+                part = [job for job in jobs if job.source in group.images]
+                run_jobs(group.upscaler, part, options, tell)
+    if left_out:
+        print(f"{left_out} left out, as the outputs of others.")
+    done = "enlarged" if enlarges else "restored"
+    if args.watch:
+        print(_summary(outcome, done))
+        return 0
+    return report(outcome, done)
+
+
+def _watched(args: argparse.Namespace) -> Iterator[list[Path]]:
+    """Lists of images that arrive in the named folders; the first one is empty.
+
+    Raises:
+        UserError: The arguments name no folders, or no other one for the outputs.
+    """
+    folders = [Path(os.path.expanduser(name)) for name in [*args.images, *args.input]]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--watch takes folders, and {folder} is none.")
+    if not folders or not args.output:
+        raise UserError(
+            f"--watch takes a folder to watch, and another one for the outputs: binsr "
+            f"{args.command} FOLDER --watch -o OUTPUTS."
+        )
+    output = Path(os.path.expanduser(args.output))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {output} ({error.strerror}).") from error
+    if any(output.samefile(folder) for folder in folders):
+        raise UserError(f"{output} is watched: choose another folder for the outputs with -o.")
+    print(printable(f"Waiting for images in {', '.join(map(str, folders))}; Ctrl-C ends."))
+
+    def images() -> Iterator[list[Path]]:
+        yield []  # so that a wrong model is reported before an image arrives
+        yield from arrivals(folders, _pause)
+
+    return images()
+
+
+def _pause() -> None:
+    time.sleep(_LOOK)
+
+
+def _row(ending: "Ending", network: str) -> dict[str, object]:
+    """What ``--json`` prints about an image."""
+    return {
+        "input": str(ending.job.source),
+        "output": str(ending.job.target),
+        "state": ending.state,
+        "model": network,
+        "size": ending.size,
+        "output_size": ending.output_size,
+        "seconds": None if ending.seconds is None else round(ending.seconds, 3),
+        "notes": ending.notes,
+        "error": ending.error,
+    }
 
 
 @contextlib.contextmanager
@@ -168,15 +267,24 @@ def report(outcome: "Outcome", done: str) -> int:
         outcome: The outcome of the jobs.
         done: What was done with the images, such as ``enlarged``.
     """
+    print(_summary(outcome, done))
+    for sentence in outcome.failed:
+        _print_error(sentence)
+    return 1 if outcome.failed else 0
+
+
+def _summary(outcome: "Outcome", done: str) -> str:
+    """How many jobs have ended in which way."""
     counts = [f"{outcome.done} {done}"]
     if outcome.skipped:
         counts.append(f"{outcome.skipped} skipped: the output exists (--overwrite replaces it)")
     if outcome.failed:
         counts.append(f"{len(outcome.failed)} failed")
-    print(", ".join(counts) + ".")
-    for sentence in outcome.failed:
-        print(printable("error: " + " ".join(sentence.split())), file=sys.stderr)
-    return 1 if outcome.failed else 0
+    return ", ".join(counts) + "."
+
+
+def _print_error(sentence: str) -> None:
+    print(printable("error: " + " ".join(sentence.split())), file=sys.stderr)
 
 
 def load(model: str | Path, memory: int | None) -> "Upscaler":

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
         from binsr_jax.deploy.steps import load_steps
 
-        return [(load_steps(models, strength=args.strength, memory=memory), files)]
+        upscaler = load_steps(models, strength=args.strength, memory=memory)
+        return [pictures.Group(",".join(models), upscaler, files)]
 
     return pictures.run(args, choose)
 
@@ -80,6 +81,7 @@ def _with_one_model(args: argparse.Namespace) -> int:
 
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
         otherwise = "enlarge with binsr upscale"
-        return [(pictures.load_one(args.model, 1, memory, otherwise, args.strength), files)]
+        upscaler = pictures.load_one(args.model, 1, memory, otherwise, args.strength)
+        return [pictures.Group(args.model, upscaler, files)]
 
     return pictures.run(args, choose)

@@ -18,6 +18,7 @@ one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, plus --
     binsr upscale photo.jpg
     binsr upscale -s 4 --model photo photo.jpg
     binsr upscale photos/ 'scans/**/*.tif' -o large/ -f png -m model.binsr
+    binsr upscale incoming/ --watch -o large/
 """
 
 import argparse
@@ -46,10 +47,14 @@ def run(args: argparse.Namespace) -> int:
             groups, sentence = by_default(files, scale)
             if sentence:
                 print(sentence)
-            return [(pictures.load(name, memory=memory), part) for name, part in groups.items()]
+            return [
+                pictures.Group(name, pictures.load(name, memory=memory), part)
+                for name, part in groups.items()
+            ]
         if args.model in KINDS:
             model = find("upscale", args.scale or 0, args.model).name
-            return [(pictures.load(model, memory=memory), files)]
-        return [(pictures.load_one(args.model, args.scale, memory, "leave out -s"), files)]
+            return [pictures.Group(model, pictures.load(model, memory=memory), files)]
+        upscaler = pictures.load_one(args.model, args.scale, memory, "leave out -s")
+        return [pictures.Group(args.model, upscaler, files)]
 
     return pictures.run(args, choose)

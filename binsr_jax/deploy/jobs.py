@@ -1,6 +1,5 @@
 """Jobs of enlarging or restoring image files: finds inputs, names outputs, and runs each job."""
 
-import contextlib
 import errno
 import os
 import stat
@@ -20,6 +19,29 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import printable
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended.
+
+    Attributes:
+        job: The job.
+        state: ``done``, ``skipped`` (its output was there) or ``failed``.
+        size: Width and height of the image, if it was done.
+        output_size: Those of the output.
+        seconds: The time that it took, if it was done.
+        notes: Unexpected changes to the image, as short clauses.
+        error: A sentence, if it failed.
+    """
+
+    job: Job
+    state: str
+    size: tuple[int, int] | None = None
+    output_size: tuple[int, int] | None = None
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+
 @dataclass
 class Outcome:
     """The outcome of the jobs; ``failed`` has a sentence for each job that failed."""
@@ -28,27 +50,38 @@ class Outcome:
     skipped: int = 0
     failed: list[str] = field(default_factory=list)
 
+    def add(self, ending: Ending) -> None:
+        """Counts a job that has ended."""
+        self.done += ending.state == "done"
+        self.skipped += ending.state == "skipped"
+        if ending.error is not None:
+            self.failed.append(ending.error)
 
-def run_jobs(upscaler: Upscaler, jobs: Sequence[Job], options: Options) -> Outcome:
+
+def run_jobs(
+    upscaler: Upscaler, jobs: Sequence[Job], options: Options, tell: Callable[[Ending], object]
+) -> None:
     """Enlarges or restores the images of jobs; see ``run_each``."""
 
-    def work(job: Job, bar: tqdm) -> None:
+    def work(job: Job, bar: tqdm) -> tuple[str, ...]:
         notes = restore_file(upscaler, job, options, bar.update)
         if notes:
             tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
+        return notes
 
     def require_memory(height: int, width: int) -> None:
         upscaler.require_memory(height, width, options.pre)
 
-    return run_each(jobs, options, require_memory, work)
+    run_each(jobs, options, require_memory, work, tell)
 
 
 def run_each(
     jobs: Sequence[Job],
     options: Options,
     require_memory: Callable[[int, int], None],
-    work: Callable[[Job, tqdm], None],
-) -> Outcome:
+    work: Callable[[Job, tqdm], tuple[str, ...]],
+    tell: Callable[[Ending], object],
+) -> None:
     """Runs the jobs, with progress; if one fails, the others still run.
 
     An existing output is skipped, unless ``options.overwrite``. So the same command continues an
@@ -58,21 +91,27 @@ def run_each(
         jobs: The images and their outputs.
         options: Only ``overwrite`` and ``most_pixels`` are used.
         require_memory: Takes height and width, and raises UserError if an image is too large.
-        work: Makes an output, and advances the bar by the finished megapixels.
+        work: Makes an output, advances the bar by the finished megapixels, and returns the notes
+            of an ``Ending``.
+        tell: Called with each job's ending.
     """
-    outcome = Outcome()
-    sizes: dict[Job, float] = {}
+    sizes: dict[Job, tuple[int, int]] = {}
     for job in jobs:
-        with _noted(outcome, job):
+        ending = None
+        try:
             if not options.overwrite and _is_there(job.target):
-                outcome.skipped += 1
-                continue
-            width, height = picture_size(job.source, options.most_pixels)
-            require_memory(height, width)
-            sizes[job] = width * height / 1e6
+                ending = Ending(job, "skipped")
+            else:
+                width, height = picture_size(job.source, options.most_pixels)
+                require_memory(height, width)
+                sizes[job] = width, height
+        except Exception as error:
+            ending = _failure(job, error)
+        if ending is not None:
+            tell(ending)
     terminal = sys.stderr.isatty()
     with tqdm(
-        total=sum(sizes.values()),
+        total=sum(map(_megapixels, sizes.values())),
         unit="MP",
         disable=not terminal,
         leave=False,
@@ -80,22 +119,40 @@ def run_each(
         "{remaining} left",
     ) as bar:
         before = 0.0
-        for job, megapixels in sizes.items():
+        for job, size in sizes.items():
             bar.set_description(printable(job.source.name))
-            started = time.monotonic()
-            with _noted(outcome, job):
-                if not options.overwrite and _is_there(job.target):  # another run has written it
-                    outcome.skipped += 1
-                else:
-                    work(job, bar)
-                    outcome.done += 1
-                    seconds = time.monotonic() - started
-                    if not terminal:
-                        speed = f"{seconds:.1f} s, {megapixels / seconds:.2f} MP/s"
-                        tqdm.write(printable(f"{job.source} -> {job.target} ({speed})"))
-            before += megapixels
+            try:
+                ending = _ended(job, size, options, work, bar)
+            except Exception as error:
+                ending = _failure(job, error)
+            if ending.seconds is not None and not terminal:
+                speed = f"{ending.seconds:.1f} s, {_megapixels(size) / ending.seconds:.2f} MP/s"
+                tqdm.write(printable(f"{job.source} -> {job.target} ({speed})"))
+            tell(ending)
+            before += _megapixels(size)
             bar.update(before - bar.n)  # a failed image has no output
-    return outcome
+
+
+def _ended(
+    job: Job,
+    size: tuple[int, int],
+    options: Options,
+    work: Callable[[Job, tqdm], tuple[str, ...]],
+    bar: tqdm,
+) -> Ending:
+    """How a job ends that is run now."""
+    if not options.overwrite and _is_there(job.target):  # another run has written it
+        return Ending(job, "skipped")
+    started = time.monotonic()
+    notes = work(job, bar)
+    seconds = time.monotonic() - started
+    output_size = picture_size(job.target, sys.maxsize)
+    return Ending(job, "done", size, output_size, seconds, notes)
+
+
+def _megapixels(size: tuple[int, int]) -> float:
+    width, height = size
+    return width * height / 1e6
 
 
 def restore_file(
@@ -166,17 +223,13 @@ def _note_of(work: Work) -> Iterator[str]:
         )
 
 
-@contextlib.contextmanager
-def _noted(outcome: Outcome, job: Job) -> Iterator[None]:
-    """Turns an error of one image in its block into a sentence of the outcome."""
-    try:
-        yield
-    except Exception as error:  # also a fault of ours, which must not keep the others undone
-        sentence = str(error)
-        if isinstance(error, MemoryError):
-            sentence = f"{job.source}: out of memory; cut the image into parts."
-        elif not isinstance(error, UserError | OSError):
-            what = f"{type(error).__name__}: {error}".rstrip(".")
-            sentence = f"{job.source}: a fault of binsr itself, please report it ({what})."
-        named = str(job.source) in sentence or str(job.target) in sentence
-        outcome.failed.append(sentence if named else f"{job.source}: {sentence}")
+def _failure(job: Job, error: Exception) -> Ending:
+    """The ending of a job with an error; also a fault of ours must not keep the others undone."""
+    sentence = str(error)
+    if isinstance(error, MemoryError):
+        sentence = f"{job.source}: out of memory; cut the image into parts."
+    elif not isinstance(error, UserError | OSError):
+        what = f"{type(error).__name__}: {error}".rstrip(".")
+        sentence = f"{job.source}: a fault of binsr itself, please report it ({what})."
+    named = str(job.source) in sentence or str(job.target) in sentence
+    return Ending(job, "failed", error=sentence if named else f"{job.source}: {sentence}")

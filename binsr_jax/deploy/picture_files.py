@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 from PIL import Image, ImageFile, ImageOps
 
 from binsr_jax.data.formats.ifd import add_exif, kept_exif
-from binsr_jax.data.formats.opening import Opened, decoded, open_picture, reason_of
+from binsr_jax.data.formats.opening import Opened, decoded, open_picture, reason_of, upright_size
 from binsr_jax.deploy.pictures import Picture, from_pillow
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.files import open_regular, replacing
@@ -24,13 +24,13 @@ _OPTIONS = {
 
 
 def picture_size(file: Path, most_pixels: int) -> tuple[int, int]:
-    """(width, height) of an image file, from its header.
+    """(width, height) of an image file when it is upright, from its header.
 
     Raises:
         UserError: as ``read_picture``, as far as the header shows it.
     """
     with _named(file), open_regular(file) as source:
-        return open_picture(source, most_pixels, pixels=False).image.size
+        return upright_size(open_picture(source, most_pixels, pixels=False))
 
 
 def read_picture(file: Path, most_pixels: int) -> Picture:

@@ -361,11 +361,13 @@ def test_two_runs_into_one_folder_both_succeed(run, folder) -> None:
 
 
 def _status(folder: Path, out: Path) -> list[str]:
-    from binsr_jax.deploy.jobs import run_jobs
+    from binsr_jax.deploy.jobs import Outcome, run_jobs
     from binsr_jax.deploy.listing import Options, find_images, plan_jobs
 
     jobs = plan_jobs(find_images([str(folder)]), str(out), "_x2", None)
-    return run_jobs(Upscaler(TapsEngine()), jobs, Options()).failed
+    outcome = Outcome()
+    run_jobs(Upscaler(TapsEngine()), jobs, Options(), outcome.add)
+    return outcome.failed
 
 
 def test_a_tiff_of_many_pages_takes_no_longer(run, folder, capsys) -> None:

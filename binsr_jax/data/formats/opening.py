@@ -114,6 +114,12 @@ def open_picture(source: BinaryIO, most_pixels: int, *, pixels: bool = True) -> 
     return opened
 
 
+def upright_size(opened: Opened) -> tuple[int, int]:
+    """(width, height) of what ``decoded`` returns."""
+    width, height = opened.image.size
+    return (height, width) if opened.orientation >= 5 else (width, height)
+
+
 def decoded(opened: Opened) -> Image.Image:
     """Decodes the first frame, upright, with what Pillow misreads put right.
 
