@@ -89,7 +89,7 @@ def test_the_format_the_strength_and_the_task_are_as_asked(client):
         (bytes(150_000), "a.png", {}, 413, "more than"),
         (bytes(9_000_000), "a.png", {}, 413, "more than"),
         (picture(), "a.png", {"scale": "9"}, 422, "scale"),
-        (picture(), "a.png", {"scale": "3"}, 422, "3 times"),
+        (picture(), "a.png", {"scale": "7"}, 422, "7 times"),
         (picture(), "a.png", {"model": "x9"}, 422, "no network 'x9'"),
         (picture(), "a.png", {"model": "../x2.binsr"}, 422, "no network"),
         (picture(), "a.png", {"strength": "nan"}, 422, "strength"),
