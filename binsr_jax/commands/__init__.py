@@ -48,6 +48,7 @@ COMMANDS: dict[str, str] = {
     "runs": "list training runs and how far they are",
     "plot": "plot the curves of training runs",
     "study": "train many small networks and compare them",
+    "completion": "print a script with which a shell completes commands and flags",
 }
 
 
@@ -73,23 +74,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may not be encodable
             stream.reconfigure(errors="backslashreplace")
-    parser = _Parser("binsr", description="1-bit image restoration.")
-    parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    module = None
-    for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        if argv[:1] == [name] and name not in PROGRAMS:
-            module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-            subparser.description = module.__doc__
-            module.add_arguments(subparser)
     if argv[:1] and argv[0] in PROGRAMS:
         return _guarded(lambda: _launch(argv[0], argv[1:]))
+    parser, _, modules = make_parser([name for name in COMMANDS if argv[:1] == [name]])
     args = parser.parse_args([_normalised(argument) for argument in argv])
-    assert module is not None  # otherwise the parser has already ended the program
-    return _guarded(lambda: _run_quietly(module, args))
+    return _guarded(lambda: _run_quietly(modules[args.command], args))
+
+
+def make_parser(
+    names: Sequence[str],
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser], dict[str, Any]]:
+    """Returns the parser of ``binsr``, the parsers of its subcommands, and some of their modules.
+
+    Args:
+        names: The subcommands, but none of ``PROGRAMS``, that get their flags from their modules.
+    """
+    parser = _Parser("binsr", description="1-bit image restoration.")
+    parser.add_argument("--version", action="version", version=f"binsr-jax {__version__}")
+    adding = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers, modules = {}, {}
+    for name, summary in COMMANDS.items():
+        subparser = subparsers[name] = adding.add_parser(
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name in names:
+            module = modules[name] = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+    return parser, subparsers, modules
 
 
 def _launch(name: str, argv: list[str]) -> int:
