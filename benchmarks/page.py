@@ -62,13 +62,7 @@ def visit(url: str, folder: Path, page: str, content: bytes, images: Path | None
     size, scheme = _PAGES[page]
     visitor = Visitor(url, folder, size)
     try:
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        visitor.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        if size[0] < 600:
-            metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": True}
-            visitor.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        visitor.driver.refresh()
-        visitor.until(lambda: visitor.all("#pictures input[type=file]"))
+        visitor.look(scheme, size)
         shoot(visitor, images, page, "start")
         visitor.choose(content)
         started = time.perf_counter()

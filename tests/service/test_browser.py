@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ def page(tmp_path_factory, small_model) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("demo")
     save_model(folder / "small.binsr", small_model)
     assert load_model_file(folder / "small.binsr").task.scale == 2
-    command = [sys.executable, "-m", "binsr_jax", "demo", "--port", "0", "--max-megapixels", "1"]
+    command = [sys.executable, "-m", "binsr_jax", "demo", "--port", "0", "--max-megapixels", "4"]
     command += ["-m", str(folder / "small.binsr"), "--max-pictures", "3"]
     files = folder / "files"
     files.mkdir()
@@ -67,7 +69,7 @@ def visit(page, tmp_path) -> Iterator[Callable[[], Visitor]]:
 
 def test_a_picture_is_restored_compared_and_downloaded(visit, page):
     visitor = visit()
-    visitor.choose(picture())
+    visitor.drop(picture(), "a.png")
     visitor.take_small()
     visitor.start()
     text = visitor.result()
@@ -91,6 +93,13 @@ def test_a_picture_is_restored_compared_and_downloaded(visit, page):
         line.send_keys(Keys.ARROW_RIGHT)
     visitor.until(lambda: visitor.all("#compare img")[1].get_attribute("style") != before)
 
+    # Both are zoomed alike.
+    visitor.zoom()
+    visitor.until(
+        lambda: [_scale(image) > 1 for image in visitor.all("#compare img")] == [True] * 2
+    )
+    assert len({_scale(image) for image in visitor.all("#compare img")}) == 1
+
     # Nothing was asked of another host.
     asked = [
         json.loads(entry["message"])["message"] for entry in visitor.driver.get_log("performance")
@@ -103,6 +112,12 @@ def test_a_picture_is_restored_compared_and_downloaded(visit, page):
     assert len(urls) > 10
     own = (visitor.url, "data:", "blob:", "chrome")
     assert not [url for url in urls if not url.startswith(own)]
+
+
+def _scale(image: Any) -> float:
+    match = re.search(r"scale\(([\d.]+)\)", image.get_attribute("style"))
+    assert match is not None
+    return float(match[1])
 
 
 def test_several_pictures_become_a_zip_and_a_broken_one_a_sentence(visit):
@@ -121,11 +136,32 @@ def test_several_pictures_become_a_zip_and_a_broken_one_a_sentence(visit):
 
 def test_too_many_pictures_and_none_are_sentences(visit):
     visitor = visit()
+    visitor.look("dark", (390, 844))
     visitor.start()
     visitor.until(lambda: "no picture yet" in visitor.one("#results").text)
     visitor.choose(*[picture()] * 4)
     visitor.start()
     visitor.until(lambda: "4 pictures, and 3 are taken" in visitor.one("#results").text)
+    assert visitor.all("body.dark")
+    wide = "return document.documentElement.scrollWidth"
+    assert visitor.driver.execute_script(wide) == 390  # nothing to scroll sideways
+
+
+def test_a_pasted_picture_whose_result_is_large_is_shown_whole_and_in_parts(visit):
+    visitor = visit()
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((2100, 1500)).save(file, "PNG", compress_level=1)
+    visitor.paste(file.getvalue())
+    visitor.take_small()
+    visitor.start()
+    assert "4200 x 3000" in visitor.result()
+
+    def widths() -> list[int]:
+        return [image.get_property("naturalWidth") for image in visitor.all("#compare img")]
+
+    visitor.until(lambda: widths() == [round(4200 * (12 / 12.6) ** 0.5)] * 2)  # of 12 megapixels
+    visitor.all("#view input[type=radio]")[1].click()
+    visitor.until(lambda: widths() == [1200] * 2)
 
 
 def test_two_visitors_share_and_a_closed_page_ends_its_work(visit, page):

@@ -1,5 +1,6 @@
 """The page in Chromium without a window, steered as a person would."""
 
+import base64
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,51 @@ class Visitor:
         names = [str(self.folder / f"{'abcdef'[i]}.png") for i in range(len(contents))]
         self.one("#pictures input[type=file]").send_keys("\n".join(names))
         self.until(lambda: len(self.all("#pictures tr.file")) == len(contents))
+
+    def drop(self, content: bytes, name: str) -> None:
+        """Drops a picture on the page, as from another window."""
+        file = self.folder / name
+        file.write_bytes(content)
+        box = self.one("#pictures").rect
+        where = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            event = {"type": kind, **where, "data": data}
+            self.driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
+        self.until(lambda: self.all("#pictures tr.file"))
+
+    def paste(self, png: bytes) -> None:
+        """Puts a picture on the clipboard, and presses the keys that paste."""
+        rights = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+        self.driver.execute_cdp_cmd("Browser.grantPermissions", rights)
+        script = """
+            const [text, done] = arguments;
+            const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+            const item = new ClipboardItem({"image/png": new Blob([bytes], {type: "image/png"})});
+            navigator.clipboard.write([item]).then(() => done(""), (error) => done(`${error}`));
+        """
+        failure = self.driver.execute_async_script(script, base64.b64encode(png).decode())
+        assert not failure
+        keys = {"type": "keyDown", "modifiers": 2, "key": "v", "code": "KeyV"}
+        self.driver.execute_cdp_cmd("Input.dispatchKeyEvent", {**keys, "commands": ["paste"]})
+        self.until(lambda: self.all("#pictures tr.file"))
+
+    def zoom(self) -> None:
+        """Turns the wheel over the left half of the comparison."""
+        box = self.one("#compare img").rect
+        where = {"x": box["x"] + box["width"] / 4, "y": box["y"] + box["height"] / 2}
+        turn = {"type": "mouseWheel", **where, "deltaX": 0, "deltaY": -240}
+        self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", turn)
+
+    def look(self, scheme: str, size: tuple[int, int]) -> None:
+        """Opens the page again with light or dark colours; a narrow one as on a phone."""
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        if size[0] < 600:
+            screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": True}
+            self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        self.driver.refresh()
+        self.until(lambda: self.all("#pictures input[type=file]"))
 
     def take_small(self) -> None:
         """Chooses the small network, by keyboard."""
