@@ -49,4 +49,4 @@ def run(args: argparse.Namespace) -> None:
     networks = offered(args.model)
     limits = Limits(int(args.max_megabytes * 2**20), args.timeout)
     app = create_app(web.make_restorer(args), networks, limits)
-    web.serve(app, args, connections=args.queue + 64, grace=max(1, round(args.grace)))
+    web.serve(app, args, connections=args.queue + 256, grace=max(1, round(args.grace)))

@@ -102,6 +102,8 @@ def serve(app: Any, args: argparse.Namespace, *, connections: int, grace: int) -
     """
     import uvicorn
 
+    from binsr_jax.service.connections import PatientProtocol
+
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     try:
         listener = socket.create_server((args.host, args.port), family=family, backlog=128)
@@ -116,6 +118,7 @@ def serve(app: Any, args: argparse.Namespace, *, connections: int, grace: int) -
         print(printable(f"http://{host}:{listener.getsockname()[1]}"), flush=True)
         config = uvicorn.Config(
             app,
+            http=PatientProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -20,6 +20,7 @@ from binsr_jax.service.restorer import FullError, Restorer
 _ID = re.compile(r"[\w.-]{1,64}")
 _ROOM = 1 << 20  # bytes of a body beside its picture
 _DISCARDING = 10  # seconds at most
+_SILENCE = 30.0  # seconds between two pieces of a body
 
 log = logging.getLogger("binsr.service")
 
@@ -122,7 +123,7 @@ def refused(status: int, sentence: str, headers: dict[str, str] | None = None) -
 
 
 class _Body:
-    """Counts a body, and waits for it until a deadline only."""
+    """Counts a body, and waits for it until a deadline only, and ``_SILENCE`` for each piece."""
 
     def __init__(self, receive: Receive, deadline: float, most: int) -> None:
         self._receive, self._deadline, self._most = receive, deadline, most
@@ -133,7 +134,7 @@ class _Body:
             return await self._receive()
         try:
             seconds = max(0.0, self._deadline - time.monotonic())
-            message = await asyncio.wait_for(self._receive(), seconds)
+            message = await asyncio.wait_for(self._receive(), min(seconds, _SILENCE))
         except TimeoutError:
             raise HTTPException(408, "The picture did not arrive in time.") from None
         self._size += len(message.get("body", b""))

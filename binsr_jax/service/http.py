@@ -262,6 +262,8 @@ async def _finished(request: Request, restorer: Restorer, ticket: Ticket) -> Res
         raise type(error)(ticket.order.sentence(error)) from error
     finally:
         restorer.cancel(ticket)
+        if not future.cancel() and not future.cancelled():
+            future.exception()  # or asyncio logs that nobody has asked for it
 
 
 def _headers(result: Result) -> dict[str, str]:
@@ -291,13 +293,19 @@ def _add_refusals(app: FastAPI) -> None:
 
     async def wrong_field(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        sentences = (f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors())
-        return refused(422, "; ".join(sentences) + ".")
+        return refused(422, "; ".join(map(_mistake, error.errors())) + ".")
 
     app.add_exception_handler(UserError, user_error)
     app.add_exception_handler(FullError, full)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, wrong_field)
+
+
+def _mistake(detail: dict[str, Any]) -> str:
+    """What is wrong with a field."""
+    # For a text in place of a file the library's own words name its types.
+    sentence = "A file is expected" if detail["type"] == "value_error" else detail["msg"]
+    return f"{detail['loc'][-1]}: {sentence}"
 
 
 def _add_docs(app: FastAPI) -> None:

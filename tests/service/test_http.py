@@ -1,5 +1,6 @@
 """The service: what it answers to good, wrong, large and many requests."""
 
+import gc
 import io
 import os
 import re
@@ -25,6 +26,7 @@ pytest.importorskip("fastapi", reason="needs the extra demo")
 httpx = pytest.importorskip("httpx")
 TestClient: Any = pytest.importorskip("starlette.testclient").TestClient
 
+from binsr_jax.service import gate  # noqa: E402
 from binsr_jax.service.gate import Limits  # noqa: E402
 from binsr_jax.service.http import create_app  # noqa: E402
 
@@ -111,6 +113,8 @@ def test_a_form_without_a_picture_is_refused(client):
     answer = client.post("/v1/restore", data={"scale": "2"})
     assert answer.status_code == 422
     assert "image" in answer.json()["error"]
+    answer = client.post("/v1/restore", data={"image": "a.png"})
+    assert answer.json() == {"error": "image: A file is expected."}
     assert client.post("/v1/restore", content=b"x").status_code == 422
 
 
@@ -128,7 +132,7 @@ def test_a_full_queue_says_when_to_come_again(client, engines: dict[str, HeldEng
         assert [future.result().status_code for future in waiting] == [200] * 4
 
 
-def test_what_takes_too_long_is_given_up(restorer, engines, tmp_path, monkeypatch):
+def test_what_takes_too_long_is_given_up(restorer, engines, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     engines["x2"].may_go_on.clear()
     with TestClient(create_app(restorer, HERE, Limits(100_000, 0.3))) as client:
@@ -138,6 +142,8 @@ def test_what_takes_too_long_is_given_up(restorer, engines, tmp_path, monkeypatc
         engines["x2"].may_go_on.set()
         assert send(client, picture()).status_code == 200
     assert not list(tmp_path.glob("binsr-*"))
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_networks_health_and_counts(client):
@@ -251,6 +257,16 @@ def test_an_upload_that_does_not_arrive_is_given_up(port):
         one.sendall(raw_request(picture(), 50_000))
         answer = one.recv(10_000)
     assert b" 408 " in answer.splitlines()[0]
+
+
+def test_an_upload_that_pauses_for_long_is_given_up_early(port, monkeypatch):
+    monkeypatch.setattr(gate, "_SILENCE", 0.2)
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as one:
+        one.sendall(raw_request(picture(), 50_000))
+        answer = one.recv(10_000)
+    assert b" 408 " in answer.splitlines()[0]
+    assert time.monotonic() - started < 1.3  # the limit of the whole request is 1.5
 
 
 def test_a_body_without_a_length_is_bounded(port):
