@@ -27,7 +27,7 @@ from binsr_jax.commands import pictures
 from binsr_jax.commands.restore import networks_of
 from binsr_jax.deploy.choice import for_video
 from binsr_jax.deploy.jobs import Outcome
-from binsr_jax.deploy.listing import Job
+from binsr_jax.deploy.listing import Job, distinct
 from binsr_jax.deploy.steps import load_steps
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.enhance import parse
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs ``binsr video``."""
     if args.end is not None and args.end <= args.start:
         raise UserError("--to is not after --from.")
-    files = [Path(name) for name in args.videos]
+    files = [Path(name) for name in dict.fromkeys(args.videos)]
     models = _models(args)
     pre, post = parse(args.pre, "pre"), parse(args.post, "post")  # here, where it is early
     del pre, post
@@ -78,25 +78,31 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"The model enlarges {upscaler.scale} times, not {args.scale}.")
     outcome = Outcome()
     with pictures.sigterm_interrupts():
-        for file in files:
+        for job in _jobs(files, args, upscaler.scale, outcome):
             try:
-                _do(file, args, models, upscaler, outcome, alone=len(files) == 1)
+                _do(job, args, models, upscaler, outcome)
             except UserError as error:
                 outcome.failed.append(str(error))
     return pictures.report(outcome, "enlarged" if upscaler.scale > 1 else "restored")
 
 
+def _jobs(files: list[Path], args: argparse.Namespace, scale: int, outcome: Outcome) -> list[Job]:
+    """The files with their outputs; the others are counted as failed."""
+    usual = f"_x{scale}" if scale > 1 else "_restored"
+    suffix = usual if args.suffix is None else args.suffix
+    jobs = []
+    for file in files:
+        try:
+            jobs.append(Job(file, _target(file, args, suffix, alone=len(files) == 1)))
+        except UserError as error:
+            outcome.failed.append(str(error))
+    return distinct(jobs, suffix)
+
+
 def _do(
-    file: Path,
-    args: argparse.Namespace,
-    models: list[str],
-    upscaler: Upscaler,
-    outcome: Outcome,
-    alone: bool,
+    job: Job, args: argparse.Namespace, models: list[str], upscaler: Upscaler, outcome: Outcome
 ) -> None:
     """Makes the output of one file."""
-    moving = animation.is_animation(file)
-    job = Job(file, _target(file, args, upscaler.scale, moving, alone))
     if job.target.exists() and not args.overwrite:
         outcome.skipped += 1
         return
@@ -107,9 +113,9 @@ def _do(
             image, tile=args.tile, ensemble=args.ensemble, pre=args.pre, post=args.post
         )
 
-    if moving:
+    if animation.is_animation(job.source):
         if args.start or args.end is not None:
-            raise UserError(f"{file}: --from and --to are for videos, not for pictures.")
+            raise UserError(f"{job.source}: --from and --to are for videos, not for pictures.")
         animation.restore_animation(job, restore, upscaler.scale, most_pixels, args.quality)
     else:
         _video(job, args, models, restore, upscaler.scale, most_pixels)
@@ -160,12 +166,12 @@ def _models(args: argparse.Namespace) -> list[str]:
     return [args.model]
 
 
-def _target(file: Path, args: argparse.Namespace, scale: int, moving: bool, alone: bool) -> Path:
+def _target(file: Path, args: argparse.Namespace, suffix: str, *, alone: bool) -> Path:
     """The file that the output of a video goes to."""
-    usual = f"_x{scale}" if scale > 1 else "_restored"
+    moving = animation.is_animation(file)
     endings = animation.FORMATS if moving else _KEPT
     ending = file.suffix if file.suffix.lower() in endings else (".png" if moving else ".mkv")
-    name = f"{file.stem}{usual if args.suffix is None else args.suffix}{ending}"
+    name = f"{file.stem}{suffix}{ending}"
     if args.output is None:
         target = file.with_name(name)
     elif Path(args.output).is_dir() or args.output.endswith("/"):

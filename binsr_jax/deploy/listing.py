@@ -139,7 +139,7 @@ def plan_jobs(
             ending = file.suffix if file.suffix.lower() in FORMATS else ".png"
             name = f"{file.stem}{suffix}{f'.{form}' if form else ending}"
             jobs.append(Job(file, (folder or file.parent) / name))
-    jobs = _distinct(jobs, suffix)
+    jobs = distinct(jobs, suffix)
     _check_targets(jobs)
     return jobs
 
@@ -179,8 +179,13 @@ def _check_targets(jobs: Sequence[Job]) -> None:
             )
 
 
-def _distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
-    """The jobs with distinct targets, independent of the order of the images."""
+def distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:
+    """The jobs with distinct targets, independent of the order of their sources.
+
+    Args:
+        jobs: The jobs.
+        suffix: Goes between a target's name and its ending.
+    """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(_real(job.target), []).append(job)

@@ -91,6 +91,15 @@ def test_several_files_a_part_and_a_folder(run, model, make_video, look, tmp_pat
         assert (image.size, image.n_frames) == ((16, 16), 2)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_two_videos_of_one_name_get_outputs_of_their_own(run, model, make_video, look, tmp_path):
+    one = make_video(tmp_path / "a.avi", range(2), codec="mpeg4")
+    two = make_video(tmp_path / "a.mkv", range(3))
+    status, said = run(one, two, one, "-m", model, "-o", f"{tmp_path}/out/")
+    assert (status, said) == (0, "2 enlarged.\n")
+    assert len(look(tmp_path / "out" / "a_x2.mkv").times) == 3
+    assert len(look(tmp_path / "out" / "a_avi_x2.mkv").times) == 2
+
+
 def test_mistakes_are_one_sentence(run, model, make_video, tmp_path, monkeypatch):
     source = make_video(tmp_path / "in.mp4", range(2))
     for args, words in (
