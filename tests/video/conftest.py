@@ -9,8 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-
-WIDTH, HEIGHT = 32, 24
+from worker import HEIGHT, WIDTH
 
 
 @dataclass

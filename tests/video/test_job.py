@@ -14,8 +14,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from conftest import HEIGHT, WIDTH
-from worker import PART, settings, twice
+from worker import HEIGHT, PART, WIDTH, settings, twice
 
 from binsr_jax.deploy.listing import Job
 from binsr_jax.errors import UserError

@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import HEIGHT, WIDTH
 from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
+from worker import HEIGHT, WIDTH
 
 from binsr_jax import models
 from binsr_jax.commands import main, video

@@ -12,6 +12,7 @@ from binsr_jax.video.job import Settings, restore_video
 from binsr_jax.video.source import Span
 
 PART = 4
+WIDTH, HEIGHT = 32, 24  # of the videos that tests make
 
 
 def twice(image: np.ndarray) -> np.ndarray:
