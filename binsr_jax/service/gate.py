@@ -18,7 +18,7 @@ from binsr_jax.files import printable
 from binsr_jax.service.restorer import FullError, Restorer
 
 _ID = re.compile(r"[\w.-]{1,64}")
-_ROOM = 1 << 20  # bytes of a body beside its picture
+ROOM = 1 << 20  # bytes of a body beside its picture
 _DISCARDING = 10  # seconds at most
 _SILENCE = 30.0  # seconds between two pieces of a body
 
@@ -95,14 +95,14 @@ class Gate:
 
     async def _admit(self, scope: Scope, receive: Receive, answer: Send) -> None:
         most = self._limits.bytes
-        body = _Body(receive, scope["state"]["deadline"], most + _ROOM)
+        body = Body(receive, scope["state"]["deadline"], most + ROOM)
         refusal = None
         try:
             self._restorer.require_place()
         except FullError as error:
             refusal = refused(429, str(error), {"Retry-After": str(error.seconds)})
         length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length) > most + _ROOM:
+        if length.isdecimal() and int(length) > most + ROOM:
             refusal = refused(413, too_long(most))
         if refusal is None:
             await self._app(scope, body.receive, answer)
@@ -122,14 +122,25 @@ def refused(status: int, sentence: str, headers: dict[str, str] | None = None) -
     return JSONResponse({"error": sentence}, status, headers)
 
 
-class _Body:
-    """Counts a body, and waits for it until a deadline only, and ``_SILENCE`` for each piece."""
+class Body:
+    """Counts a body, and waits for it until a deadline only, and ``_SILENCE`` for each piece.
+
+    Args:
+        receive: of the application.
+        deadline: of ``time.monotonic``.
+        most: bytes; the refusal names ``ROOM`` less.
+    """
 
     def __init__(self, receive: Receive, deadline: float, most: int) -> None:
         self._receive, self._deadline, self._most = receive, deadline, most
         self._size, self._whole = 0, False
 
     async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            HTTPException: the body is too long, or did not arrive in time.
+        """
         if self._whole:  # what comes now is that the client has gone
             return await self._receive()
         try:
@@ -141,7 +152,7 @@ class _Body:
         self._whole = not message.get("more_body", False)
         if self._size > self._most:
             await self.discard()
-            raise HTTPException(413, too_long(self._most - _ROOM))
+            raise HTTPException(413, too_long(self._most - ROOM))
         return message
 
     async def discard(self) -> None:

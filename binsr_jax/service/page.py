@@ -13,13 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import unquote
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from binsr_jax.deploy.listing import Job, Options
 from binsr_jax.errors import UserError
@@ -28,6 +24,7 @@ from binsr_jax.pretrained import Packaged
 from binsr_jax.service.folders import jobs_in, new_folder, safe_name
 from binsr_jax.service.networks import TASKS, Wish, choose, suffix_of
 from binsr_jax.service.restorer import FullError, Order, Restorer, Result, Ticket
+from binsr_jax.service.shut import Shut
 from binsr_jax.service.views import MOST_PIXELS, write_views
 
 log = logging.getLogger("binsr.page")
@@ -37,26 +34,6 @@ _AUTOMATIC = "automatic"
 _LABELS = {True: "Bicubic | restored", False: "Before | restored"}  # by whether it enlarges
 _WHOLE, _PART = "Whole picture", "Part at full size"
 _FORMATS = {"as the picture": None, "PNG": "png", "JPEG": "jpg", "WebP": "webp", "TIFF": "tif"}
-# What the page itself asks for; all else that Gradio answers is shut.
-_OPEN = (
-    "/assets/",
-    "/static/",
-    "/svelte/",
-    "/gradio_api/heartbeat/",
-    "/gradio_api/queue/",
-    "/gradio_api/startup-events",
-    "/gradio_api/upload",
-    "/gradio_api/cancel",
-    "/gradio_api/reset",
-    "/gradio_api/app_id",
-)
-_OPEN_EXACTLY = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
-# The browser itself is told to ask no other host.
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "connect-src 'self'; worker-src 'self' blob:; frame-ancestors 'none'"
-)
 _CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
@@ -98,7 +75,7 @@ class Page:
         self, restorer: Restorer, networks: dict[str, Packaged], most_pictures: int, folder: Path
     ) -> None:
         self._restorer, self._networks = restorer, networks
-        self._most_pictures, self.folder = most_pictures, folder
+        self.most_pictures, self.folder = most_pictures, folder
         self._visits: dict[str, _Visit] = {}
         self._viewing = asyncio.Semaphore(1)  # views of large pictures take memory
 
@@ -215,7 +192,7 @@ class Page:
         megapixels = self._restorer.most_pixels / 1e6
         return (
             '<div class="empty"><p>Drop pictures into the field, choose or paste them '
-            f"(up to {self._most_pictures}, of {megapixels:g} megapixels each), and press "
+            f"(up to {self.most_pictures}, of {megapixels:g} megapixels each), and press "
             "Restore.</p><p>Here you then compare before and after: drag the line, zoom with the "
             "wheel or two fingers.</p></div>"
         )
@@ -250,8 +227,8 @@ class Page:
         if not files:
             yield self._shown(None, _note("There is no picture yet: drop one into the field."))
             return
-        if len(files) > self._most_pictures:
-            sentence = f"These are {len(files)} pictures, and {self._most_pictures} are taken."
+        if len(files) > self.most_pictures:
+            sentence = f"These are {len(files)} pictures, and {self.most_pictures} are taken."
             yield self._shown(None, _note(sentence, wrong=True))
             return
         visit = await self._begin(str(request.session_hash))
@@ -461,36 +438,10 @@ def create_app(page: Page, most_bytes: int) -> FastAPI:
         css=_CSS,
         head=f"<script>{_SCRIPT}</script>",
     )
-    app.add_middleware(_Shut, folder=page.folder)
+    app.add_middleware(
+        Shut, folder=page.folder, most_bytes=most_bytes, most_pictures=page.most_pictures
+    )
     return app
-
-
-class _Shut:
-    """Refuses what the page does not need, and tells the browser to ask no other host."""
-
-    def __init__(self, app: ASGIApp, folder: Path) -> None:
-        self._app, self._files = app, f"/gradio_api/file={folder}/"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
-            return
-        path = unquote(scope["path"])
-        own = path.startswith(self._files) and ".." not in path
-        if not (own or path in _OPEN_EXACTLY or path.startswith(_OPEN)):
-            await PlainTextResponse("There is no such page.", 404)(scope, receive, send)
-            return
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _POLICY
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["X-Content-Type-Options"] = "nosniff"
-            await send(message)
-
-        await self._app(scope, receive, answer)
 
 
 def _named(model: str) -> str | None:
