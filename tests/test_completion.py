@@ -67,6 +67,7 @@ def test_a_script_has_commands_flags_and_values(scripts, shell) -> None:
         (["train", "--config.model.unit", "bbcu_"], {"bbcu_v2"}),
         (["train", "--config.train.step"], {"--config.train.steps"}),
         (["evaluate", "--which", "l"], {"latest"}),
+        (["study", "k", "--config", "quick"], {"quickstart"}),
     ],
 )
 def test_bash_completes(scripts, tmp_path, words, expected) -> None:

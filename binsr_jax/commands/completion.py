@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
     parser, subparsers, _ = make_parser([name for name in COMMANDS if name not in PROGRAMS])
     for name in PROGRAMS:
         _add_program(subparsers[name], importlib.import_module(f"binsr_jax.commands.{name}"))
-    for subparser in subparsers.values():
-        for action in subparser._actions:
-            _set_completion(action)
+    _set_completions(parser)
     function = _FUNCTIONS.get(args.shell, "")
     preamble = function.format(name=_FUNCTION, words=" ".join(_networks()))
     print(shtab.complete(parser, args.shell, preamble=preamble))
@@ -54,8 +52,17 @@ def _networks() -> list[str]:
     return [name for name, network in NETWORKS.items() if network.there]
 
 
+def _set_completions(parser: argparse.ArgumentParser) -> None:
+    """Sets what completes the value of each flag, which shtab reads from it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                _set_completions(subparser)
+        else:
+            _set_completion(action)
+
+
 def _set_completion(action: argparse.Action) -> None:
-    """Sets what completes the value of a flag, which shtab reads from it."""
     import shtab
 
     from binsr_jax.recipes import packaged
