@@ -35,6 +35,7 @@ _LOOK = 0.5  # seconds between two looks whether a client is still there
 
 Task = Literal["upscale", "denoise", "dejpeg"]
 Form_ = Literal["png", "jpg", "webp", "tif"]
+_FIELDS = ("image", "task", "scale", "model", "strength", "format", "quality")
 
 
 class Model(BaseModel):
@@ -149,6 +150,7 @@ def create_app(restorer: Restorer, networks: dict[str, Packaged], limits: Limits
         format: Annotated[Form_ | None, Form(description="default: the picture's, or png")] = None,
         quality: Annotated[int, Form(ge=1, le=100, description="of JPEG and WebP")] = 95,
     ) -> Response:
+        await _require_known_fields(request)
         folder = await asyncio.to_thread(new_folder)
         work = _Work(restorer, networks, Path(folder.name), limits)
         options = Options(quality=quality, most_pixels=restorer.most_pixels)
@@ -242,6 +244,19 @@ class _Work:
             return self._restorer.submit(order, client)
         except UserError as error:
             raise type(error)(order.sentence(error)) from error
+
+
+async def _require_known_fields(request: Request) -> None:
+    """Raises HTTPException if a field is unknown or given twice: it would be ignored."""
+    if request.query_params:
+        raise HTTPException(422, "Fields belong into the form, not into the address.")
+    names = [name for name, _ in (await request.form()).multi_items()]
+    for name in names:
+        if name not in _FIELDS:
+            fields = ", ".join(_FIELDS)
+            raise HTTPException(422, f"There is no field {name[:50]!r}: choose from {fields}.")
+        if names.count(name) > 1:
+            raise HTTPException(422, f"The field {name} is given more than once.")
 
 
 async def _finished(request: Request, restorer: Restorer, ticket: Ticket) -> Result:

@@ -118,6 +118,19 @@ def test_a_form_without_a_picture_is_refused(client):
     assert client.post("/v1/restore", content=b"x").status_code == 422
 
 
+def test_fields_that_would_be_left_out_are_refused(client):
+    answer = send(client, picture(), scal="4")
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("There is no field 'scal': choose from image, task,")
+    files = [("image", ("a.png", picture())), ("image", ("b.png", picture()))]
+    answer = client.post("/v1/restore", files=files)
+    assert answer.status_code == 422
+    assert "image is given more than once" in answer.json()["error"]
+    answer = client.post("/v1/restore?scale=4", files=files[:1])
+    assert answer.status_code == 422
+    assert "not into the address" in answer.json()["error"]
+
+
 def test_a_full_queue_says_when_to_come_again(client, engines: dict[str, HeldEngine]):
     engines["x2"].may_go_on.clear()
     with ThreadPoolExecutor(4) as pool:
