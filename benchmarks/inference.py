@@ -118,13 +118,8 @@ def run_job(job: dict[str, Any], threads: int, script: str = __file__) -> dict[s
 
 def make_model(file: str, attention: str) -> Any:
     """The packed model of a file; or one with random parameters, of BBCU or attention units."""
-    import jax
-    import numpy as np
-
     from binsr_jax.config import default
-    from binsr_jax.deploy.model_file import PackedModel, load_model_file
-    from binsr_jax.deploy.pack import pack_params
-    from binsr_jax.models import build
+    from binsr_jax.deploy.model_file import load_model_file
 
     if file:
         return load_model_file(file)
@@ -132,6 +127,18 @@ def make_model(file: str, attention: str) -> Any:
     config.model.unit = "attention" if attention else "bbcu"
     if attention:
         config.model.residual_attention, config.model.binary_attention = attention.split("/")
+    return random_model(config)
+
+
+def random_model(config: Any) -> Any:
+    """A packed model with random parameters."""
+    import jax
+    import numpy as np
+
+    from binsr_jax.deploy.model_file import PackedModel
+    from binsr_jax.deploy.pack import pack_params
+    from binsr_jax.models import build
+
     image = np.zeros((1, 2, 2, 3), np.float32)
     variables = jax.jit(build(config).init)(jax.random.key(0), image)
     rng = np.random.default_rng(0)

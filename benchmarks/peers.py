@@ -222,7 +222,8 @@ def torch_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     return run
 
 
-def _openvino(graph: Any, threads: int) -> Side:
+def openvino_side(graph: Any, threads: int) -> Side:
+    """OpenVINO on a graph, with float32 asked for."""
     import openvino
 
     options = {
@@ -245,7 +246,7 @@ def openvino_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     import openvino
 
     graph = _graph(model, images)
-    return _openvino(openvino.Core().read_model(graph), threads)
+    return openvino_side(openvino.Core().read_model(graph), threads)
 
 
 def openvino_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
@@ -262,7 +263,7 @@ def openvino_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
         subset_size=len(inputs),
         preset=nncf.QuantizationPreset.PERFORMANCE,
     )
-    return _openvino(quantised, threads)
+    return openvino_side(quantised, threads)
 
 
 def _onnxruntime(content: bytes, threads: int) -> Side:
