@@ -28,6 +28,9 @@ _STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
 # Bytes of rows that elementwise steps are done on at a time: they stay in a core's cache.
 _CACHED_BYTES = 256 << 10
 
+# How many rows are enlarged together at least, since one more is read on each side.
+_ENLARGED_ROWS = 8
+
 # What is done for each element, by the names that JAX gives it. The operands have one shape, or one
 # pixel where all are alike.
 ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
@@ -192,9 +195,28 @@ def _kind(step: Step) -> tuple[bool, int]:
 def _made(step: Step, sides: tuple[int, ...], inputs: Sequence[np.ndarray]) -> np.ndarray:
     """The output of a step that is not elementwise."""
     if step.name in ENLARGING:
-        return ENLARGING[step.name](inputs[0], sides[0] // inputs[0].shape[1])
+        return _enlarged(step, inputs[0], sides[0] // inputs[0].shape[1])
     y = np.empty((len(inputs[0]), *sides, step.channels), np.float32)
     direct.call(choose.chosen_form(), step.name, inputs, step.attributes, y)
+    return y
+
+
+def _enlarged(step: Step, x: np.ndarray, factor: int) -> np.ndarray:
+    """The output of a step that enlarges, of which every row depends on the rows beside it alone.
+
+    It is made a few rows at a time, on all threads.
+    """
+    _, height, width, _ = x.shape
+    y = np.empty((1, height * factor, width * factor, step.channels), np.float32)
+    rows = max(_ENLARGED_ROWS, _CACHED_BYTES // (4 * width * step.channels * factor**2))
+
+    def work(top: int) -> None:
+        start, count = max(0, top - 1), min(rows, height - top)
+        part = ENLARGING[step.name](x[:, start : top + count + 1], factor)
+        kept = slice((top - start) * factor, (top - start + count) * factor)
+        y[:, top * factor : (top + count) * factor] = part[:, kept]
+
+    _on_threads(work, range(0, height, rows))
     return y
 
 
@@ -235,9 +257,13 @@ def _elementwise(
         for number, array in made.items():
             array[:, strip] = local[number]
 
-    for _ in _threads().map(work, range(0, height, rows)):
-        pass
+    _on_threads(work, range(0, height, rows))
     values.update(made)
+
+
+def _on_threads(work: Callable[[int], None], tops: Sequence[int]) -> None:
+    for _ in _threads().map(work, tops):
+        pass
 
 
 @functools.cache

@@ -5,6 +5,7 @@ in float64. Upsampling and shuffle are parts of networks, and take arrays of num
 parts for JAX alone are in ``ops.upsampling``. This module does not import JAX.
 """
 
+import functools
 import math
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -188,13 +189,15 @@ def upsample_bilinear(x: Array, factor: int) -> Array:
         # compiles this to one loop; indexing by position would be a slow gather on CPU.
         size = x.shape[axis]
         along = (slice(None),) * axis
-        before = xp.concat([x[*along, :1], x[*along, :-1]], axis=axis)
-        after = xp.concat([x[*along, 1:], x[*along, -1:]], axis=axis)
+        # Few weights occur, each several times. A product is the same before and after the shift.
+        weighted = functools.cache(functools.partial(product, x=x))
         phases = []
         for i in range(factor):
             offset = (i + 0.5) / factor - 0.5
-            other = before if offset < 0 else after
-            phases.append(product(1 - abs(offset), x) + product(abs(offset), other))
+            far = weighted(abs(offset))
+            before, after = (slice(1), slice(-1)), (slice(1, None), slice(-1, None))
+            shifted = [far[*along, part] for part in (before if offset < 0 else after)]
+            phases.append(weighted(1 - abs(offset)) + xp.concat(shifted, axis=axis))
         shape = (*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
         x = xp.stack(phases, axis=axis + 1).reshape(shape)
     return x

@@ -53,13 +53,14 @@ def test_a_program_gives_the_bits_of_xla(make, name):
         assert getattr(program, attribute) == getattr(engine, attribute)
 
 
-@pytest.mark.parametrize("name", ["spatial", "x4"])
+@pytest.mark.parametrize("name", ["spatial", "x4", "direct"])
 def test_rows_worked_together_make_no_difference(make, monkeypatch, name):
-    """Neither those of elementwise steps nor the strips of the second half."""
+    """Neither those of elementwise steps, nor enlarged ones, nor the strips of the second half."""
     program, x = Engine(make(**NETWORKS[name])).program(), picture(45, 11)
     assert program is not None
     whole = program.run(x)
     monkeypatch.setattr("binsr_jax.deploy.program._CACHED_BYTES", 0)
+    monkeypatch.setattr("binsr_jax.deploy.program._ENLARGED_ROWS", 2)
     monkeypatch.setattr("binsr_jax.deploy.program._STRIP_BYTES", 0)
     for rows in (4, 8, 32):
         monkeypatch.setattr("binsr_jax.deploy.program._STRIP_ROWS", rows)
