@@ -1,90 +1,34 @@
-// The handlers that XLA calls, one per kernel. binsr_jax/ops/native/build.py compiles this file; FORM
-// is the form of the packed convolution. Every handler checks ranks, types, sizes and attributes of
-// its arguments, and returns an error that names the argument that does not fit.
+// The handlers of packed kernels that XLA calls. FORM is the form of the packed convolution. They are
+// a file of their own so that two compilers share the work, for which a user waits.
 
-#include <algorithm>
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
-#include "amx.h"
 #include "branch.h"
 #include "chain.h"
-#include "float_conv.h"
 #include "form.h"
+#include "handler.h"
 #include "upsample.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
+using binsr::AnyBuffer;
+using binsr::Checks;
 using binsr::Epilogue;
 using binsr::FORM;
+using binsr::IsEmpty;
+using binsr::kFloat;
+using binsr::kWord;
 using binsr::Residual;
 using binsr::ResidualKind;
+using binsr::Result;
 using binsr::Shape;
-using ffi::AnyBuffer;
-using Result = ffi::Result<AnyBuffer>;
-
-constexpr auto kFloat = ffi::DataType::F32;
-constexpr auto kWord = ffi::DataType::U32;
-
-// Finds the first wrong argument of a handler.
-class Checks {
- public:
-  explicit Checks(std::string handler) : handler(std::move(handler)) {}
-
-  // Whether a buffer has this type and rank.
-  bool Is(const char* name, const AnyBuffer& buffer, ffi::DataType type, size_t rank) {
-    if (buffer.element_type() != type)
-      return Fails(std::string(name) + " must be " + (type == kFloat ? "float32" :
-                   type == kWord ? "uint32" : "int16"));
-    if (buffer.dimensions().size() != rank)
-      return Fails(std::string(name) + " must have " + std::to_string(rank) + " axes, not " +
-                   std::to_string(buffer.dimensions().size()));
-    return true;
-  }
-
-  // Whether a buffer has these sizes.
-  bool Has(const char* name, const AnyBuffer& buffer, std::initializer_list<int64_t> sizes) {
-    const auto dims = buffer.dimensions();
-    if (std::equal(dims.begin(), dims.end(), sizes.begin(), sizes.end())) return true;
-    return Fails(std::string(name) + " is " + Text(dims) + " and must be " + Text(sizes));
-  }
-
-  bool That(bool holds, const std::string& sentence) { return holds || Fails(sentence); }
-
-  ffi::Error Error() const { return ffi::Error::InvalidArgument(handler + ": " + sentence); }
-
- private:
-  bool Fails(std::string what) {
-    sentence = std::move(what);
-    return false;
-  }
-
-  template <class Sizes>
-  static std::string Text(const Sizes& sizes) {
-    std::string text;
-    for (const int64_t size : sizes) text += (text.empty() ? "[" : ", ") + std::to_string(size);
-    return text.empty() ? "[]" : text + "]";
-  }
-
-  const std::string handler;
-  std::string sentence;
-};
-
-// The shape of a convolution of x [batch, height, width, words or channels] with kernels
-// [..., kh, kw, words or channels, outputs].
-Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, int64_t channels) {
-  return {xs[0], xs[1], xs[2], channels, ks[2], ks[0], ks[1], ks[3]};
-}
-
-bool IsEmpty(const AnyBuffer& buffer) { return buffer.element_count() == 0; }
+using binsr::ShapeOf;
 
 // Whether the kernels support the shape of a packed convolution.
 bool Fits(Checks& checks, const Shape& s) {
@@ -226,99 +170,7 @@ ffi::Error PackedChain(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer threshold, A
   return ffi::Error::Success();
 }
 
-ffi::Error FloatConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, Result y) {
-  Checks checks("float_conv");
-  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("k", k, kFloat, 4) ||
-      !checks.Is("the result", *y, kFloat, 4))
-    return checks.Error();
-  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
-  const bool fits = s.outputs > binsr::kFewOutputs || s.channels % binsr::kFewInputs == 0;
-  if (!checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel k must have odd sides") ||
-      !checks.Has("k", k, {s.kh, s.kw, s.channels, s.outputs}) ||
-      !checks.That(fits,
-                   "there is no form for " + std::to_string(s.channels) + " channels and " +
-                       std::to_string(s.outputs) + " outputs") ||
-      !checks.Has("the result", *y, {s.batch, s.height, s.width, s.outputs}))
-    return checks.Error();
-  if (IsEmpty(*y)) return ffi::Error::Success();
-  binsr::FloatConv(pool, s, x.typed_data<float>(), k.typed_data<float>(), y->typed_data<float>());
-  return ffi::Error::Success();
-}
-
-ffi::Error KernelGradients(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer dy, Result dk) {
-  Checks checks("kernel_gradients");
-  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("dy", dy, kFloat, 4) ||
-      !checks.Is("the result", *dk, kFloat, 5))
-    return checks.Error();
-  const Shape s = ShapeOf(x.dimensions(), dk->dimensions().last(4), x.dimensions()[3]);
-  if (!checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel must have odd sides") ||
-      !checks.Has("dy", dy, {s.batch, s.height, s.width, s.outputs}) ||
-      !checks.That(s.outputs % binsr::kManyOutputs == 0,
-                   "there is no form for " + std::to_string(s.outputs) + " outputs") ||
-      !checks.Has("the result", *dk, {s.batch, s.kh, s.kw, s.channels, s.outputs}))
-    return checks.Error();
-  if (IsEmpty(*dk)) return ffi::Error::Success();
-  binsr::KernelGradients(pool, s, x.typed_data<float>(), dy.typed_data<float>(),
-                         dk->typed_data<float>());
-  return ffi::Error::Success();
-}
-
-// Whether bfloat16 products of these sizes can be computed.
-bool FitsBf16(Checks& checks, const Shape& s) {
-#ifdef BINSR_AMX
-  return checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel must have odd sides") &&
-         checks.That(s.channels % binsr::kBlock == 0 && s.outputs % binsr::kBlock == 0,
-                     "there is no form for " + std::to_string(s.channels) + " channels and " +
-                         std::to_string(s.outputs) + " outputs") &&
-         checks.That(binsr::HasAmx(), "the system does not let this process use AMX");
-#else
-  return checks.That(false, "this CPU has no AMX");
-#endif
-}
-
-ffi::Error Bf16Conv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, Result y) {
-  Checks checks("bf16_conv");
-  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("k", k, kFloat, 4) ||
-      !checks.Is("the result", *y, kFloat, 4))
-    return checks.Error();
-  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
-  if (!checks.Has("k", k, {s.kh, s.kw, s.channels, s.outputs}) || !FitsBf16(checks, s) ||
-      !checks.Has("the result", *y, {s.batch, s.height, s.width, s.outputs}))
-    return checks.Error();
-  if (IsEmpty(*y)) return ffi::Error::Success();
-#ifdef BINSR_AMX
-  binsr::Bf16Conv(pool, s, x.typed_data<float>(), k.typed_data<float>(), y->typed_data<float>());
-#endif
-  return ffi::Error::Success();
-}
-
-ffi::Error Bf16KernelGradients(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer dy, Result dk) {
-  Checks checks("bf16_kernel_gradients");
-  if (!checks.Is("x", x, kFloat, 4) || !checks.Is("dy", dy, kFloat, 4) ||
-      !checks.Is("the result", *dk, kFloat, 5))
-    return checks.Error();
-  const Shape s = ShapeOf(x.dimensions(), dk->dimensions().last(4), x.dimensions()[3]);
-  if (!checks.Has("dy", dy, {s.batch, s.height, s.width, s.outputs}) || !FitsBf16(checks, s) ||
-      !checks.Has("the result", *dk, {s.batch, s.kh, s.kw, s.channels, s.outputs}))
-    return checks.Error();
-  if (IsEmpty(*dk)) return ffi::Error::Success();
-#ifdef BINSR_AMX
-  binsr::Bf16KernelGradients(pool, s, x.typed_data<float>(), dy.typed_data<float>(),
-                             dk->typed_data<float>());
-#endif
-  return ffi::Error::Success();
-}
-
 }  // namespace
-
-// Whether bf16_conv and bf16_kernel_gradients compute anything here.
-extern "C" int binsr_has_amx() {
-#ifdef BINSR_AMX
-  return binsr::HasAmx();
-#else
-  return 0;
-#endif
-}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_conv, PackedConv,
                               ffi::Ffi::Bind()
@@ -363,32 +215,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_chain, PackedChain,
                                   .Arg<AnyBuffer>()
                                   .Attr<std::string_view>("kind")
                                   .Attr<bool>("skip")
-                                  .Ret<AnyBuffer>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_float_conv, FloatConv,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Ret<AnyBuffer>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_kernel_gradients, KernelGradients,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Ret<AnyBuffer>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_bf16_conv, Bf16Conv,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Ret<AnyBuffer>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_bf16_kernel_gradients, Bf16KernelGradients,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
                                   .Ret<AnyBuffer>());
