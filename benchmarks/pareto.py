@@ -7,7 +7,8 @@ it with other networks for the same task: plain float networks that were designe
 random weights in OpenVINO, beside all packaged networks and BBCU's published ones in this package's
 engine. Time does not depend on the weights. The PSNR of a packaged network is that of its file; the
 PSNR of every other network is the one that its paper published, or that later papers cite for it.
-In a round every network runs once; its time is that of its fastest round. Prints Markdown. Wants the packages of the extra ``bench``.
+In a round every network runs once; its time is that of its fastest round. Prints Markdown. Wants
+the packages of the extra ``bench``.
 """
 
 import argparse
@@ -194,7 +195,7 @@ def published_binary() -> dict[str, tuple[str, Any, float]]:
 
 
 def time_job(size: int, threads: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Of every network: its task, PSNR and operations, and the milliseconds of its fastest round."""
+    """Of every network: task, PSNR, operations, and the milliseconds of its fastest round."""
     import peers
 
     from binsr_jax import cost
