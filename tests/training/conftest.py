@@ -1,9 +1,8 @@
 """A run small enough to train in a second."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import pytest
 
 from binsr_jax.config import Config, default
@@ -13,16 +12,6 @@ from binsr_jax.config import Config, default
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the runs of all tests keep decoded images."""
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where compiled programs are kept, since many tests compile the same few."""
-    folder = tmp_path_factory.mktemp("compiled")
-    before = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture
