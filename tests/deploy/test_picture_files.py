@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import struct
 import time
 import warnings
 from pathlib import Path
@@ -134,3 +135,37 @@ def test_mutations_end_in_pixels_or_in_a_sentence(tmp_path: Path) -> None:
             pass
         assert time.monotonic() - started < 5, f"mutation {i} of {case.name}"
     assert 0.1 * number < read < 0.9 * number  # both ways are tried
+
+
+def _with_entry(data: bytes, tag: int, kind: int, numbers: tuple[int, ...]) -> bytes:
+    """A little-endian TIFF whose first directory has other numbers for a tag."""
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    changed = bytearray(data)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, place) == (tag,):
+            values = struct.pack(f"<{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
+            held = values.ljust(4, b"\0") if len(values) <= 4 else struct.pack("<I", len(data))
+            struct.pack_into("<HHI4s", changed, place, tag, kind, len(numbers), held)
+            return bytes(changed) + values
+    raise AssertionError(f"there is no tag {tag}")
+
+
+@pytest.mark.parametrize(
+    ("tag", "numbers", "sentence"),
+    [
+        (258, (8, 8, 8, 1), "not supported (RGB of 8, 8, 8, 1 bits)"),
+        (258, (8, 8), "its directory is damaged"),
+        (257, (2**31,), "it claims more pixels than it holds"),
+    ],
+)
+def test_a_damaged_directory_is_not_called_a_kind_that_is_supported(
+    tmp_path: Path, tag: int, numbers: tuple[int, ...], sentence: str
+) -> None:
+    made = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(made, "TIFF")
+    kind = 3 if max(numbers) < 2**16 else 4
+    (tmp_path / "a.tif").write_bytes(_with_entry(made.getvalue(), tag, kind, numbers))
+    with pytest.raises(UserError) as refusal:
+        read_picture(tmp_path / "a.tif", 10**6)
+    assert sentence in str(refusal.value)

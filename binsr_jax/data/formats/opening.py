@@ -213,6 +213,8 @@ def _open_tiff(source: BinaryIO, head: bytes) -> Opened:
     try:
         image = Image.open(source, formats=("TIFF",))
     except Image.UnidentifiedImageError as error:
+        if layout.kind in ("RGB of 8 bits", "grey of 8 bits"):
+            raise ValueError("its directory is damaged") from error
         raise UserError(tiff.unsupported(layout.kind)) from error
     opened = Opened(
         image,

@@ -71,7 +71,8 @@ def layout(directories: Directories) -> Layout:
     photometric, compression = first(_PHOTOMETRIC), first(_COMPRESSION, 1)
     formats = set(directories.numbers(entries, _FORMAT)) or {1}
     values = {1: "", 2: " of signed numbers", 3: " of floats"}.get(min(formats), " of numbers")
-    kind = f"{_KINDS.get(photometric, f'photometric {photometric}')} of {bits[0]} bits{values}"
+    alike = str(bits[0]) if len(set(bits)) == 1 else ", ".join(map(str, bits[:8]))
+    kind = f"{_KINDS.get(photometric, f'photometric {photometric}')} of {alike} bits{values}"
     if (
         not formats <= {1, 4}
         or len(set(bits)) > 1
