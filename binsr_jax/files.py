@@ -12,6 +12,14 @@ from typing import BinaryIO
 NO_REGULAR_FILE = "it is a folder, a pipe or a device, and no regular file"
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with the user's folder for a leading ``~``, which stays if it names no user.
+
+    ``Path.expanduser`` raises an exception for an unknown user, or without a home.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a regular file for reading, without waiting for a pipe or touching a device.
 

@@ -14,6 +14,12 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
+def test_a_home_that_is_unknown_stays_a_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expanded("~/a") == tmp_path / "a"
+    assert files.expanded(Path("~nobody-at-all/a")) == Path("~nobody-at-all/a")
+
+
 def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
     for text in ("first", "second, ä", ""):
         files.replace_text(tmp_path / "a.txt", text)

@@ -24,7 +24,6 @@ network for clean images on photographs, or a colour network on luma.
 import datetime
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
@@ -33,7 +32,7 @@ from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
 from binsr_jax.evaluation.sets import load_sets
-from binsr_jax.files import printable
+from binsr_jax.files import expanded, printable
 from binsr_jax.tasks import TASKS, task_of
 from binsr_jax.training.transfer import picture_teacher
 
@@ -98,8 +97,8 @@ def run(values: flags.FlagValues) -> None:
         config.train.teacher = values.teacher
         teacher = picture_teacher(config, read_network)
         sets = [images.against(teacher) for images in sets]
-    results = Path(values.output or values.workdir or ".").expanduser() / "results.jsonl"
-    images_dir = Path(values.save_images).expanduser() if values.save_images else None
+    results = expanded(values.output or values.workdir or ".") / "results.jsonl"
+    images_dir = expanded(values.save_images) if values.save_images else None
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
     set_rows = []

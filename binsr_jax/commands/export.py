@@ -20,7 +20,7 @@ from pathlib import Path
 
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
 from binsr_jax.errors import UserError
-from binsr_jax.files import replace_bytes
+from binsr_jax.files import expanded, replace_bytes
 from binsr_jax.pretrained import file_of
 
 
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr export``."""
     model = load_model_file(file_of(args.model))
-    files = _FORMS[args.to](model, args.output.expanduser())
+    files = _FORMS[args.to](model, expanded(args.output))
     for path, content in files.items():
         try:
             replace_bytes(path, content)

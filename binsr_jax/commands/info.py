@@ -6,7 +6,7 @@ from pathlib import Path
 from binsr_jax import cost
 from binsr_jax.config import Config
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
-from binsr_jax.files import printable
+from binsr_jax.files import expanded, printable
 from binsr_jax.pretrained import file_of
 
 
@@ -53,7 +53,7 @@ def describe(model: PackedModel, path: Path) -> str:
         "scores": scores or "unknown",
         "terms": made.get("terms", "unknown"),
         "packed by": f"binsr-jax {made['package']}" if "package" in made else "unknown",
-        "size": f"{path.expanduser().stat().st_size:,} bytes, {tensors:,} of them tensors",
+        "size": f"{expanded(path).stat().st_size:,} bytes, {tensors:,} of them tensors",
     }
     return printable("\n".join(f"{name + ':':12}{value}" for name, value in lines.items()))
 

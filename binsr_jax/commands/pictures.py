@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from binsr_jax.deploy.arrivals import arrivals
 from binsr_jax.deploy.listing import Options, find_images, plan_jobs
 from binsr_jax.errors import UserError
-from binsr_jax.files import printable
+from binsr_jax.files import expanded, printable
 from binsr_jax.image_files import FORMATS
 from binsr_jax.kept import keep_compiled_programs
 
@@ -206,7 +205,7 @@ def _watched(args: argparse.Namespace) -> Iterator[list[Path]]:
     Raises:
         UserError: The arguments name no folders, or no other one for the outputs.
     """
-    folders = [Path(os.path.expanduser(name)) for name in [*args.images, *args.input]]
+    folders = [expanded(name) for name in [*args.images, *args.input]]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--watch takes folders, and {folder} is none.")
@@ -215,7 +214,7 @@ def _watched(args: argparse.Namespace) -> Iterator[list[Path]]:
             f"--watch takes a folder to watch, and another one for the outputs: binsr "
             f"{args.command} FOLDER --watch -o OUTPUTS."
         )
-    output = Path(os.path.expanduser(args.output))
+    output = expanded(args.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,7 +6,7 @@ binsr plot runs/quickstart runs/wide -o curves.png
 import argparse
 from pathlib import Path
 
-from binsr_jax.files import printable
+from binsr_jax.files import expanded, printable
 from binsr_jax.studies.figures import curves, save
 
 
@@ -20,6 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr plot``."""
-    output = args.output.expanduser()
-    save(curves([workdir.expanduser() for workdir in args.workdirs]), output)
+    output = expanded(args.output)
+    save(curves([expanded(workdir) for workdir in args.workdirs]), output)
     print(printable(f"Wrote {output}."))

@@ -32,7 +32,7 @@ from binsr_jax.data.sources import source_names
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
-from binsr_jax.files import printable, replace_text
+from binsr_jax.files import expanded, printable, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, pruning, table
@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int | None:
     if args.study == "curves":
         return plot.run(args)
     launcher.keep_compiled_programs()
-    args.output = args.output.expanduser()
-    args.workdir = (args.workdir or args.output / "rows").expanduser()
+    args.output = expanded(args.output)
+    args.workdir = expanded(args.workdir or args.output / "rows")
     studies = {"table": _table, "k": _amplification, "activations": _activations}
     study = {**studies, "prune": _pruning}[args.study]
     try:

@@ -21,7 +21,7 @@ from binsr_jax.data.images import read_image, read_rgb
 from binsr_jax.data.official import official_pair, pair_up
 from binsr_jax.data.pairs import Pair, bicubic_pair
 from binsr_jax.errors import UserError
-from binsr_jax.files import printable
+from binsr_jax.files import expanded, printable
 from binsr_jax.image_files import IMAGE_SUFFIXES, list_images
 from binsr_jax.tasks import Task, task_of
 
@@ -62,7 +62,7 @@ def open_source(config: Config, split: str) -> PairCache:
             f"config.data.source is {config.data.source!r}, but must be one of: "
             f"{', '.join(SOURCES)}."
         )
-    cache_dir = Path(config.data.cache_dir or "~/.cache/binsr-jax").expanduser()
+    cache_dir = expanded(config.data.cache_dir or "~/.cache/binsr-jax")
     images = SOURCES[config.data.source](config, split)
     images = dataclasses.replace(images, skip_broken=config.data.skip_broken)
     source = open_cache(images, cache_dir)
@@ -178,7 +178,7 @@ def _title(source: str, split: str, task: Task) -> str:
 def _folder(config: Config, split: str) -> Undecoded:
     if not config.data.dir:
         raise UserError("config.data.source=folder needs config.data.dir, the folder of images.")
-    root, task = Path(config.data.dir).expanduser(), task_of(config)
+    root, task = expanded(config.data.dir), task_of(config)
     scale = _source_scale(task)
     if not root.is_dir():
         raise UserError(f"There is no folder {root}; set config.data.dir to a folder of images.")
@@ -204,7 +204,7 @@ def _tfds(config: Config, split: str) -> Undecoded:
     import tensorflow_datasets as tfds
 
     task = task_of(config)
-    data_dir = Path(config.data.dir).expanduser() if config.data.dir else None
+    data_dir = expanded(config.data.dir) if config.data.dir else None
     scale = _source_scale(task)
     # At scale 1 any of them is good enough: they have the same HR images.
     scales = (2, 3, 4) if scale == 1 else (scale,)

@@ -22,7 +22,7 @@ from binsr_jax.config import (
     flat_fields,
 )
 from binsr_jax.errors import UserError
-from binsr_jax.nn.units import UNITS
+from binsr_jax.models.limits import check_network
 from binsr_jax.ops.quantise import FLOATS
 from binsr_jax.tasks import task_of
 
@@ -62,10 +62,6 @@ TRAINING_FIELDS = (
 # Fields that files of version 1 may lack.
 _LATER_THAN_1 = ("model.head", "model.hr_conv", "model.tail", "model.bias")
 
-_MAX_FIELDS = {"blocks": 64}
-_MAX_SIZE = 4096  # most features, blocks and so on
-_MAX_NUMBER = 10**6  # largest magnitude of a number among the network's settings
-_MAX_HISTORY = 32  # most convolutions that each take the outputs of all previous ones
 _MAX_TEXT = 1000  # characters
 _MAX_DEPTH = 6
 _PROVENANCE = {
@@ -163,28 +159,6 @@ def read_description(description: dict[str, Any]) -> Description:
     return Description(
         _with_training(config, training), description["floats"], description["kernels"], known
     )
-
-
-def check_network(config: Config) -> None:
-    """Refuses a network with numbers beyond the limits, which bound the work of building it.
-
-    Raises:
-        UserError: A number is too large; the message names the field and its limit.
-    """
-    model = config.model
-    for field, value in model.items():
-        if type(value) is int and value > (limit := _MAX_FIELDS.get(field, _MAX_SIZE)):
-            raise UserError(f"its config.model.{field} is above {limit}")
-        if isinstance(value, float) and not abs(value) < _MAX_NUMBER:
-            raise UserError(f"its config.model.{field} is not within +-{_MAX_NUMBER}")
-    # Such a body is one unit, and its compile time grows with the square of its length.
-    convolutions = model.blocks if model.name == "dncnn" else 2 * model.blocks
-    unit = UNITS.get(model.unit)
-    if unit is not None and not unit.convolutions and convolutions > _MAX_HISTORY:
-        raise UserError(
-            f"its unit {model.unit} takes all previous outputs, which is limited to "
-            f"{_MAX_HISTORY} convolutions, and it has {convolutions}"
-        )
 
 
 def without_training(config: Config) -> Config:

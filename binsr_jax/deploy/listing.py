@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import expanded
 from binsr_jax.image_files import FORMATS, IMAGE_SUFFIXES, list_images
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     for name in inputs:
         if not name:
             raise UserError("A PATH is empty: is it a variable that is not set?")
-        path = Path(os.path.expanduser(name))
+        path = expanded(name)
         if os.path.isdir(path):
             files = list_images(path)
         elif os.path.lexists(path) or not glob.has_magic(name):
@@ -117,7 +118,7 @@ def plan_jobs(
         )
     if output == "":
         raise UserError("The output -o is empty: is it a variable that is not set?")
-    folder = Path(os.path.expanduser(output)) if output is not None else None
+    folder = expanded(output) if output is not None else None
     if output is not None and folder is not None and not os.path.isdir(folder):
         ending = folder.suffix.lower()
         if ending in FORMATS and not output.endswith("/"):

@@ -19,7 +19,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from binsr_jax.deploy.program import Half, Program, Step
-from binsr_jax.files import replace_bytes
+from binsr_jax.files import expanded, replace_bytes
 from binsr_jax.ops.native import build, choose
 from binsr_jax.pretrained import file_of
 
@@ -40,7 +40,7 @@ def load_engine(model: str | Path) -> "TileEngine":
     Raises:
         UserError: the file is missing, broken or of a later version.
     """
-    file = file_of(model).expanduser()
+    file = expanded(file_of(model))
     place = _place(file)
     program = None if place is None else _read(place)
     if program is not None:

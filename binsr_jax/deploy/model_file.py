@@ -24,7 +24,7 @@ from binsr_jax.cost import stored_bytes
 from binsr_jax.deploy.description import Description, describe, read_description
 from binsr_jax.deploy.signs import Kernel, bits_of, words_of
 from binsr_jax.errors import UserError
-from binsr_jax.files import replace_bytes
+from binsr_jax.files import expanded, replace_bytes
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.ops.quantise import dequantise, quantise, stored_as
 from binsr_jax.tasks import Task, task_of
@@ -112,7 +112,7 @@ def save_model(path: str | os.PathLike[str], model: PackedModel) -> None:
         UserError: The file cannot be written or could not be read again: a parameter is not finite,
             or the network is beyond the limits of the format.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     tensors = stored_tensors(model.config, model.floats)
     kernels = {name: list(t.kernel) for name, t in tensors.items() if t.kernel}
     try:
@@ -152,7 +152,7 @@ def load_model_file(path: str | os.PathLike[str]) -> PackedModel:
         UserError: It cannot be read, or is no valid model file of a network that this version
             builds; the message names the reason.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():  # a device or a pipe might never end
         raise UserError(f"There is no model file {path}: binsr pack makes one.")
     try:

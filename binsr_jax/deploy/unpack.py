@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax import models
 from binsr_jax.deploy.model_file import PackedModel, load_model_file
 from binsr_jax.errors import UserError
+from binsr_jax.files import expanded
 from binsr_jax.ops.packed import unpack_weights
 from binsr_jax.training import trainable
 from binsr_jax.training.trainable import Network
@@ -58,7 +59,7 @@ def read_network(path: str | os.PathLike[str]) -> Network:
     Raises:
         UserError: There is no such network, it is damaged, or it cannot be unpacked.
     """
-    if Path(path).suffix == trainable.SUFFIX or not Path(path).expanduser().is_file():
+    if Path(path).suffix == trainable.SUFFIX or not expanded(path).is_file():
         return trainable.read_network(path)
     model = load_model_file(path)
     try:

@@ -14,7 +14,7 @@ from binsr_jax.data.official import pair_up
 from binsr_jax.data.sources import SAMPLES
 from binsr_jax.data.taught import PictureTeacher
 from binsr_jax.errors import UserError
-from binsr_jax.files import printable
+from binsr_jax.files import expanded, printable
 from binsr_jax.image_files import IMAGE_SUFFIXES, list_images
 from binsr_jax.ops.image import grey_of_rgb, to_uint8
 from binsr_jax.tasks import Task, scored_set
@@ -211,7 +211,7 @@ def _folder(name: str, data_dir: str, task: Task) -> Path:
             f"No folder is given that holds the benchmark set {name}: set --data_dir, "
             "config.eval.data_dir or the environment variable BINSR_DATA."
         )
-    root = Path(data_dir).expanduser()
+    root = expanded(data_dir)
     if not root.is_dir():
         raise UserError(
             f"There is no folder {root} for the benchmark set {name}: set --data_dir to the folder "

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax.errors import UserError
 from binsr_jax.faces.restoring import FaceNetwork
-from binsr_jax.files import replace_bytes
+from binsr_jax.files import expanded, replace_bytes
 from binsr_jax.models.dfdnet import LEVELS, PARTS, WINDOWS, DFDNet, entry_shape
 from binsr_jax.models.dfdnet_weights import dfdnet_shapes
 
@@ -29,7 +29,7 @@ _METADATA = {"format": "binsr-dfdnet", "version": "1"}
 
 def usual_file() -> Path:
     """The default file of the weights: ``~/.local/share/binsr-jax/dfdnet.safetensors``."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    data = os.environ.get("XDG_DATA_HOME") or expanded("~/.local/share")
     return Path(data) / "binsr-jax" / "dfdnet.safetensors"
 
 

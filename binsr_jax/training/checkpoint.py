@@ -29,6 +29,7 @@ from orbax.checkpoint import checkpoint_managers
 from binsr_jax import models
 from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
 from binsr_jax.errors import UserError
+from binsr_jax.files import expanded
 from binsr_jax.ops.native import choose
 from binsr_jax.training.scores import Score, best_step, saved_scores, stored_score
 from binsr_jax.training.state import TrainState
@@ -422,7 +423,7 @@ def load_trained(
     Raises:
         UserError: There is no checkpoint or it is damaged.
     """
-    path = Path(workdir).expanduser().absolute()
+    path = expanded(workdir).absolute()
     none = UserError(
         f"{path} holds no checkpoint: train there first "
         f"(binsr train --config quickstart --workdir {workdir}), or name another "

@@ -21,7 +21,7 @@ from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.data.taught import open_taught
 from binsr_jax.errors import UserError
-from binsr_jax.files import replace_text
+from binsr_jax.files import expanded, replace_text
 from binsr_jax.training.checkpoint import (
     Checkpoints,
     arithmetic,
@@ -74,7 +74,7 @@ def train(
     mesh = make_mesh(config)
     model = models.build(config)
     first = jax.process_index() == 0
-    path = Path(workdir).expanduser().absolute()
+    path = expanded(workdir).absolute()
     with (
         claim(path) if first else contextlib.nullcontext(),
         Checkpoints(path, keep=config.train.keep) as checkpoints,

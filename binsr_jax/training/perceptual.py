@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import expanded
 from binsr_jax.models.torch_files import read_state
 from binsr_jax.models.vgg import VGG19
 from binsr_jax.settings import TrainConfig
@@ -66,7 +66,7 @@ def load_vgg(train: TrainConfig) -> dict[str, Any]:
             "binsr-jax: save torchvision's (vgg19-dcbb9e9d.pth) and name the file with "
             "--config.train.perceptual_file."
         )
-    path = Path(train.perceptual_file).expanduser()
+    path = expanded(train.perceptual_file)
     state = {re.sub(r"^vgg_net\.", "", name): array for name, array in read_state(path).items()}
     layers = perceptual_layers(train)
     needed = _CONVS[: 1 + max(map(_CONVS.index, layers))]

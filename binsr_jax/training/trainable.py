@@ -29,7 +29,8 @@ from binsr_jax.config import (
 )
 from binsr_jax.data.sources import source_kinds
 from binsr_jax.errors import UserError
-from binsr_jax.files import open_regular, replace_bytes
+from binsr_jax.files import expanded, open_regular, replace_bytes
+from binsr_jax.models.limits import check_network
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_trained
 
@@ -38,6 +39,7 @@ SUFFIX = ".safetensors"
 _VERSION = 1
 _ENTRY = "binsr_trainable"  # entry in the file's metadata
 _MOST_BYTES = 1 << 28
+_MOST_STEP = 1e30  # so that 128 steps are finite
 _STEP = "step"  # name beside a kernel: the step size of each of its channels
 _MAX_REASON = 300  # characters
 _Path = tuple[str, ...]
@@ -113,7 +115,7 @@ def save_trainable(path: str | os.PathLike[str], network: Network) -> None:
         UserError: The file cannot be written, a variable is not finite, or the variables do not fit
             the network that the config describes.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     settings = config_to_json(network.config)
     for section, _, name in (field.partition(".") for field in LOCAL_FIELDS):
         del settings[section][name]
@@ -122,6 +124,7 @@ def save_trainable(path: str | os.PathLike[str], network: Network) -> None:
         "config": settings,
         "provenance": network.provenance,
     }
+    check_network(network.config)
     quantised_arrays = _quantise(network)
     _check(quantised_arrays, network.config)
     arrays = {"/".join(name): array for name, array in quantised_arrays.items()}
@@ -141,7 +144,7 @@ def load_trainable(path: str | os.PathLike[str]) -> Network:
         UserError: The file cannot be read, or does not fit its config; the message names the
             reason.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UserError(f"There is no trainable file {path}: binsr pack --trainable makes one.")
     try:
@@ -162,6 +165,7 @@ def _read(content: bytes) -> Network:
         raise UserError(f"it has more than {_MOST_BYTES >> 20} MiB")
     description = _description(content)
     config = config_from_json(description["config"])
+    check_network(config)
     try:
         arrays = safetensors.numpy.load(content)
     except Exception as error:  # an untrusted file may raise anything
@@ -221,6 +225,8 @@ def _check(arrays: dict[_Path, np.ndarray], config: Config) -> None:
             raise UserError(f"its tensor {text} is not {np.dtype(kind)} {list(shape)}")
         if not np.isfinite(arrays[name]).all():
             raise UserError(f"its tensor {text} has values that are not finite")
+        if name[:-1] in kernels and not ((0 < arrays[name]) & (arrays[name] < _MOST_STEP)).all():
+            raise UserError(f"its tensor {text} is not above 0, or too large")
 
 
 def _quantise(network: Network) -> dict[_Path, np.ndarray]:

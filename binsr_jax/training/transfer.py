@@ -18,7 +18,7 @@ from binsr_jax import models
 from binsr_jax.config import Config, config_to_json
 from binsr_jax.data.taught import PictureTeacher
 from binsr_jax.errors import UserError
-from binsr_jax.files import replace_text
+from binsr_jax.files import expanded, replace_text
 from binsr_jax.models.restoring import restorer
 from binsr_jax.nn.units import UNITS
 from binsr_jax.ops.binarize import mean_scale
@@ -47,7 +47,7 @@ def start_run(workdir: Path, config: Config, variables: dict[str, Any], data: st
     Raises:
         UserError: The work dir holds a trained network, is in use, or cannot be written.
     """
-    workdir = workdir.expanduser().absolute()
+    workdir = expanded(workdir).absolute()
     collections = jax.tree.map(jnp.asarray, variables)
     params = collections.pop("params")
     moments = make_optimizer(config.train).init(params)

@@ -196,7 +196,9 @@ def _without(network: Network, path: Path) -> None:
         (lambda d: d.update(format_version=2), "only version 1"),
         (lambda d: d.pop("config"), "no config"),
         (lambda d: d["config"]["model"].update(features=9), r"is not float32 \[9\]|is not int8"),
-        (lambda d: d["config"]["model"].update(blocks=10**6), "too few for its config"),
+        (lambda d: d["config"]["model"].update(blocks=64), "too few for its config"),
+        (lambda d: d["config"]["model"].update(blocks=10**6), "blocks is above 64"),
+        (lambda d: d["config"]["model"].update(features=10**9), "features is above 4096"),
         (lambda d: d["config"].update(task="magic"), "config.task is 'magic'"),
         (lambda d: d["config"].update(extra=1), "extra"),
     ],
@@ -226,6 +228,19 @@ def test_files_that_are_damaged_or_none_are_one_sentence(workdir, tmp_path):
         load_trainable(path)
     _without(network, path)
     with pytest.raises(UserError, match="no tensor params/body_0/conv/kernel/step"):
+        load_trainable(path)
+
+
+@pytest.mark.parametrize("step", [0, -1e-3, 3e38])
+def test_steps_that_would_change_signs_or_overflow_are_refused(step, workdir, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_trainable(path, network_of_run(workdir))
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    tensor = json.loads(content[8 : 8 + length])["params/body_0/conv/kernel/step"]
+    place = 8 + length + tensor["data_offsets"][0]
+    path.write_bytes(content[:place] + struct.pack("<f", step) + content[place + 4 :])
+    with pytest.raises(UserError, match="step is not above 0, or too large"):
         load_trainable(path)
 
 
