@@ -225,7 +225,7 @@ def _check(arrays: dict[_Path, np.ndarray], config: Config) -> None:
             raise UserError(f"its tensor {text} is not {np.dtype(kind)} {list(shape)}")
         if not np.isfinite(arrays[name]).all():
             raise UserError(f"its tensor {text} has values that are not finite")
-        if name[:-1] in kernels and not ((0 < arrays[name]) & (arrays[name] < _MOST_STEP)).all():
+        if name[:-1] in kernels and not ((arrays[name] > 0) & (arrays[name] < _MOST_STEP)).all():
             raise UserError(f"its tensor {text} is not above 0, or too large")
 
 
