@@ -6,7 +6,6 @@ since it would change what the network computes.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from binsr_jax.config import (
     flat_fields,
 )
 from binsr_jax.errors import UserError
-from binsr_jax.models.limits import check_network
+from binsr_jax.models.limits import bounded, check_network, known_provenance
 from binsr_jax.ops.quantise import FLOATS
 from binsr_jax.tasks import task_of
 
@@ -61,18 +60,6 @@ TRAINING_FIELDS = (
 )
 # Fields that files of version 1 may lack.
 _LATER_THAN_1 = ("model.head", "model.hr_conv", "model.tail", "model.bias")
-
-_MAX_TEXT = 1000  # characters
-_MAX_DEPTH = 6
-_PROVENANCE = {
-    "steps": int,
-    "source": str,
-    "data": str,
-    "scores": dict,
-    "package": str,
-    "name": str,
-    "terms": str,
-}
 
 
 @dataclass(frozen=True)
@@ -146,18 +133,11 @@ def read_description(description: dict[str, Any]) -> Description:
     config = _network_config(network, _LATER_THAN_1 if version == 1 else ())
     if version == 1 and description["task"] != task_of(config).name:
         raise UserError(f"its task is not {task_of(config).name}, as its config says")
-    known = {n: provenance[n] for n, kind in _PROVENANCE.items() if type(provenance.get(n)) is kind}
-    known["scores"] = {
-        name: value
-        for name, value in known.get("scores", {}).items()
-        if type(value) in (int, float)
-    }
-    if not known["scores"]:
-        del known["scores"]
-    if known.get("steps", 0) < 0:
-        del known["steps"]
     return Description(
-        _with_training(config, training), description["floats"], description["kernels"], known
+        _with_training(config, training),
+        description["floats"],
+        description["kernels"],
+        known_provenance(provenance),
     )
 
 
@@ -166,38 +146,6 @@ def without_training(config: Config) -> Config:
     return config_from_json(
         _nested({name: v for name, v in flat_fields(config).items() if _is_of_network(name)})
     )
-
-
-def bounded(provenance: dict[str, Any]) -> dict[str, Any]:
-    """The part of a provenance that can be shown; the rest is left out.
-
-    Texts are printable and have at most 1000 characters, so that they cannot control a terminal.
-    Integers are below 2^53, all other numbers are finite, and the nesting is at most 6 deep.
-    """
-    kept = _bounded(provenance, _MAX_DEPTH)
-    return kept if isinstance(kept, dict) else {}
-
-
-def _bounded(value: Any, depth: int) -> Any:
-    """The value without its parts that are out of bounds, or ``...`` if nothing is left."""
-    if isinstance(value, dict | list | tuple):
-        if depth == 0:
-            return ...
-        if isinstance(value, dict):
-            inner = {n: _bounded(v, depth - 1) for n, v in value.items() if _is_text(n)}
-            return {name: v for name, v in inner.items() if v is not ...}
-        items = [_bounded(each, depth - 1) for each in value]
-        return ... if ... in items else items  # a list with a hole would mean something else
-    if isinstance(value, str):
-        return value if _is_text(value) else ...
-    if value is None or isinstance(value, bool):
-        return value
-    fits = abs(value) < 1 << 53 if isinstance(value, int) else math.isfinite(value)
-    return value if fits else ...
-
-
-def _is_text(value: str) -> bool:
-    return len(value) <= _MAX_TEXT and value.isprintable()
 
 
 def _of_version_1(description: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

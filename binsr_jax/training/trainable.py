@@ -30,7 +30,7 @@ from binsr_jax.config import (
 from binsr_jax.data.sources import source_kinds
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, open_regular, replace_bytes
-from binsr_jax.models.limits import check_network
+from binsr_jax.models.limits import check_network, known_provenance
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import load_trained
 
@@ -174,7 +174,7 @@ def _read(content: bytes) -> Network:
         raise UserError(f"it has {len(arrays)} tensors, too few for its config.model.blocks")
     named = {tuple(name.split("/")): array for name, array in arrays.items()}
     _check(named, config)
-    return Network(config, _dequantise(named, config), description["provenance"])
+    return Network(config, _dequantise(named, config), known_provenance(description["provenance"]))
 
 
 def _description(content: bytes) -> dict[str, Any]:

@@ -231,6 +231,15 @@ def test_files_that_are_damaged_or_none_are_one_sentence(workdir, tmp_path):
         load_trainable(path)
 
 
+def test_of_the_provenance_only_what_is_known_and_well_formed_is_taken(workdir, tmp_path):
+    path = tmp_path / "net.safetensors"
+    network = network_of_run(workdir)
+    save_trainable(path, network)
+    given = {"steps": "\x1b[2J", "scores": 7, "terms": "\x1b[2J", "name": "n", "extra": [1]}
+    path.write_bytes(_rewritten(path.read_bytes(), lambda d: d.update(provenance=given)))
+    assert load_trainable(path).provenance == {"name": "n"}
+
+
 @pytest.mark.parametrize("step", [0, -1e-3, 3e38])
 def test_steps_that_would_change_signs_or_overflow_are_refused(step, workdir, tmp_path):
     path = tmp_path / "net.safetensors"
