@@ -299,6 +299,14 @@ def test_a_study_never_shows_the_scores_of_other_images(recipe, tmp_path, compil
     anew = network_validator(config, model[1])(model[2], 3)
     assert printed()["scores"] == anew.scores
 
+    # Without its checkpoints a row still knows the images of its training, and is trained anew.
+    row = tmp_path / "out" / "rows" / "small-seed=1,unit=residual"
+    shutil.rmtree(row / "checkpoints")
+    note = json.loads((row / "result.json").read_text())
+    assert main(argv(one[0], f"data.dir={tmp_path / 'b'}")) == 0
+    assert json.loads((row / "result.json").read_text())["data"] != note["data"]
+    assert (row / "checkpoints").is_dir()
+
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rank_correlation_is_scipys(seed):

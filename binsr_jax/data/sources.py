@@ -325,6 +325,7 @@ def _images_of(folder: Path) -> list[Path]:
 def _identity(file: Path) -> list[str | int]:
     """Values that change whenever a file is replaced, found without reading it.
 
+    The time of the last modification alone would not do: copying and unpacking can preserve it.
     For a dangling link it is the path only; reading the image later reports what is missing.
     """
     path = os.path.realpath(file)
@@ -332,7 +333,7 @@ def _identity(file: Path) -> list[str | int]:
         status = os.stat(path)
     except OSError:
         return [path]
-    return [path, status.st_size, status.st_mtime_ns]
+    return [path, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 SOURCES: dict[str, Callable[[Config, str], Undecoded]] = {

@@ -139,13 +139,14 @@ def train_rows(rows: Sequence[Row], folder: Path, images: Images) -> Iterator[Re
     spent: list[float] = []
     for number, row in enumerate(rows, 1):
         started, scored_on = time.monotonic(), images.scored_on(row.config)
-        known = _read(folder / row.name, row, scored_on)
+        data = images.trained_on(row.config)
+        known = _read(folder / row.name, row, data, scored_on)
         if known is not None:
             yield known
             continue
         _say(f"Row {number} of {len(rows)}: {row.title}.")
         try:
-            result = _train(row, folder / row.name, scored_on)
+            result = _train(row, folder / row.name, data, scored_on)
         except UserError as error:
             result = Result(row, {}, error=str(error))
             _say(f"Row {number} failed: {error}")
@@ -200,7 +201,7 @@ def _check_images_of(workdir: Path, data: str) -> None:
         )
 
 
-def _train(row: Row, workdir: Path, scored_on: dict[str, str]) -> Result:
+def _train(row: Row, workdir: Path, data: str, scored_on: dict[str, str]) -> Result:
     """Trains a row to its end if needed, scores it and writes its result."""
     config = row.config
     model = models.build(config)
@@ -221,18 +222,21 @@ def _train(row: Row, workdir: Path, scored_on: dict[str, str]) -> Result:
         scores, _, images = validate(variables, step)
     seconds = _seconds(read_log(workdir))
     with writing_to(workdir):
-        note = {"eval": _eval(config), "images": images, "scores": scores, "seconds": seconds}
+        note = {"eval": _eval(config), "data": data, "images": images}
+        note |= {"scores": scores, "seconds": seconds}
         replace_text(workdir / "result.json", json_line(note))
     return Result(row, scores, images, seconds)
 
 
-def _read(workdir: Path, row: Row, scored_on: dict[str, str]) -> Result | None:
-    """The result of a row, if it is finished and was scored on the requested sets and images."""
+def _read(workdir: Path, row: Row, data: str, scored_on: dict[str, str]) -> Result | None:
+    """The result of a row, if it is finished and was trained and scored on the requested images."""
     try:
         note = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if note.get("eval") != _eval(row.config) or note.get("images") != scored_on:
+    # The checkpoints, which name the training images too, may have been deleted since.
+    wanted = {"eval": _eval(row.config), "data": data, "images": scored_on}
+    if any(note.get(name) != value for name, value in wanted.items()):
         return None
     return Result(row, scores_of(note["scores"]), note["images"], note["seconds"])
 

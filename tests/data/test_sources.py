@@ -1,4 +1,5 @@
 import logging
+import os
 import re
 import shutil
 
@@ -128,6 +129,16 @@ def test_fingerprint_is_that_of_the_pixels(config, tmp_path):
     shutil.copytree(tmp_path / "images", tmp_path / "copy")
     config.data.dir = str(tmp_path / "copy")
     assert open_source(config, "train").fingerprint == first
+
+
+def test_a_file_replaced_by_one_of_its_size_and_time_is_decoded_anew(config, tmp_path):
+    """As a copy with ``cp -p`` or an unpacked archive does it."""
+    file = tmp_path / "images" / "a.bmp"
+    first, second = picture(0, 8, 8), picture(1, 8, 8)
+    for image in (first, second):
+        save(file, image)
+        os.utime(file, ns=(10**18, 10**18))
+        np.testing.assert_array_equal(open_source(config, "train")[0][1], image)
 
 
 # Official pairs
