@@ -216,7 +216,7 @@ def time_job(size: int, threads: int, rounds: int) -> dict[str, dict[str, Any]]:
             "floats": net.multiplications,
             "bits": 0.0,
         }
-    binary = {
+    binary: dict[str, tuple[str, Any, float | None, str]] = {
         name: (task, random_model(config), psnr, PUBLISHED)
         for name, (task, config, psnr) in published_binary().items()
     }

@@ -23,8 +23,8 @@ class EDSR(Backbone, kw_only=True):
         out = y / k + mean                                                    (``reconstruct``)
 
     Without an upsampler the tail makes all s^2 pixels of an input pixel as channels, as in ESPCN:
-    ``y = shuffle(tail(f))``. Nothing has the features' channels at the output's size then, so a
-    network with few units is several times faster.
+    ``y = shuffle(tail(f))``. Nothing has the features' channels at the output's size then, which
+    saves much of the time of a network with few units.
 
     Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution". With binary
     units it is the network of "Efficient Image Super Resolution Using Attention In Binary Neural
@@ -44,10 +44,12 @@ class EDSR(Backbone, kw_only=True):
     def setup(self) -> None:
         super().setup()
         self._body_end = self.body_end(name="body_end")
-        steps = UPSAMPLING_STEPS[self.scale] if self.upsampler else ()
-        self._upsamplers = [
-            self.upsampler(step, name=f"upsampler_{i}") for i, step in enumerate(steps)
-        ]
+        upsampler = self.upsampler
+        if upsampler is None:
+            self._upsamplers = []
+            return
+        steps = enumerate(UPSAMPLING_STEPS[self.scale])
+        self._upsamplers = [upsampler(step, name=f"upsampler_{i}") for i, step in steps]
 
     def parts(self) -> tuple[list[nn.Module], list[nn.Module]]:
         return [*self._body, self._body_end], list(self._upsamplers)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,8 @@ def test_with_an_image_skip_training_starts_at_the_enlarged_image(upsampler):
 def test_without_an_upsampler_the_tail_makes_all_pixels_of_a_pixel(scale):
     model = network(model_config(features=4, blocks=1, upsampler="direct"), scale)
     x = jax.random.uniform(jax.random.key(0), (1, 5, 6, 3))
-    y, variables = model.init_with_output(jax.random.key(1), x)
+    y, made = model.init_with_output(jax.random.key(1), x)
+    variables: Any = made
     tail = variables["params"]["tail"]
     assert tail["kernel"].shape == (3, 3, 4, 3 * scale**2)
     bias = np.arange(3 * scale**2, dtype=np.float32)
