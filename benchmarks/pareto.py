@@ -92,7 +92,8 @@ class Plain:
     def graph(self) -> Any:
         import openvino
 
-        return openvino.Model([self.x], [self.input], "plain")
+        model: Any = openvino.Model  # its stubs describe other classes than its own functions
+        return model([self.x], [self.input], "plain")
 
     def _channels(self) -> int:
         return int(self.x.get_output_shape(0)[1])
