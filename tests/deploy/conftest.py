@@ -1,6 +1,7 @@
-"""Networks to pack, and packed ones."""
+"""Networks to pack, packed ones, and ``binsr upscale`` with a stand-in for a network."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from taps import TapsEngine
 
 from binsr_jax import models
+from binsr_jax.commands import main
+from binsr_jax.commands import pictures as command
 from binsr_jax.config import Config, default
 from binsr_jax.deploy.model_file import PackedModel
 from binsr_jax.deploy.pack import pack_params
+from binsr_jax.deploy.upscaler import Upscaler
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +67,18 @@ def make_model(make_config, make_variables) -> Callable[..., PackedModel]:
         return PackedModel(config, pack_params(config, make_variables(config)), provenance, floats)
 
     return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for images."""
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs ``binsr upscale -m ...`` with the arguments and returns the exit status."""
+    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command, "load", lambda model, memory: Upscaler(TapsEngine(), memory))
+    return lambda *args: main(["upscale", "-m", "model.binsr", *map(str, args)])

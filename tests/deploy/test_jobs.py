@@ -25,24 +25,6 @@ Run = Callable[..., int]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs ``binsr upscale -m ...`` with the arguments and returns the exit status."""
-    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(command, "load", lambda model, memory: Upscaler(TapsEngine(), memory))
-
-    def run(*args: object) -> int:
-        return main(["upscale", "-m", "model.binsr", *map(str, args)])
-
-    return run
-
-
 def files_in(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.rglob("*") if file.is_file())
 

@@ -21,20 +21,6 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs ``binsr upscale`` with the arguments and returns the exit status."""
-    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(command, "load", lambda model, memory: Upscaler(TapsEngine(), memory))
-    return lambda *args: main(["upscale", "-m", "model.binsr", *map(str, args)])
-
-
-@pytest.fixture
 def between_looks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets what happens between the looks of ``--watch``; after that comes Ctrl-C."""
 

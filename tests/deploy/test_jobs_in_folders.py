@@ -16,26 +16,10 @@ from collection import SRGB, chunk, collection, png, smooth, tiff
 from PIL import Image
 from taps import TapsEngine, photo
 
-from binsr_jax.commands import main
-from binsr_jax.commands import pictures as command
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.image_files import FORMATS, IMAGE_SUFFIXES
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs ``binsr upscale`` with the arguments and returns the exit status."""
-    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(command, "load", lambda model, memory: Upscaler(TapsEngine(), memory))
-    return lambda *args: main(["upscale", "-m", "model.binsr", *map(str, args)])
 
 
 def save(file: Path, seed: int = 1, **options) -> np.ndarray:

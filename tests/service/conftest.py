@@ -1,6 +1,9 @@
 """A queue whose networks are stand-ins."""
 
-from collections.abc import Iterator
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -42,3 +45,21 @@ def small_model() -> PackedModel:
     image = jax.ShapeDtypeStruct((1, 8, 8, 3), "float32")
     variables = jax.jit(network.init)(jax.random.key(0), jax.numpy.zeros(image.shape))
     return PackedModel(config.lock(), pack_params(config, variables), {"steps": 1})
+
+
+@pytest.fixture
+def served() -> Callable[..., contextlib.AbstractContextManager[int]]:
+    """``served(app, **options of Uvicorn)`` serves in a thread, and gives the port."""
+    uvicorn = pytest.importorskip("uvicorn")
+
+    @contextlib.contextmanager
+    def serve(app: Any, **options: Any) -> Iterator[int]:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, **options))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            yield listener.getsockname()[1]
+            server.should_exit = True
+            thread.join()
+
+    return serve

@@ -1,7 +1,6 @@
 """Clients that hold a connection and do not go on."""
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
@@ -21,7 +20,7 @@ def ended() -> list[str]:
 
 
 @pytest.fixture
-def port(ended, monkeypatch) -> Iterator[int]:
+def port(ended, monkeypatch, served) -> Iterator[int]:
     """Of a program that answers any path shortly, and /long with many bytes."""
     monkeypatch.setattr(connections, "PATIENCE", PATIENCE)
 
@@ -36,16 +35,8 @@ def port(ended, monkeypatch) -> Iterator[int]:
             await send({"type": "http.response.body", "body": bytes(step), "more_body": more})
         ended.append(path)
 
-    config = uvicorn.Config(
-        app, http=connections.PatientProtocol, lifespan="off", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+    with served(app, http=connections.PatientProtocol, lifespan="off") as port:
+        yield port
 
 
 def is_ended(client: socket.socket) -> bool:

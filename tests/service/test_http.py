@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -223,17 +222,10 @@ def test_the_documentation_needs_no_other_host(client):
 
 
 @pytest.fixture
-def port(restorer) -> Iterator[int]:
+def port(restorer, served) -> Iterator[int]:
     """Of a service in a thread, with stand-ins for networks and little time for a request."""
-    uvicorn = pytest.importorskip("uvicorn")
-    app = create_app(restorer, HERE, Limits(100_000, 1.5))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+    with served(create_app(restorer, HERE, Limits(100_000, 1.5))) as port:
+        yield port
 
 
 def raw_request(content: bytes, length: int | None = None) -> bytes:
