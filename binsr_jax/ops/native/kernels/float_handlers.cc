@@ -17,6 +17,7 @@ using binsr::kFloat;
 using binsr::Result;
 using binsr::Shape;
 using binsr::ShapeOf;
+using binsr::Takes;
 
 ffi::Error FloatConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, Result y) {
   Checks checks("float_conv");
@@ -112,30 +113,12 @@ extern "C" int binsr_has_amx() {
 #endif
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_float_conv, FloatConv,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Ret<AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_float_conv, FloatConv, Takes<2>().Ret<AnyBuffer>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_kernel_gradients, KernelGradients,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Ret<AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_kernel_gradients, KernelGradients, Takes<2>().Ret<AnyBuffer>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_bf16_conv, Bf16Conv,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Ret<AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_bf16_conv, Bf16Conv, Takes<2>().Ret<AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_bf16_kernel_gradients, Bf16KernelGradients,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
+                              Takes<2>()
                                   .Ret<AnyBuffer>());

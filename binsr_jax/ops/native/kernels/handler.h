@@ -73,6 +73,15 @@ inline Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, i
   return {xs[0], xs[1], xs[2], channels, ks[2], ks[0], ks[1], ks[3]};
 }
 
+// A binding that takes the pool of threads and so many buffers; attributes and the result follow.
+template <int kBuffers>
+auto Takes() {
+  if constexpr (kBuffers == 0)
+    return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>();
+  else
+    return Takes<kBuffers - 1>().template Arg<AnyBuffer>();
+}
+
 inline bool IsEmpty(const AnyBuffer& buffer) { return buffer.element_count() == 0; }
 
 }  // namespace binsr

@@ -29,6 +29,7 @@ using binsr::ResidualKind;
 using binsr::Result;
 using binsr::Shape;
 using binsr::ShapeOf;
+using binsr::Takes;
 
 // Whether the kernels support the shape of a packed convolution.
 bool Fits(Checks& checks, const Shape& s) {
@@ -173,46 +174,24 @@ ffi::Error PackedChain(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer threshold, A
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_conv, PackedConv,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
+                              Takes<2>()
                                   .Attr<int64_t>("channels")
                                   .Ret<AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_branch, PackedBranch,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
+                              Takes<5>()
                                   .Attr<std::string_view>("kind")
                                   .Attr<int64_t>("shuffle")
                                   .Ret<AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_upsample, PackedUpsample,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
+                              Takes<6>()
                                   .Attr<std::string_view>("kind")
                                   .Attr<int64_t>("shuffle")
                                   .Ret<AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_packed_chain, PackedChain,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
-                                  .Arg<AnyBuffer>()
+                              Takes<5>()
                                   .Attr<std::string_view>("kind")
                                   .Attr<bool>("skip")
                                   .Ret<AnyBuffer>());
