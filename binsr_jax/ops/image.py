@@ -220,11 +220,10 @@ def pixel_shuffle(x: Array, factor: int) -> Array:
     Raises:
         ValueError: ``x`` does not have four axes, or its channels are not a multiple of r^2.
     """
+    from einops import rearrange  # here, since few networks need it at the start
+
     check_shuffle(x, factor)
-    b, height, width, channels = x.shape
-    split = x.reshape(b, height, width, channels // factor**2, factor, factor)
-    moved = x.__array_namespace__().permute_dims(split, (0, 1, 4, 2, 5, 3))
-    return moved.reshape(b, height * factor, width * factor, channels // factor**2)
+    return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=factor, j=factor)
 
 
 def check_shuffle(x: Array, factor: int) -> None:
