@@ -107,6 +107,35 @@ def test_a_mistake_is_one_sentence(argv, words, capsys):
     assert words in sentence(capsys)
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["info", "{}/m.binsr"], ["pack", "--workdir", "{}", "-o", "m.binsr"]),
+        *(["cost", "--model", "{}/m.binsr"], ["runs", "{}"], ["plot", "{}", "-o", "a.png"]),
+        *(["evaluate", "--workdir", "{}"], ["evaluate", "--bicubic", "--sets=a", "--data-dir={}"]),
+        *(["train", "--config", "{}.py"], ["import-torch", "{}.pth", "--arch=edsr", "-o", "m"]),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_sentence(argv, capsys):
+    assert main([argument.format("x" * 300) for argument in argv]) == 1
+    assert "ile name too long" in sentence(capsys)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_standard_output_on_a_full_disk_is_one_sentence(capsys, monkeypatch):
+    with monkeypatch.context() as patched, open("/dev/full", "w") as full:
+        patched.setattr(sys, "stdout", full)
+        assert main(["models"]) == 1
+    assert "No space left on device" in sentence(capsys)
+
+
+def test_standard_streams_may_be_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["models"]) == 0
+    assert main(["info", "missing.binsr"]) == 1
+
+
 def test_an_output_that_cannot_be_written_is_one_sentence(workdir, tmp_path, capsys):
     path = tmp_path / "missing" / "model.binsr"
     assert main(["pack", "--workdir", str(workdir), "-o", str(path)]) == 1

@@ -13,6 +13,7 @@ may be joined with - or _.
 """
 
 import argparse
+import contextlib
 import importlib
 import io
 import logging
@@ -71,14 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; by default those of this process.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name may not be encodable
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the program's parent has closed it
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):  # a name may not be encodable
             stream.reconfigure(errors="backslashreplace")
-    if argv[:1] and argv[0] in PROGRAMS:
-        return _guarded(lambda: _launch(argv[0], argv[1:]))
-    parser, _, modules = make_parser([name for name in COMMANDS if argv[:1] == [name]])
-    args = parser.parse_args([_normalised(argument) for argument in argv])
-    return _guarded(lambda: _run_quietly(modules[args.command], args))
+    return _guarded(lambda: _run(argv))
 
 
 def make_parser(
@@ -104,6 +105,14 @@ def make_parser(
     return parser, subparsers, modules
 
 
+def _run(argv: list[str]) -> int:
+    if argv[:1] and argv[0] in PROGRAMS:
+        return _launch(argv[0], argv[1:])
+    parser, _, modules = make_parser([name for name in COMMANDS if argv[:1] == [name]])
+    args = parser.parse_args([_normalised(argument) for argument in argv])
+    return _run_quietly(modules[args.command], args)
+
+
 def _launch(name: str, argv: list[str]) -> int:
     from binsr_jax import launcher  # here, since it imports JAX
 
@@ -126,16 +135,36 @@ def _run_quietly(module: Any, args: argparse.Namespace) -> int:
 
 
 def _guarded(call: Callable[[], int]) -> int:
-    """The exit status of a call; a user's mistake gives one sentence and status 1."""
+    """The exit status of a call; a user's mistake gives one sentence and status 1.
+
+    So does what the system refuses anywhere, such as a name that is too long, a folder without
+    permission, or standard output on a full disk.
+    """
     try:
-        return call()
+        status = call()
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(printable("error: " + " ".join(str(error).split())), file=sys.stderr)
     except KeyboardInterrupt:
         print("error: Interrupted.", file=sys.stderr)
     except BrokenPipeError:  # the reader of a long table, such as head, has stopped reading
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        pass
+    except OSError as error:
+        where = error.filename or "a file or standard output"
+        reason = error.strerror or str(error)
+        print(printable(f"error: Cannot read or write {where} ({reason})."), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        _drop_what_cannot_be_printed()
     return 1
+
+
+def _drop_what_cannot_be_printed() -> None:
+    """Sends the rest of standard output nowhere, if it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # the interpreter would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _normalised(argument: str) -> str:

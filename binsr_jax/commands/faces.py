@@ -23,7 +23,7 @@ from binsr_jax.commands.pictures import (
     sigterm_interrupts,
     whole,
 )
-from binsr_jax.deploy.jobs import Outcome, run_each
+from binsr_jax.deploy.jobs import Outcome, run_each, say
 from binsr_jax.deploy.listing import Job, Options, plan_jobs
 from binsr_jax.deploy.picture_files import read_picture, write_picture
 from binsr_jax.deploy.pictures import canvas, finish, fitted, paste
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs ``binsr faces``."""
-    files = named_images(args)
+    files, problems = named_images(args)
     suffix = "_faces" if args.suffix is None else args.suffix
     jobs = plan_jobs(files, args.output, suffix, args.format)
     keep_compiled_programs()
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     def work(job: Job, bar: tqdm) -> tuple[str, ...]:
         return _restore(job, options, finder, network, bar)
 
-    outcome = Outcome()
+    outcome = Outcome(failed=problems)
     with sigterm_interrupts():
         run_each(jobs, options, _require_memory, work, outcome.add)
     return report(outcome, "done")
@@ -96,7 +96,7 @@ def _restore(
         raise UserError(f"{job.source}: out of memory; give a smaller --search.") from error
     found = {0: "no faces; it stays as it is", 1: "1 face"}.get(faces, f"{faces} faces")
     notes = (found, *picture.notes)
-    tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
+    say(f"{job.source}: {'; '.join(notes)}.")
     if not faces and picture.form == FORMATS[job.target.suffix.lower()]:
         _copy(job)
         return notes

@@ -100,8 +100,8 @@ def add_most_pixels(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def named_images(args: argparse.Namespace) -> list[Path]:
-    """The images that the arguments name.
+def named_images(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """The images that the arguments name, and a sentence about each folder without any.
 
     Raises:
         UserError: They name none, or one that does not exist.
@@ -151,7 +151,8 @@ def _run(
     rows: TextIO | None,
 ) -> int:
     """``run``, which writes rows of JSON to a file if there is one."""
-    batches = _watched(args) if args.watch else iter([named_images(args)])
+    files, problems = ([], []) if args.watch else named_images(args)
+    batches = _watched(args) if args.watch else iter([files])
     memory = round(args.memory * 2**30) if args.memory else None
     from binsr_jax.deploy.jobs import Outcome, run_jobs
     from binsr_jax.enhance import parse
@@ -166,7 +167,7 @@ def _run(
         post=parse(args.post, "post"),
     )
     keep_compiled_programs()
-    outcome, left_out, enlarges = Outcome(), 0, False
+    outcome, left_out, enlarges = Outcome(failed=problems), 0, False
     interruptible = (
         contextlib.suppress(KeyboardInterrupt) if args.watch else contextlib.nullcontext()
     )

@@ -26,7 +26,7 @@ import numpy as np
 from binsr_jax.commands import pictures
 from binsr_jax.commands.restore import networks_of
 from binsr_jax.deploy.choice import for_video
-from binsr_jax.deploy.jobs import Outcome
+from binsr_jax.deploy.jobs import Outcome, failure
 from binsr_jax.deploy.listing import Job, distinct
 from binsr_jax.deploy.steps import load_steps
 from binsr_jax.deploy.upscaler import Upscaler
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
         for job in _jobs(files, args, upscaler.scale, outcome):
             try:
                 _do(job, args, models, upscaler, outcome)
-            except UserError as error:
-                outcome.failed.append(str(error))
+            except Exception as error:
+                outcome.add(failure(job, error))
     return pictures.report(outcome, "enlarged" if upscaler.scale > 1 else "restored")
 
 
@@ -94,8 +94,8 @@ def _jobs(files: list[Path], args: argparse.Namespace, scale: int, outcome: Outc
     for file in files:
         try:
             jobs.append(Job(file, _target(file, args, suffix, alone=len(files) == 1)))
-        except UserError as error:
-            outcome.failed.append(str(error))
+        except (UserError, OSError) as error:
+            outcome.add(failure(Job(file, file), error))
     return distinct(jobs, suffix)
 
 

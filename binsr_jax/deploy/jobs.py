@@ -1,5 +1,6 @@
 """Jobs of enlarging or restoring image files: finds inputs, names outputs, and runs each job."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -66,7 +67,7 @@ def run_jobs(
     def work(job: Job, bar: tqdm) -> tuple[str, ...]:
         notes = restore_file(upscaler, job, options, bar.update)
         if notes:
-            tqdm.write(printable(f"{job.source}: {'; '.join(notes)}."))
+            say(f"{job.source}: {'; '.join(notes)}.")
         return notes
 
     def require_memory(height: int, width: int) -> None:
@@ -99,6 +100,8 @@ def run_each(
     for job in jobs:
         ending = None
         try:
+            if job.problem is not None:
+                raise UserError(job.problem)
             if not options.overwrite and _is_there(job.target):
                 ending = Ending(job, "skipped")
             else:
@@ -106,7 +109,7 @@ def run_each(
                 require_memory(height, width)
                 sizes[job] = width, height
         except Exception as error:
-            ending = _failure(job, error)
+            ending = failure(job, error)
         if ending is not None:
             tell(ending)
     terminal = sys.stderr.isatty()
@@ -124,13 +127,19 @@ def run_each(
             try:
                 ending = _ended(job, size, options, work, bar)
             except Exception as error:
-                ending = _failure(job, error)
+                ending = failure(job, error)
             if ending.seconds is not None and not terminal:
                 speed = f"{ending.seconds:.1f} s, {_megapixels(size) / ending.seconds:.2f} MP/s"
-                tqdm.write(printable(f"{job.source} -> {job.target} ({speed})"))
+                say(f"{job.source} -> {job.target} ({speed})")
             tell(ending)
             before += _megapixels(size)
             bar.update(before - bar.n)  # a failed image has no output
+
+
+def say(line: str) -> None:
+    """Prints a line above the bar; where it cannot be printed, the images are done all the same."""
+    with contextlib.suppress(OSError):
+        tqdm.write(printable(line))
 
 
 def _ended(
@@ -223,7 +232,7 @@ def _note_of(work: Work) -> Iterator[str]:
         )
 
 
-def _failure(job: Job, error: Exception) -> Ending:
+def failure(job: Job, error: Exception) -> Ending:
     """The ending of a job with an error; also a fault of ours must not keep the others undone."""
     sentence = str(error)
     if isinstance(error, MemoryError):

@@ -3,8 +3,8 @@
 import glob
 import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,10 +33,17 @@ _PICTURES = (
 
 @dataclass(frozen=True)
 class Job:
-    """One image file and its output file."""
+    """One image file and its output file.
+
+    Attributes:
+        source: The image.
+        target: Its output.
+        problem: Why it must not be done, as a sentence; or None.
+    """
 
     source: Path
     target: Path
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,35 +69,60 @@ class Options:
     post: tuple["Step", ...] = ()
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
+def find_images(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The image files that files, folders and patterns name, each once.
 
     A folder stands for the images directly in it; ``**`` in a pattern matches folders of any depth.
 
+    Returns:
+        The files, and a sentence about each folder that has none or cannot be read: a shell names
+        all folders that match a pattern of its own, and one must not keep the others undone.
+
     Raises:
-        UserError: A name does not exist, or has no images.
+        UserError: A name does not exist, or no name has images.
     """
     found: dict[str, Path] = {}
+    problems: list[str] = []
     for name in inputs:
         if not name:
             raise UserError("A PATH is empty: is it a variable that is not set?")
         path = expanded(name)
         if os.path.isdir(path):
-            files = list_images(path)
+            try:
+                files = list_images(path)
+                if not files:
+                    raise UserError(f"There are no images in the folder {path}.")
+            except UserError as error:
+                problems.append(str(error))
+                continue
         elif os.path.lexists(path) or not glob.has_magic(name):
             files = [path] if os.path.lexists(path) else []
         else:
-            matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
+            matches = sorted(map(Path, _matches(str(path))))
             files = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise UserError(
-                f"There are no images in the folder {path}."
-                if os.path.isdir(path)
-                else f"There is no file, folder or pattern of images {name!r}: check the PATH."
+                f"There is no file, folder or pattern of images {name!r}: check the PATH."
             )
         for file in files:
             found.setdefault(os.path.realpath(file), file)
-    return list(found.values())
+    if problems and not found:
+        raise UserError(problems[0])
+    return list(found.values()), problems
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """The paths that a pattern matches. ``**`` enters no links, which may form cycles."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    place = parts.index("**")
+    within = parts[place + 1 :] or ("*",)
+    for top in glob.glob(os.path.join(*parts[:place])) if place else ["."]:
+        for folder, inner, _ in os.walk(top):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            yield from _matches(os.path.join(glob.escape(folder), *within))
 
 
 def plan_jobs(
@@ -98,9 +130,9 @@ def plan_jobs(
 ) -> list[Job]:
     """Names the output of each image: ``NAME`` + suffix, beside it or in the output folder.
 
-    An image that is the output of another one, in any format, is left out, since an earlier run
-    made it. If several images would have the same output, the first that keeps its ending gets that
-    name. The others get their ending or their folder into the name.
+    An image that is the output of another one, in any format, or a link to it, is left out, since
+    an earlier run made it. If several images would have the same output, the first that keeps its
+    ending gets that name. The others get their ending or their folder into the name.
 
     Args:
         files: The images.
@@ -109,8 +141,11 @@ def plan_jobs(
         form: The ending of outputs, such as "png"; None keeps an image's own if it is one of
             ``image_files.FORMATS``, and otherwise means PNG.
 
+    Returns:
+        The jobs. One whose output would replace an image has a ``problem``.
+
     Raises:
-        UserError: An image would be its own output; or the output has an unsupported format.
+        UserError: Every output would replace an image; or the output has an unsupported format.
     """
     if "/" in suffix or "\\" in suffix:
         raise UserError(
@@ -135,14 +170,13 @@ def plan_jobs(
             makers.setdefault((where, stem + suffix), _real(file))
     jobs: list[Job] = []
     for file in files:
-        maker = makers.get((os.path.realpath(file.parent), file.stem), _real(file))
-        if not suffix or maker == _real(file):
+        real = Path(_real(file))
+        names = {(os.path.realpath(file.parent), file.stem), (str(real.parent), real.stem)}
+        if not suffix or all(makers.get(name, str(real)) == str(real) for name in names):
             ending = file.suffix if file.suffix.lower() in FORMATS else ".png"
             name = f"{file.stem}{suffix}{f'.{form}' if form else ending}"
             jobs.append(Job(file, (folder or file.parent) / name))
-    jobs = distinct(jobs, suffix)
-    _check_targets(jobs)
-    return jobs
+    return _checked(distinct(jobs, suffix))
 
 
 def _is_picture(ending: str) -> bool:
@@ -163,21 +197,31 @@ def _only_job(files: Sequence[Path], target: Path, form: str | None) -> Job:
         raise UserError(
             f"The output {target} is not of the format {form}: leave out -f or change -o."
         )
-    job = Job(files[0], target)
-    _check_targets([job])
+    (job,) = _checked([Job(files[0], target)])
     return job
 
 
-def _check_targets(jobs: Sequence[Job]) -> None:
+def _checked(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs; those whose outputs would replace images have a problem.
+
+    Raises:
+        UserError: All of them have.
+    """
     sources = {_real(job.source) for job in jobs}
+    checked = []
     for job in jobs:
+        problem = None
         if _real(job.target) == _real(job.source):
-            raise UserError(f"{job.source} would be replaced by its output: give --suffix or -o.")
-        if _real(job.target) in sources:
-            raise UserError(
+            problem = f"{job.source} would be replaced by its output: give --suffix or -o."
+        elif _real(job.target) in sources:
+            problem = (
                 f"{job.target}, an image itself, would be replaced by the output of {job.source}: "
                 "give another --suffix or -o."
             )
+        checked.append(replace(job, problem=problem))
+    if jobs and all(job.problem for job in checked):
+        raise UserError(str(checked[0].problem))
+    return checked
 
 
 def distinct(jobs: Sequence[Job], suffix: str) -> list[Job]:

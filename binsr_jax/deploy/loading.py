@@ -19,7 +19,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from binsr_jax.deploy.program import Half, Program, Step
-from binsr_jax.files import expanded, replace_bytes
+from binsr_jax.files import expanded, open_regular, replace_bytes
 from binsr_jax.ops.native import build, choose
 from binsr_jax.pretrained import file_of
 
@@ -32,6 +32,8 @@ _PACKAGE = Path(__file__).parents[1]
 # The code that a program depends on.
 _ROOMS = ("deploy", "models", "nn", "ops")
 _DIGEST_BYTES = 32
+# Larger model files are loaded without a program, whose name would have to be computed from them.
+_MOST_BYTES = 1 << 28
 
 
 def load_engine(model: str | Path) -> "TileEngine":
@@ -63,10 +65,12 @@ def engine_of(model: "PackedModel", arithmetic: Arithmetic = "packed") -> "TileE
 
 def _place(file: Path) -> Path | None:
     """Where the program of a model file is kept; None where programs are not used or kept."""
-    if not file.is_file() or not _runs_on_cpu():
+    if not _runs_on_cpu():
         return None
     try:
-        with file.open("rb") as content:
+        with open_regular(file) as content:
+            if os.fstat(content.fileno()).st_size > _MOST_BYTES:
+                return None
             digest = hashlib.file_digest(content, "sha256")
         digest.update(_code())
         return build.cache_folder("programs") / f"{digest.hexdigest()}.program"

@@ -24,7 +24,7 @@ from binsr_jax.cost import stored_bytes
 from binsr_jax.deploy.description import Description, describe, read_description
 from binsr_jax.deploy.signs import Kernel, bits_of, words_of
 from binsr_jax.errors import UserError
-from binsr_jax.files import expanded, replace_bytes
+from binsr_jax.files import expanded, open_regular, replace_bytes
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.ops.quantise import dequantise, quantise, stored_as
 from binsr_jax.tasks import Task, task_of
@@ -153,11 +153,11 @@ def load_model_file(path: str | os.PathLike[str]) -> PackedModel:
             builds; the message names the reason.
     """
     path = expanded(path)
-    if not path.is_file():  # a device or a pipe might never end
-        raise UserError(f"There is no model file {path}: binsr pack makes one.")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:  # a device or a pipe might never end
             return _read(file)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no model file {path}: binsr pack makes one.") from error
     except OSError as error:
         raise UserError(f"Cannot read the model file {path} ({error.strerror}).") from error
     except (UserError, RecursionError) as error:

@@ -16,7 +16,7 @@ from binsr_jax.deploy.alpha import filled
 from binsr_jax.deploy.loading import load_engine
 from binsr_jax.deploy.picture_files import picture_of
 from binsr_jax.deploy.tiles import Tile, least_pixels, plan
-from binsr_jax.errors import TooLargeError, UserError
+from binsr_jax.errors import NotFiniteError, TooLargeError, UserError
 from binsr_jax.memory import available_memory
 from binsr_jax.ops.image import grey_of_rgb
 from binsr_jax.pretrained import NETWORKS
@@ -246,6 +246,9 @@ class Upscaler:
             pixels: uint8, uint16, or float32 in 0..1, ``[H, W, C]`` with C = 1 or 3.
             work: Its tiles, from ``plan``.
             ensemble: See ``upscale``.
+
+        Raises:
+            NotFiniteError: The network's weights are damaged.
         """
         white = _WHITE[pixels.dtype]
         symmetries = _SYMMETRIES if ensemble else _SYMMETRIES[:1]
@@ -271,6 +274,8 @@ class Upscaler:
             y = y[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
             if pixels.shape[-1] == 1 and y.shape[-1] == 3:
                 y = grey_of_rgb(y)
+            if not np.isfinite(y.sum(dtype=np.float64)):
+                raise NotFiniteError
             y = np.clip(y, 0, 1) * np.float32(white)
             if pixels.dtype != np.float32:
                 y = np.rint(y)

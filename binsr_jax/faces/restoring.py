@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from binsr_jax.errors import NotFiniteError
 from binsr_jax.faces.alignment import aligned_face, alignment, part_boxes, pasted
 
 # Maps an aligned face, float32 [512, 512, 3] in 0..1, and the boxes of its parts to a new face.
@@ -48,7 +49,10 @@ def restore_faces(
         # From the original picture: if two faces overlap, neither sees the other restored.
         face = np.clip(aligned_face(pixels, transform) / white, 0, 1)
         colour = np.repeat(face, 3, axis=-1) if face.shape[-1] == 1 else face
-        restored = np.clip(network(colour, part_boxes(transform(landmarks))), 0, 1)
+        restored = network(colour, part_boxes(transform(landmarks)))
+        if not np.isfinite(restored).all():
+            raise NotFiniteError
+        restored = np.clip(restored, 0, 1)
         if face.shape[-1] == 1:
             restored = (restored @ _GREY)[..., None]
         place, new = pasted(result, restored * white, transform)

@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from binsr_jax.errors import UserError
+from binsr_jax.files import open_regular
 from binsr_jax.models import vgg
 from binsr_jax.models.dfdnet import LEVELS, PARTS, SIDE, DFDNet, entry_shape
 
@@ -149,8 +150,9 @@ def read_dictionary_folder(folder: Path) -> dict[str, np.ndarray]:
             if not files:
                 raise UserError(f"There is no file {part}_{level}_center.npy in {folder}.")
             try:
-                array = np.load(files[0], allow_pickle=False)
-            except (ValueError, OSError, EOFError) as error:
+                with open_regular(files[0]) as file:
+                    array = np.load(file, allow_pickle=False)
+            except (ValueError, OSError, EOFError, MemoryError) as error:
                 raise UserError(
                     f"{files[0]} cannot be read as numbers alone: it is damaged, or holds pickled "
                     "objects, which are not loaded; if you trust it, save it anew with "

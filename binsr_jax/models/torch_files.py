@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _WRAPPERS = (
 )
 # Parts that module wrappers add to names, at any place.
 _MODULE = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_forward_module)\.")
+_MOST_RATIO = 64  # of the bytes of the weights, as float32, to those of their file
 # Counters that other tools store beside the weights.
 _COUNTERS = re.compile(r"(?:.*\.)?(?:num_batches_tracked|n_averaged|total_ops|total_params)")
 
@@ -37,11 +39,14 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
         UserError: There is no such file, it cannot be read without running code, it needs PyTorch
             and there is none, or it holds something else than arrays of finite numbers.
     """
-    arrays = {
-        name: _array(path, name, value)
-        for name, value in _unwrapped(_content(path), path).items()
-        if not (isinstance(name, str) and _COUNTERS.fullmatch(name))
-    }
+    arrays = _arrays(
+        path,
+        {
+            name: value
+            for name, value in _unwrapped(_content(path), path).items()
+            if not (isinstance(name, str) and _COUNTERS.fullmatch(name))
+        },
+    )
     names = _bare(arrays)
     if len(set(names)) < len(arrays):
         raise UserError(f"{path} holds several weights of one name: save one network alone.")
@@ -54,20 +59,20 @@ def read_nested(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: See ``read_state``.
     """
-    arrays: dict[str, np.ndarray] = {}
+    values: dict[str, Any] = {}
 
     def collect(content: Any, prefix: str) -> None:
         for name, value in content.items():
             if isinstance(value, Mapping):
                 collect(value, f"{prefix}{name}.")
             else:
-                arrays[f"{prefix}{name}"] = _array(path, f"{prefix}{name}", value)
+                values[f"{prefix}{name}"] = value
 
     content = _content(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds no arrays by name: save a dictionary in it.")
     collect(content, "")
-    return arrays
+    return _arrays(path, values)
 
 
 def _content(path: Path) -> Any:
@@ -86,16 +91,47 @@ def _content(path: Path) -> Any:
         ) from error
 
 
+def _arrays(path: Path, values: Mapping[Any, Any]) -> dict[Any, np.ndarray]:
+    """The values of a file as arrays of float32."""
+    _require_held(path, 4 * sum(map(_count, values.values())))
+    return {name: _array(path, name, value) for name, value in values.items()}
+
+
+def _require_held(path: Path, needed: int) -> None:
+    """Raises UserError if a file cannot hold the weights that it claims."""
+    if needed > _MOST_RATIO * path.stat().st_size + 2**20:
+        raise UserError(f"{path} claims {needed:,} bytes of weights, more than it can hold.")
+
+
+def _count(value: Any) -> int:
+    """The numbers in a value of a file, if it is an array."""
+    if hasattr(value, "detach"):
+        return value.numel()
+    return value.size if isinstance(value, np.ndarray) else 0
+
+
 def _array(path: Path, name: Any, value: Any) -> np.ndarray:
     """A value of a file as an array of float32."""
-    array = _finite(value.detach().cpu().float().numpy() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):
+        value = _of_torch(value)
+    array = _finite(value)
     if not isinstance(name, str) or array is None:
         raise UserError(f"{path} holds {name!r}, which is no array of finite numbers.")
     return array
 
 
+def _of_torch(tensor: Any) -> np.ndarray | None:
+    """A tensor as an array of float32; None if it is complex, sparse, quantised or without data."""
+    try:
+        return None if tensor.is_complex() else tensor.detach().cpu().float().numpy()
+    except (RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
+        return None
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
+        # One that is compressed could become thousands of times larger.
+        _require_held(path, sum(member.file_size for member in arrays.zip.infolist()))
         return dict(arrays)
 
 
@@ -108,6 +144,9 @@ def _read_torch(path: Path) -> Any:
             f"PyTorch, which reads {path}, is not installed: pip install 'binsr-jax[torch]', or "
             "save the weights as .safetensors where it is."
         ) from error
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as members:
+            _require_held(path, sum(member.file_size for member in members.infolist()))
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

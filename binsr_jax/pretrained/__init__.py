@@ -4,6 +4,7 @@ What each was trained on, its scores and the terms of its training images are in
 ``binsr models`` and ``docs/models.md``.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def file_of(model: str | Path) -> Path:
     if model in NETWORKS:
         return checked(NETWORKS[str(model)]).file
     path = Path(model)
-    if isinstance(model, str) and path.name == model and not path.suffix and not path.exists():
+    is_a_name = isinstance(model, str) and path.name == model and not path.suffix
+    if is_a_name and not os.path.lexists(path):
         raise UserError(
             f"There is no model file and no packaged network {model!r}: binsr pack makes a model "
             f"file, and binsr models lists the networks: {', '.join(NETWORKS)}."

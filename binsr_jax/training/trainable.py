@@ -145,11 +145,13 @@ def load_trainable(path: str | os.PathLike[str]) -> Network:
             reason.
     """
     path = expanded(path)
-    if not path.is_file():
-        raise UserError(f"There is no trainable file {path}: binsr pack --trainable makes one.")
     try:
         with open_regular(path) as file:
             content = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"There is no trainable file {path}: binsr pack --trainable makes one."
+        ) from error
     except OSError as error:
         raise UserError(f"Cannot read the trainable file {path} ({error.strerror}).") from error
     try:

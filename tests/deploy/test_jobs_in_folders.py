@@ -85,6 +85,60 @@ def test_an_output_that_is_no_regular_file_is_not_replaced(run, folder, capsys) 
     assert (folder / "a_x2.png").is_fifo()
 
 
+def test_links_that_form_cycles_are_not_followed(run, folder, capsys) -> None:
+    (folder / "deep" / ".hidden").mkdir(parents=True)
+    for link in ("one", "two", "three"):  # followed, they would give 3^40 folders
+        (folder / "deep" / link).symlink_to("..")
+    images = {name: save(folder / f"{name}.png") for name in ("a", "deep/b", "deep/.hidden/c")}
+    assert run(folder / "**" / "*.png", "-o", folder / "out") == 0
+    assert run(folder / "**", "-o", folder / "out") == 0
+    assert names(folder / "out") == ["a_x2.png", "b_x2.png"]
+    require_enlarged(folder / "out" / "b_x2.png", images["deep/b"])
+
+
+def test_a_link_to_an_output_does_not_stop_the_others(run, folder, capsys) -> None:
+    images = {name: save(folder / f"{name}.png") for name in "ab"}
+    (folder / "latest.png").symlink_to("out/a_x2.png")
+    for _ in range(2):  # the link dangles, then it does not
+        assert run(folder, "-o", folder / "out") == 0
+        assert "1 left out" in capsys.readouterr().out
+    assert names(folder / "out") == ["a_x2.png", "b_x2.png"]
+    require_enlarged(folder / "out" / "a_x2.png", images["a"])
+
+
+def test_an_image_that_would_be_replaced_does_not_stop_the_others(run, folder, capsys) -> None:
+    (folder / "out").mkdir()
+    kept, image = save(folder / "out" / "a.png"), save(folder / "b.png")
+    (folder / "a.png").symlink_to("out/a.png")
+    assert run(folder, "-o", folder / "out", "--suffix", "", "--overwrite") == 1
+    assert "a.png would be replaced by its output" in capsys.readouterr().err
+    with Image.open(folder / "out" / "a.png") as unchanged:
+        np.testing.assert_array_equal(np.asarray(unchanged), kept)
+    require_enlarged(folder / "out" / "b.png", image)
+
+
+def test_folders_without_images_do_not_stop_the_others(run, folder, capsys) -> None:
+    image = save(folder / "a.png")
+    (folder / "b.png").mkdir()  # which a shell names for *.png
+    assert run(folder / "a.png", folder / "b.png") == 1
+    require_enlarged(folder / "a_x2.png", image)
+    assert "no images in the folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_lines_that_cannot_be_printed_do_not_stop_the_images(
+    run, folder, capsys, monkeypatch
+) -> None:
+    images = {name: save(folder / f"{name}.png") for name in "ab"}
+    with monkeypatch.context() as patched, open("/dev/full", "w", buffering=1) as full:
+        patched.setattr(sys, "stdout", full)
+        assert run(folder) == 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # where it can be closed
+    assert "No space left on device" in capsys.readouterr().err
+    for name, image in images.items():
+        require_enlarged(folder / f"{name}_x2.png", image)
+
+
 @pytest.mark.parametrize("length", [236, 248, 252, 255])
 def test_long_names_do_not_stop_the_others(run, folder, capsys, length) -> None:
     long = "x" * (length - 4)
@@ -348,7 +402,8 @@ def _status(folder: Path, out: Path) -> list[str]:
     from binsr_jax.deploy.jobs import Outcome, run_jobs
     from binsr_jax.deploy.listing import Options, find_images, plan_jobs
 
-    jobs = plan_jobs(find_images([str(folder)]), str(out), "_x2", None)
+    files, _ = find_images([str(folder)])
+    jobs = plan_jobs(files, str(out), "_x2", None)
     outcome = Outcome()
     run_jobs(Upscaler(TapsEngine()), jobs, Options(), outcome.add)
     return outcome.failed

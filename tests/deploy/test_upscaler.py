@@ -25,6 +25,14 @@ def test_tiled_equals_untiled(scale, size, tile):
     np.testing.assert_array_equal(upscaler.upscale(image, tile=tile), whole)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_output_that_is_not_finite_is_refused(value):
+    engine = TapsEngine()
+    engine.taps[2, 3] = value
+    with pytest.raises(UserError, match="not finite"):
+        Upscaler(engine).upscale(photo(8, 8))
+
+
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_tiled_equals_untiled_with_means_of_the_whole_image(ensemble):
     upscaler = Upscaler(TapsEngine(global_pooling=True))

@@ -211,6 +211,8 @@ class _Nearest(nn.Module):
 
 @pytest.mark.parametrize("gain", [1.0, 0.5, 1.7, -1.0])
 def test_restorer_clips_and_rounds(gain: float) -> None:
+    with pytest.raises(UserError, match="not finite"):
+        restorer(_Nearest(), {"params": {"gain": jnp.float32(np.inf)}})(np.ones((4, 4, 3), "u1"))
     restore = restorer(_Nearest(), {"params": {"gain": jnp.float32(gain)}})
     for shape in ((6, 5, 3), (1, 1, 3)):
         image = _picture(*shape[:2])

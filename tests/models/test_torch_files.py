@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 
 from binsr_jax.errors import UserError
 from binsr_jax.models import torch_files
-from binsr_jax.models.torch_files import read_state
+from binsr_jax.models.torch_files import read_nested, read_state
 
 WEIGHTS = {
     "conv_first.weight": np.arange(54, dtype=np.float32).reshape(2, 3, 3, 3),
@@ -80,6 +80,34 @@ def test_dictionaries_that_weights_are_in(tmp_path, monkeypatch, wrapped):
     (tmp_path / "net.pth").touch()
     monkeypatch.setattr(torch_files, "_read_torch", lambda path: wrapped(WEIGHTS))
     check(read_state(tmp_path / "net.pth"))
+
+
+def test_a_compressed_file_cannot_take_memory_without_end(tmp_path):
+    np.savez_compressed(tmp_path / "net.npz", a=np.zeros(2**22, np.float32))
+    assert (tmp_path / "net.npz").stat().st_size < 2**15
+    with pytest.raises(UserError, match="more than it can hold"):
+        read_state(tmp_path / "net.npz")
+
+
+def test_tensors_that_repeat_their_storage_cannot_take_memory_without_end(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "net.pth")
+    for read in (read_state, read_nested):
+        with pytest.raises(UserError, match="more than it can hold"):
+            read(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("kind", ["complex", "sparse", "without values"])
+def test_tensors_without_floats_of_their_own_are_named(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    tensors = {
+        "complex": lambda: torch.zeros(3, dtype=torch.complex64),
+        "sparse": lambda: torch.zeros(3, 3).to_sparse(),
+        "without values": lambda: torch.empty(3, device="meta"),
+    }
+    torch.save({"a": tensors[kind]()}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match="'a', which is no array of finite numbers"):
+        read_state(tmp_path / "net.pth")
 
 
 def test_unknown_dictionaries_are_named(tmp_path, monkeypatch):

@@ -19,9 +19,12 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from binsr_jax.data.formats import gif, jpeg, png, tiff
 from binsr_jax.data.formats.ifd import EXIF_MARK, Directories, orientation_and_dpi
 from binsr_jax.errors import TooLargeError, UserError
+from binsr_jax.memory import available_memory
 
 _LIMITING = threading.RLock()
 _PIXELS_OF_BMP = 255  # of a byte, at most: a run
+# Most bytes of a file that is read whole: some for a pixel, and some for frames and texts beside.
+_BYTES_OF_PIXEL, _BYTES_BESIDE = 16, 2**28
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -163,7 +166,28 @@ def _limits(most_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS, TiffImagePlugin.READ_LIBTIFF = usual
 
 
+def _require_size(source: BinaryIO, most_pixels: int) -> None:
+    """Raises TooLargeError if a file has more bytes than its picture may, or than there is memory.
+
+    A file of holes takes no place on the disk, but as much memory as any other.
+    """
+    size, available = source.seek(0, os.SEEK_END), available_memory()
+    source.seek(0)
+    if size > _BYTES_OF_PIXEL * most_pixels + _BYTES_BESIDE:
+        raise TooLargeError(
+            f"its file has {size / 1e9:.3g} GB, more than {most_pixels / 1e6:g} megapixels take"
+        )
+    if available is not None and 2 * size > available:
+        raise UserError(
+            f"its file has {size / 1e9:.3g} GB, too many for the {available / 1e9:.2g} GB of free "
+            "memory"
+        )
+
+
 def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> Opened:
+    if head[:4] in _TIFF:  # which is read in parts
+        return _open_tiff(source, head)
+    _require_size(source, most_pixels)
     if head.startswith(png.SIGNATURE):
         found = png.read(source, most_pixels, pixels=pixels)
         image = Image.open(found.stream, formats=("PNG",))
@@ -176,8 +200,6 @@ def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> Open
             of_png=found,
         )
         return _with_exif(opened, found.exif, found.xmp)
-    if head[:4] in _TIFF:
-        return _open_tiff(source, head)
     if head.startswith(b"\xff\xd8"):
         found = jpeg.read(source, most_pixels)
         image = Image.open(found.stream, formats=("JPEG",))
