@@ -1,6 +1,7 @@
 """``binsr study prune``: what it trains, measures and draws."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -67,3 +68,11 @@ def test_a_study_of_pruning(whole, tmp_path, monkeypatch, capsys):
     assert [train["init_from"] for train in stored] == files
     assert jax.numpy.isfinite(start).all()
     assert main(command) == 0  # which reads what is there
+
+    # Scores are of the networks that they were measured on, not of others under their names.
+    capsys.readouterr()
+    network = load_trainable(whole)
+    params = jax.tree.map(lambda leaf: leaf * 1.5, network.variables["params"])
+    save_trainable(whole, replace(network, variables={"params": params}))
+    assert main(command) == 1
+    assert "another network in the place of config.train.init_from" in capsys.readouterr().err

@@ -138,6 +138,9 @@ def test_a_table_that_was_stopped_goes_on_to_the_same_table(
     with monkeypatch.context() as patch:
         patch.setattr(runs, "train", None)  # nothing is left to train
         assert main(argv("stopped")) == 0
+        for damage in ("[]", "{}", '{"scores": 3}', "{"):
+            (saved.parent / "result.json").write_text(damage)
+            assert main(argv("stopped")) == 0
     for name in ("table.md", "table.tex"):
         assert (stopped / name).read_text() == (whole / name).read_text()
     rows = [list(csv.DictReader((folder / "table.csv").open())) for folder in (whole, stopped)]
@@ -175,7 +178,7 @@ def test_a_table_that_was_stopped_goes_on_to_the_same_table(
 
 
 def test_a_row_that_fails_does_not_end_the_study(recipe, tmp_path, monkeypatch, capsys):
-    def train(config, workdir, validate):
+    def train(config, workdir, validate, read):
         if config.seed == 1:
             raise UserError("The loss became nan at step 7.")
         Path(workdir).mkdir(parents=True)

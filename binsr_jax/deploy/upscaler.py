@@ -274,7 +274,7 @@ class Upscaler:
             y = y[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
             if pixels.shape[-1] == 1 and y.shape[-1] == 3:
                 y = grey_of_rgb(y)
-            if not np.isfinite(y.sum(dtype=np.float64)):
+            if not np.isfinite(y).all():
                 raise NotFiniteError
             y = np.clip(y, 0, 1) * np.float32(white)
             if pixels.dtype != np.float32:

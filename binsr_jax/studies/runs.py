@@ -14,16 +14,18 @@ import jax
 
 from binsr_jax import models
 from binsr_jax.config import Config, config_from_json, config_to_json
-from binsr_jax.data.sources import fingerprint, open_mixture
+from binsr_jax.data.sources import fingerprint
+from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import network_validator, validation_sets
 from binsr_jax.files import printable, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.studies.rows import Row
 from binsr_jax.training.checkpoint import Checkpoints, differences, load_model
-from binsr_jax.training.loop import train
+from binsr_jax.training.loop import train, training_images
 from binsr_jax.training.scores import read_log, saved_steps, scores_of
 from binsr_jax.training.settings import check_settings
+from binsr_jax.training.transfer import sources
 from binsr_jax.training.workdir import writing_to
 
 T = TypeVar("T")
@@ -72,14 +74,23 @@ class Result:
 
 
 class Images:
-    """Fingerprints of the rows' training and benchmark images; each is computed once."""
+    """Fingerprints of the rows' training and benchmark images; each is computed once.
+
+    Those of the networks that rows start from and learn from are computed too.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = {}
 
     def trained_on(self, config: Config) -> str:
         """The fingerprint of the training images."""
-        return self._once(config, "data", lambda: fingerprint(open_mixture(config)))
+        # The pictures of a teacher depend on it, on the seed and on the degradation.
+        part = "" if config.data.taught else "data"
+        return self._once(config, part, lambda: fingerprint(training_images(config, read_network)))
+
+    def sources(self, config: Config) -> dict[str, str]:
+        """The fingerprints of the networks that a row starts from and learns from, by field."""
+        return self._once(config, "train", lambda: sources(config, read_network))
 
     def scored_on(self, config: Config) -> dict[str, str]:
         """The fingerprint of each benchmark set."""
@@ -91,7 +102,9 @@ class Images:
 
     def _once(self, config: Config, part: str, compute: Callable[[], T]) -> T:
         settings = config_to_json(config)
-        key = json.dumps([part, settings[part], config.task, config.scale], sort_keys=True)
+        key = json.dumps(
+            [part, settings.get(part, settings), config.task, config.scale], sort_keys=True
+        )
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
@@ -112,6 +125,7 @@ def check(rows: Sequence[Row]) -> Images:
         models.build(row.config)
         images.scored_on(row.config)
         images.trained_on(row.config)
+        images.sources(row.config)
     return images
 
 
@@ -135,18 +149,25 @@ def train_rows(rows: Sequence[Row], folder: Path, images: Images) -> Iterator[Re
     """
     for row in rows:
         _check_settings_of(folder / row.name, row.config)
-        _check_images_of(folder / row.name, images.trained_on(row.config))
+        _check_origin_of(
+            folder / row.name, images.trained_on(row.config), images.sources(row.config)
+        )
     spent: list[float] = []
     for number, row in enumerate(rows, 1):
         started, scored_on = time.monotonic(), images.scored_on(row.config)
-        data = images.trained_on(row.config)
-        known = _read(folder / row.name, row, data, scored_on)
+        about = {
+            "eval": _eval(row.config),
+            "data": images.trained_on(row.config),
+            "networks": images.sources(row.config),
+            "images": scored_on,
+        }
+        known = _read(folder / row.name, row, about)
         if known is not None:
             yield known
             continue
         _say(f"Row {number} of {len(rows)}: {row.title}.")
         try:
-            result = _train(row, folder / row.name, data, scored_on)
+            result = _train(row, folder / row.name, about)
         except UserError as error:
             result = Result(row, {}, error=str(error))
             _say(f"Row {number} failed: {error}")
@@ -182,8 +203,10 @@ def _check_settings_of(workdir: Path, config: Config) -> None:
             )
 
 
-def _check_images_of(workdir: Path, data: str) -> None:
-    """Refuses a work dir that was trained on other images, whatever their folder is called.
+def _check_origin_of(workdir: Path, data: str, networks: dict[str, str]) -> None:
+    """Refuses a work dir that was trained on other images or from other networks.
+
+    What their folders and files are called does not matter.
 
     Raises:
         UserError: It was.
@@ -192,6 +215,7 @@ def _check_images_of(workdir: Path, data: str) -> None:
         with Checkpoints(workdir, read_only=True) as checkpoints:
             latest = checkpoints.latest_step()
             stored = None if latest is None else checkpoints.data(latest)
+            known = None if latest is None else checkpoints.networks(latest)
     except UserError:  # no training yet; or it is damaged, which the training will report
         return
     if stored not in (None, data):
@@ -199,16 +223,28 @@ def _check_images_of(workdir: Path, data: str) -> None:
             f"{workdir} was trained on other images (fingerprint {stored}) than the "
             f"requested ones ({data}): delete it, or choose another --workdir."
         )
+    for name in networks if known is not None else ():
+        if known.get(name) != networks[name]:
+            raise UserError(
+                f"{workdir} was trained with another network in the place of config.{name} than "
+                "the one that is there now: delete it, or choose another --workdir."
+            )
 
 
-def _train(row: Row, workdir: Path, data: str, scored_on: dict[str, str]) -> Result:
-    """Trains a row to its end if needed, scores it and writes its result."""
+def _train(row: Row, workdir: Path, about: dict[str, Any]) -> Result:
+    """Trains a row to its end if needed, scores it and writes its result.
+
+    Args:
+        row: The row.
+        workdir: Its work dir.
+        about: What its result depends on: settings of the scores, and fingerprints.
+    """
     config = row.config
     model = models.build(config)
     validate = network_validator(config, model)
     saved = config.train.steps in saved_steps(workdir)
     if not saved or _last_validation(workdir, config) is None:
-        status = train(config, str(workdir), validate)
+        status = train(config, str(workdir), validate, read_network)
         if status:
             raise StudyStoppedError(status)
     last = _last_validation(workdir, config)
@@ -217,28 +253,26 @@ def _train(row: Row, workdir: Path, data: str, scored_on: dict[str, str]) -> Res
     scores, images = last["scores"], last["images"]
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     # The row may be older than a change of the requested sets, or of the images in them.
-    if images != scored_on or _eval(config_from_json(stored)) != _eval(config):
+    if images != about["images"] or _eval(config_from_json(stored)) != _eval(config):
         _, _, variables, step = load_model(workdir, "latest")
         scores, _, images = validate(variables, step)
     seconds = _seconds(read_log(workdir))
     with writing_to(workdir):
-        note = {"eval": _eval(config), "data": data, "images": images}
-        note |= {"scores": scores, "seconds": seconds}
+        note = about | {"images": images, "scores": scores, "seconds": seconds}
         replace_text(workdir / "result.json", json_line(note))
     return Result(row, scores, images, seconds)
 
 
-def _read(workdir: Path, row: Row, data: str, scored_on: dict[str, str]) -> Result | None:
-    """The result of a row, if it is finished and was trained and scored on the requested images."""
+def _read(workdir: Path, row: Row, about: dict[str, Any]) -> Result | None:
+    """The result of a row, if it is finished and depends on the same; see ``_train``."""
     try:
         note = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        # The checkpoints, which name the training images too, may have been deleted since.
+        if any(note[name] != value for name, value in about.items()):
+            return None
+        return Result(row, scores_of(note["scores"]), note["images"], note["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
         return None
-    # The checkpoints, which name the training images too, may have been deleted since.
-    wanted = {"eval": _eval(row.config), "data": data, "images": scored_on}
-    if any(note.get(name) != value for name, value in wanted.items()):
-        return None
-    return Result(row, scores_of(note["scores"]), note["images"], note["seconds"])
 
 
 def _eval(config: Config) -> dict[str, Any]:

@@ -227,6 +227,7 @@ class Checkpoints:
         data: str,
         score: Score | None = None,
         pending: Sequence[Mapping[str, float]] = (),
+        networks: Mapping[str, str] | None = None,
     ) -> None:
         """Starts saving; the caller may overwrite or donate the state's arrays at once.
 
@@ -237,6 +238,8 @@ class Checkpoints:
             score: The score that decides which checkpoint is the best.
             pending: Loss, gradient norm and so on of each step since the last line of the log. The
                 next line will hold their means.
+            networks: The fingerprints of the networks that it started from and learns from, by
+                field.
 
         Raises:
             UserError: This or the previous save cannot be written.
@@ -249,6 +252,7 @@ class Checkpoints:
             "config": settings,
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "data": data,
+            "networks": dict(networks or {}),
             "pending": [dict(values) for values in pending],
             "arithmetic": arithmetic(),
             "checksums": {"config": _text_checksum(settings), "state": _checksums(host)},
@@ -293,6 +297,13 @@ class Checkpoints:
     def data(self, step: int) -> str:
         """The fingerprint of the data that a step was trained on."""
         return self._metadata(step)["data"]
+
+    def networks(self, step: int) -> dict[str, str] | None:
+        """Fingerprints of the networks that a step started from and learned from, by field.
+
+        None if the checkpoint does not name them.
+        """
+        return self._metadata(step).get("networks")
 
     def pending(self, step: int) -> list[dict[str, float]]:
         """Loss, gradient norm and so on of the steps between the log's last line and this step."""

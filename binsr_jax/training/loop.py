@@ -19,7 +19,7 @@ from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
-from binsr_jax.data.taught import open_taught
+from binsr_jax.data.taught import Mixture, open_taught
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, replace_text
 from binsr_jax.training.checkpoint import (
@@ -39,7 +39,13 @@ from binsr_jax.training.signals import StoppedError, StopRequest
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
 from binsr_jax.training.step import Metrics, make_step
 from binsr_jax.training.trainable import read_network
-from binsr_jax.training.transfer import ReadNetwork, initialised, make_teacher, picture_teacher
+from binsr_jax.training.transfer import (
+    ReadNetwork,
+    initialised,
+    make_teacher,
+    picture_teacher,
+    sources,
+)
 from binsr_jax.training.workdir import claim, writing_to
 
 _LONGEST_SCORE = 4096  # bytes, as text
@@ -86,6 +92,22 @@ def train(
         return run.to_the_end()
 
 
+def training_images(config: Config, read: ReadNetwork = read_network) -> Mixture:
+    """The training images; with ``data.taught`` those that the teacher makes of them.
+
+    Args:
+        config: The config of the training.
+        read: Reads the network of the teacher.
+
+    Raises:
+        UserError: The images or the teacher are missing or damaged.
+    """
+    mixture = open_mixture(config)
+    if not config.data.taught:
+        return mixture
+    return [(open_taught(config, mixture, picture_teacher(config, read)), 1.0)]
+
+
 class _Run:
     """One call of ``train``: its state, and the work between two steps."""
 
@@ -101,11 +123,9 @@ class _Run:
     ):
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
+        read = functools.cache(read)
         # Decodes the images if that was not done before, so that no step waits for it.
-        self._mixture = open_mixture(config)
-        if config.data.taught:
-            teacher = picture_teacher(config, read)
-            self._mixture = [(open_taught(config, self._mixture, teacher), 1.0)]
+        self._mixture = training_images(config, read)
         self._data = fingerprint(self._mixture)
         optimizer = make_optimizer(config.train)
         initial = functools.partial(create_state, config, model, optimizer)
@@ -119,8 +139,10 @@ class _Run:
             if config.train.init_from:
                 fresh = initialised(fresh, config, read)
             state = jax.tree.map(np.asarray, fresh)
+            self._networks = sources(config, read)
         else:
             state = self._resumed(jax.eval_shape(initial), latest)
+            self._networks = self._resumed_networks(latest, read)
         self._start = int(state.step)
         # Both a fresh and a restored state come from numpy, so the step is compiled once.
         self._state: TrainState = place_state(state, mesh)
@@ -151,6 +173,15 @@ class _Run:
                 now,
             )
         return state
+
+    def _resumed_networks(self, step: int, read: ReadNetwork) -> dict[str, str]:
+        """The networks of a checkpoint, with the teacher as it is now."""
+        before = self._checkpoints.networks(step) or {}
+        teacher = sources(self._config, read, ["train.teacher"])
+        for name, now in teacher.items():
+            if before.get(name, now) != now:
+                logging.warning("Since that step the network of config.%s has changed.", name)
+        return {name: kept for name, kept in before.items() if name == "train.init_from"} | teacher
 
     def to_the_end(self) -> int:
         """Trains, logs how the run ended, and returns the exit status."""
@@ -222,7 +253,9 @@ class _Run:
             except StoppedError:
                 signal = stop.at(step)
         if saving:
-            self._checkpoints.save(self._state, self._config, self._data, score, self._window)
+            self._checkpoints.save(
+                self._state, self._config, self._data, score, self._window, self._networks
+            )
             journal.restart_clock(step)
         if signal is not None:
             self._checkpoints.wait()

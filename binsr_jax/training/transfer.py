@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from binsr_jax import models
-from binsr_jax.config import Config, config_to_json
+from binsr_jax.config import Config, config_to_json, flat_fields
 from binsr_jax.data.taught import PictureTeacher
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, replace_text
@@ -190,6 +190,26 @@ def fingerprint(network: Network) -> str:
         found.update(json.dumps([name, str(array.dtype), array.shape]).encode())
         found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
+
+
+def sources(
+    config: Config,
+    read: ReadNetwork = read_network,
+    fields: Sequence[str] = ("train.init_from", "train.teacher"),
+) -> dict[str, str]:
+    """The fingerprints of the networks that a training starts from and learns from, by field.
+
+    Args:
+        config: The config of the training.
+        read: Reads the network of a path.
+        fields: The fields to look at; those without a network are left out.
+
+    Raises:
+        UserError: There is no such network, or it is damaged.
+    """
+    settings = flat_fields(config)
+    paths = {field: settings[field] for field in fields}
+    return {field: fingerprint(read(path)) for field, path in paths.items() if path}
 
 
 def make_teacher(config: Config, mesh: Mesh, read: ReadNetwork = read_network) -> Teacher:

@@ -1,6 +1,7 @@
 """Starting from another run's parameters, and learning from a teacher."""
 
 import dataclasses
+import shutil
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from binsr_jax.training.devices import make_mesh, place_batch
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import Validation
 from binsr_jax.training.state import create_state, make_optimizer
-from binsr_jax.training.transfer import initialised, make_teacher
+from binsr_jax.training.transfer import initialised, make_teacher, sources
 
 FLOAT = {
     "model.unit": "residual",
@@ -165,3 +166,32 @@ def test_a_run_learns_from_its_teacher(tiny, trained, tmp_path, parallel):
     # The first step's loss is linear in the weight.
     assert losses[1.0] > losses[0.0]
     assert losses[3.0] - losses[0.0] == pytest.approx(3 * (losses[1.0] - losses[0.0]), rel=1e-4)
+
+
+def test_a_run_says_when_its_teacher_was_replaced(tiny, trained, tmp_path, caplog):
+    config = tiny(
+        **{
+            "train.init_from": trained("start"),
+            "train.teacher": trained("teacher", **FLOAT),
+            "train.steps": 1,
+            "eval.sets": (),
+        }
+    )
+
+    def again() -> bool:
+        caplog.clear()
+        assert (
+            train(config, str(tmp_path / "run"), lambda variables, step: Validation({}, {}, {}))
+            == 0
+        )
+        return "the network of config.train.teacher has changed" in caplog.text
+
+    assert not again()
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        networks = checkpoints.networks(1)
+    assert networks == sources(config)
+    assert not again()
+    for name in ("start", "teacher"):
+        shutil.rmtree(tmp_path / name)  # the first is not needed any more
+    trained("teacher", **FLOAT | {"model.residual_scale": 0.5})
+    assert again()
