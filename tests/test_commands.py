@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 from binsr_jax import __version__, cost, models
 from binsr_jax.commands import COMMANDS, main
 from binsr_jax.config import FIELDS, default
-from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.model_file import fingerprint, load_model_file
 from binsr_jax.deploy.pack import from_workdir
+from binsr_jax.json_lines import json_line
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
@@ -82,6 +83,26 @@ def test_smaller_floats_say_what_they_cost(workdir, tmp_path, capsys, flags, flo
     assert f"{size:,} of them tensors" in output
     assert cost.count(from_workdir(workdir).config).bytes_of(floats) == size
     assert load_model_file(path).floats == floats
+
+
+def test_only_scores_of_the_network_itself_are_stored(workdir, tmp_path, capsys):
+    path, results = tmp_path / "model.binsr", tmp_path / "results.jsonl"
+    argv = ["pack", "--workdir", str(workdir), "-o", str(path)]
+    assert main(argv) == 0
+    about = {"task": "SR x2", "set": "Set5", "images": 5, "engine": "packed"}
+    own = about | {"network": fingerprint(load_model_file(path)), "psnr": 31.5}
+    others = [about | {"psnr": 40.0}, about | {"network": "0f", "psnr": 41.0}]
+    results.write_text("".join(map(json_line, [own, *others])))
+    assert main([*argv, "--scores", str(results)]) == 0
+    model = load_model_file(path)
+    assert model.provenance["scores"] == {"samples/psnr": 31.25, "Set5/psnr": 31.5}
+    assert fingerprint(model) == own["network"]
+
+    results.write_text("".join(map(json_line, others)))
+    capsys.readouterr()
+    assert main([*argv, "--scores", str(results)]) == 1
+    assert "no scores of this network" in sentence(capsys)
+    assert load_model_file(path).provenance["scores"] == {"samples/psnr": 31.25}
 
 
 def test_cost_of_a_recipe_and_its_variant(capsys):

@@ -16,6 +16,7 @@ from binsr_jax import models
 from binsr_jax.config import default
 from binsr_jax.data.images import read_pixels
 from binsr_jax.data.sources import SAMPLES
+from binsr_jax.deploy.model_file import fingerprint
 from binsr_jax.deploy.pack import pack
 from binsr_jax.evaluation.metrics import psnr
 from binsr_jax.training.checkpoint import Checkpoints
@@ -134,7 +135,7 @@ def test_work_dir_is_scored_beside_bicubic(
 
 
 def test_a_model_file_is_scored_packed_and_in_floats(tmp_path: Path, workdir: Path) -> None:
-    pack(workdir, tmp_path / "model.binsr", which="latest")
+    model = pack(workdir, tmp_path / "model.binsr", which="latest")
     scores = {}
     for engine in ("packed", "float"):
         done = _evaluate(tmp_path, "--model=model.binsr", f"--engine={engine}", "--output=.")
@@ -143,6 +144,7 @@ def test_a_model_file_is_scored_packed_and_in_floats(tmp_path: Path, workdir: Pa
         row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])
         assert (row["set"], row["engine"]) == ("samples", engine)
         scores[engine] = row["psnr"]
+        assert row["network"] == fingerprint(model)
     assert scores["packed"] == pytest.approx(scores["float"], abs=1e-3)
     done = _evaluate(tmp_path, f"--workdir={workdir}", "--which=latest")
     row = json.loads((workdir / "results.jsonl").read_text().splitlines()[-1])

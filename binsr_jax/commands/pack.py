@@ -16,7 +16,7 @@ from typing import Any
 
 from binsr_jax import models
 from binsr_jax.commands.info import describe
-from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.deploy.model_file import PackedModel, fingerprint
 from binsr_jax.deploy.pack import from_network, network_at, pack
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import score_set
@@ -26,7 +26,6 @@ from binsr_jax.files import printable
 from binsr_jax.models.restoring import restorer
 from binsr_jax.nn.packed import PackedConv
 from binsr_jax.ops.quantise import FLOATS
-from binsr_jax.tasks import Task, task_of
 from binsr_jax.training.trainable import SUFFIX
 
 
@@ -53,11 +52,15 @@ def run(args: argparse.Namespace) -> None:
     if args.trainable is not None and args.trainable.suffix != SUFFIX:
         raise UserError(f"A trainable file ends in {SUFFIX}: name {args.trainable} so.")
     about: dict[str, Any] = {key: text for key in ("name", "terms") if (text := getattr(args, key))}
+
+    def packed() -> PackedModel:
+        return pack(args.workdir, args.output, args.which, args.floats, args.trainable, about)
+
+    model = packed()
     if args.scores is not None:
-        network = network_at(args.workdir, args.which)
-        scores = _scores(args.scores, task_of(network.config))
-        about["scores"] = {**network.provenance.get("scores", {}), **scores}
-    model = pack(args.workdir, args.output, args.which, args.floats, args.trainable, about)
+        scores = _scores(args.scores, model)
+        about["scores"] = {**model.provenance.get("scores", {}), **scores}
+        model = packed()
     print(describe(model, args.output))
     if args.trainable is not None:
         print(f"trainable:  {args.trainable}, {args.trainable.stat().st_size:,} bytes")
@@ -71,27 +74,31 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _scores(path: Path, task: Task) -> dict[str, float]:
+def _scores(path: Path, model: PackedModel) -> dict[str, float]:
     """The means of the sets in a results.jsonl of ``binsr evaluate``, by set and score.
 
-    The input's scores are left out. Scores by another task's protocol have its name in front. If a
-    set was scored several times, the last scores are used.
+    The scores of other networks and of the input are left out. Scores by another task's protocol
+    have its name in front. If a set was scored several times, the last scores are used.
     """
+    network = fingerprint(model)
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        means = [row for row in rows if "images" in row and "engine" in row]
+        means = [row for row in rows if "images" in row and row.get("network") == network]
         scores = {}
         for row in means:
-            before = "" if row["task"] == task.name else f"{row['task']}: "
+            before = "" if row["task"] == model.task.name else f"{row['task']}: "
             for score in SCORES:
                 if isinstance(row.get(score), float):
                     scores[f"{before}{row['set']}/{score}"] = round(row[score], 4)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} holds no scores: name the results.jsonl of binsr evaluate --model."
+            f"{path} cannot be read: name the results.jsonl of binsr evaluate --model."
         ) from error
     if not scores:
-        raise UserError(f"{path} holds no scores of a packed model: binsr evaluate --model first.")
+        raise UserError(
+            f"{path} holds no scores of this network, which was packed without them: run binsr "
+            "evaluate --model on it first."
+        )
     return scores
 
 

@@ -21,13 +21,20 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.cost import stored_bytes
-from binsr_jax.deploy.description import Description, describe, read_description
+from binsr_jax.deploy.description import (
+    Description,
+    describe,
+    read_description,
+    without_training,
+)
 from binsr_jax.deploy.signs import Kernel, bits_of, words_of
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, open_regular, replace_bytes
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.ops.quantise import dequantise, quantise, stored_as
 from binsr_jax.tasks import Task, task_of
+from binsr_jax.training import transfer
+from binsr_jax.training.trainable import Network
 
 _MAX_HEADER = 1 << 19
 _MAX_REASON = 300  # characters
@@ -60,6 +67,12 @@ class PackedModel:
     def task(self) -> Task:
         """The task of the network."""
         return task_of(self.config)
+
+
+def fingerprint(model: PackedModel) -> str:
+    """A hash of what a packed network computes, whatever is said of its training."""
+    config = without_training(model.config)
+    return transfer.fingerprint(Network(config, {"params": model.params}, {}))
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import numpy as np
 from binsr_jax.config import Config, copy_of, default
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.deploy.loading import Arithmetic, engine_of
-from binsr_jax.deploy.model_file import load_model_file
+from binsr_jax.deploy.model_file import fingerprint, load_model_file
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.errors import UserError
 from binsr_jax.models.restoring import Restore, restorer
 from binsr_jax.tasks import ENLARGING, task_of
+from binsr_jax.training import transfer
 from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trainable import Network
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ def trained(workdir: str, which: Literal["best", "latest"], scale: int | None = 
     config, model, variables, step = load_model(workdir, which)
     _check_scale(config, scale, workdir)
     restore = restorer(model, variables, task_of(config).channels)
-    return Subject(config, restore, {"method": config.model.name, "step": step})
+    about = {"method": config.model.name, "step": step}
+    about["network"] = transfer.fingerprint(Network(config, variables, {}))
+    return Subject(config, restore, about)
 
 
 def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subject:
@@ -52,6 +56,7 @@ def packed(file: str, arithmetic: Arithmetic, scale: int | None = None) -> Subje
     model = load_model_file(file)
     _check_scale(model.config, scale, file)
     about = {"method": model.config.model.name, "engine": arithmetic}
+    about["network"] = fingerprint(model)
     upscaler = Upscaler(engine_of(model, arithmetic))
 
     def restore(lq: np.ndarray) -> np.ndarray:
