@@ -414,6 +414,9 @@ def _tiff_refused() -> Iterator[Case]:
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, values, photometric="rgb", bigtiff=name == "double")
         yield Case(f"{name}.tif", buffer.getvalue(), says="not supported")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, rgb, photometric="rgb", bigtiff=True, byteorder=">")
+    yield Case("big_endian_big.tif", buffer.getvalue(), says="BigTIFF in big-endian order")
     yield Case("lab.tif", tiff(rgb, 8, 8), says="cannot be restored")
     yield Case("grey_float.tif", tiff((grey / 255).astype("<f4").tobytes(), 32, 1, t339=[3]),
                says="not supported")  # fmt: skip
@@ -470,6 +473,8 @@ def _others() -> Iterator[Case]:
     yield Case("animated.webp", _saved(Image.fromarray(rgb), "WEBP", lossless=True, save_all=True,
                append_images=[Image.fromarray(255 - rgb)]), rgb, says="first frame")  # fmt: skip
     webp = _saved(rgb, "WEBP", lossless=True)
+    claim = webp[:21] + b"\xff\xff\xff\x0f" + webp[25:]  # 16384 pixels a side
+    yield Case("large_claim.webp", claim, says="claims more")
     yield Case("cut.webp", webp[: len(webp) * 2 // 3], says="")
     bits = (smooth(1) > 100) * np.uint8(255)
     yield Case("one.bmp", _saved(Image.fromarray(bits[..., 0]).convert("1"), "BMP"), bits)
@@ -485,6 +490,7 @@ def _others() -> Iterator[Case]:
         ("x.avif", b"\0\0\0\x18ftypavif" + bytes(20), "AVIF"),
         ("x.jxl", b"\xff\x0a" + bytes(20), "JPEG XL"),
         ("x.cr3", b"\0\0\0\x18ftypcrx " + bytes(20), "raw file"),
+        ("text.ppm", b"P3\n1 1\n255\n1 2 3\n", "PPM"),
         ("text.png", b"hello", "no PNG"),
         ("empty.png", b"", "no PNG"),
         ("zeros.png", bytes(1000), "no PNG"),

@@ -14,7 +14,7 @@ from collection import Case, collection
 from PIL import Image
 from taps import TapsEngine
 
-from binsr_jax.data.images import read_image
+from binsr_jax.data.images import read_image, read_pixels
 from binsr_jax.deploy.picture_files import picture_of, picture_size, read_picture
 from binsr_jax.deploy.pictures import Picture
 from binsr_jax.deploy.upscaler import Upscaler
@@ -135,6 +135,18 @@ def test_mutations_end_in_pixels_or_in_a_sentence(tmp_path: Path) -> None:
             pass
         assert time.monotonic() - started < 5, f"mutation {i} of {case.name}"
     assert 0.1 * number < read < 0.9 * number  # both ways are tried
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+def test_a_file_of_holes_is_refused_before_it_is_read(tmp_path: Path, form: str) -> None:
+    file = tmp_path / "a"
+    Image.new("RGB", (8, 8)).save(file, form)
+    os.truncate(file, 2**34)
+    for read in (lambda: read_picture(file, MOST), lambda: picture_size(file, MOST)):
+        with pytest.raises(UserError, match=r"its file has 17\.2 GB"):
+            read()
+    with pytest.raises(UserError, match=r"its file has 17\.2 GB"):
+        read_pixels(file)
 
 
 def _with_entry(data: bytes, tag: int, kind: int, numbers: tuple[int, ...]) -> bytes:

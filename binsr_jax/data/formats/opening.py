@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from binsr_jax.data.formats import gif, jpeg, png, tiff
+from binsr_jax.data.formats import gif, jpeg, png, tiff, webp
 from binsr_jax.data.formats.ifd import EXIF_MARK, Directories, orientation_and_dpi
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.memory import available_memory
@@ -58,6 +58,9 @@ _OTHERS = (
     (0, b"<?xml", "an XML file"),
     (0, b"#?RADIANCE", "an HDR picture"),
     (0, b"v/1\x01", "an OpenEXR"),
+    (0, b"P1\n", "a PBM"),
+    (0, b"P2\n", "a PGM"),
+    (0, b"P3\n", "a PPM"),
     (0, b"P4\n", "a PBM"),
     (0, b"P5", "a PGM"),
     (0, b"P6", "a PPM"),
@@ -166,10 +169,14 @@ def _limits(most_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS, TiffImagePlugin.READ_LIBTIFF = usual
 
 
-def _require_size(source: BinaryIO, most_pixels: int) -> None:
-    """Raises TooLargeError if a file has more bytes than its picture may, or than there is memory.
+def _required_size(source: BinaryIO, most_pixels: int) -> int:
+    """The bytes of a file that is read whole.
 
     A file of holes takes no place on the disk, but as much memory as any other.
+
+    Raises:
+        TooLargeError: It has more bytes than such a picture takes.
+        UserError: It has more bytes than there is memory.
     """
     size, available = source.seek(0, os.SEEK_END), available_memory()
     source.seek(0)
@@ -182,12 +189,13 @@ def _require_size(source: BinaryIO, most_pixels: int) -> None:
             f"its file has {size / 1e9:.3g} GB, too many for the {available / 1e9:.2g} GB of free "
             "memory"
         )
+    return size
 
 
 def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> Opened:
     if head[:4] in _TIFF:  # which is read in parts
         return _open_tiff(source, head)
-    _require_size(source, most_pixels)
+    length = _required_size(source, most_pixels)
     if head.startswith(png.SIGNATURE):
         found = png.read(source, most_pixels, pixels=pixels)
         image = Image.open(found.stream, formats=("PNG",))
@@ -214,9 +222,11 @@ def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> Open
                 raise UserError("it is a video: binsr video takes it")
             way = "develop it with a raw converter" if "raw" in name else "convert it to PNG"
             raise UserError(f"it is {name}, which is not read: {way} first")
+    if head[8:12] == b"WEBP":
+        webp.require_pixels(head, length)
     image = Image.open(source, formats=("WEBP", "BMP"))
     if image.format == "BMP":
-        if image.width * image.height > _PIXELS_OF_BMP * source.seek(0, os.SEEK_END) + 2**16:
+        if image.width * image.height > _PIXELS_OF_BMP * length + 2**16:
             raise ValueError("it claims more pixels than it holds")
         return Opened(image, dpi=image.info.get("dpi"))
     info = image.info
@@ -235,6 +245,11 @@ def _open_tiff(source: BinaryIO, head: bytes) -> Opened:
     try:
         image = Image.open(source, formats=("TIFF",))
     except Image.UnidentifiedImageError as error:
+        if directories.big and directories.order == ">":
+            raise UserError(
+                "it is a BigTIFF in big-endian order, which is not supported: save it as a TIFF "
+                "in little-endian order"
+            ) from error
         if layout.kind in ("RGB of 8 bits", "grey of 8 bits"):
             raise ValueError("its directory is damaged") from error
         raise UserError(tiff.unsupported(layout.kind)) from error

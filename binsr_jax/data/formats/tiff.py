@@ -19,6 +19,7 @@ _KINDS = {
     0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab",
     9: "Lab", 10: "Lab", 32844: "LogL", 32845: "LogLuv",
 }  # fmt: skip
+_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4}  # by photometric, without transparency and others
 # Largest compression ratios: PackBits, LZW of 12-bit codes, deflate.
 _RATIOS = {1: 1, 32773: 64, 5: 4096, 8: 1040, 32946: 1040}
 _MOST_PARTS = 10_000  # most strips or tiles, unless they are large
@@ -73,6 +74,8 @@ def layout(directories: Directories) -> Layout:
     values = {1: "", 2: " of signed numbers", 3: " of floats"}.get(min(formats), " of numbers")
     alike = str(bits[0]) if len(set(bits)) == 1 else ", ".join(map(str, bits[:8]))
     kind = f"{_KINDS.get(photometric, f'photometric {photometric}')} of {alike} bits{values}"
+    if bits[0] != 8 and samples > _CHANNELS.get(photometric, samples):
+        kind += " with more channels"
     if (
         not formats <= {1, 4}
         or len(set(bits)) > 1
