@@ -121,6 +121,7 @@ def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
 @pytest.mark.parametrize("home", ["none", "a file"])
 def test_without_a_home_a_temporary_folder_is_taken(monkeypatch, tmp_path, caplog, home):
     build.cache_folder.cache_clear()
+    monkeypatch.setattr(build, "_TOLD", set())
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if home == "none":
 
@@ -135,8 +136,20 @@ def test_without_a_home_a_temporary_folder_is_taken(monkeypatch, tmp_path, caplo
     assert folder.parent.parent == tmp_path
     assert stat.S_IMODE(folder.lstat().st_mode) == 0o700
     assert build.cache_folder("native") == folder
+    assert build.cache_folder("jax").parent == folder.parent
     assert len(caplog.records) == 1
+    assert "Errno" not in caplog.text
     build.cache_folder.cache_clear()
+
+
+def test_a_cache_on_a_full_disk_is_one_line(monkeypatch, caplog):
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "_is_whole", lambda file: False)
+    monkeypatch.setattr(build, "_compile", full)
+    with pytest.raises(build.BuildError, match="the folder of what is compiled: No space left"):
+        build.library("Portable")
 
 
 def test_a_temporary_folder_of_others_is_not_taken(monkeypatch, tmp_path):

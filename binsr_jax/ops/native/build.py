@@ -23,6 +23,7 @@ _CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else
 # in another, and then a chain and its units, or two tiles, differ in the last bit.
 _FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-pthread")
 _SECONDS = 300  # time limit of the compiler
+_TOLD: set[Path] = set()  # temporary folders that a log line has named
 
 
 class BuildError(Exception):
@@ -61,7 +62,8 @@ def library(form: str) -> Path:
         file = cache_folder("native") / f"{form.lower()}-{key}.so"
         return file if _is_whole(file) else _compile(form, file)
     except OSError as error:
-        raise BuildError(f"{error.filename}: {error.strerror}") from error
+        where = error.filename or "the folder of what is compiled"
+        raise BuildError(f"{where}: {error.strerror}") from error
 
 
 def discard(file: Path) -> None:
@@ -83,10 +85,14 @@ def cache_folder(name: str) -> Path:
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
         reason = f"{folder} cannot be written"
-    except (OSError, RuntimeError) as error:  # Path.home: neither HOME nor an entry for the user
-        reason = str(error)
+    except OSError as error:
+        reason = f"{error.filename} ({error.strerror})"
+    except RuntimeError as error:  # neither HOME nor an entry for the user
+        reason = str(error).rstrip(".")
     root = Path(tempfile.gettempdir()) / f"binsr-jax-{os.getuid()}"
-    logging.getLogger("binsr_jax").warning("%s: what is compiled is kept in %s", reason, root)
+    if root not in _TOLD:
+        _TOLD.add(root)
+        logging.getLogger("binsr_jax").warning("%s: what is compiled is kept in %s", reason, root)
     root.mkdir(exist_ok=True, mode=0o700)
     found = root.lstat()
     # Other users may write to the temporary folder: use a subfolder only if it is ours alone.
