@@ -423,6 +423,12 @@ def _tiff_refused() -> Iterator[Case]:
     yield Case("sensor.tif", tiff(grey, 8, 32803), says="raw file")
     yield Case("dng.tif", tiff(rgb, 8, 2, t50706=[1]), says="raw file")
     yield Case("canon.tif", b"II*\0\x10\0\0\0CR\2\0" + bytes(40), says="raw file")
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "TIFF", compression="tiff_lzw")
+    half = bytearray(buffer.getvalue())
+    half[len(half) // 2 :] = bytes(len(half) - len(half) // 2)
+    half[-200:] = buffer.getvalue()[-200:]  # the directory
+    yield Case("lzw_damaged.tif", bytes(half), says="its pixels are damaged")
     yield Case("strips_missing.tif", tiff(grey, 8, 1, t278=[4]), says="cut off")
     yield Case(
         "large_claim.tif", tiff(grey, 8, 1, t256=[900], t257=[900], t278=[900]), says="claims more"

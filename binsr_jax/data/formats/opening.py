@@ -310,4 +310,6 @@ def reason_of(error: Exception) -> str:
         return "it is no PNG, JPEG, WebP, TIFF, BMP or GIF"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if str(error).startswith("decoder error"):  # which says only a number
+        return "its pixels are damaged, or compressed in a way that is not supported"
     return str(error).rstrip(".") or type(error).__name__
