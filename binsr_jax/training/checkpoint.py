@@ -7,6 +7,7 @@ hardware or native code that computed, and a checksum of every array.
 
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import os
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
@@ -34,6 +35,8 @@ from binsr_jax.ops.native import choose
 from binsr_jax.training.scores import Score, best_step, saved_scores, stored_score
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
+
+T = TypeVar("T")
 
 _LIBRARIES = ("binsr-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -135,18 +138,28 @@ def _of_discriminator(config: Config) -> tuple[str, ...]:
     return ("train.discriminator", "train.discriminator_features", *sides)
 
 
-def _without_closed_loops(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """An exception hook that drops the tracebacks of late writes in Orbax.
+@functools.cache
+def _drop_late_tracebacks() -> None:
+    """Drops the tracebacks of reads and writes that Orbax has given up.
 
-    If one write of a save fails, Orbax closes its event loop, and each other pending write prints a
-    traceback. The failure itself is raised and reported as one sentence.
+    If one of them fails, Orbax closes its event loop, and each other pending one prints a
+    traceback, also after the manager is closed. The failure itself is raised and reported as one
+    sentence.
     """
+    usual, usual_ignored = sys.excepthook, sys.unraisablehook
 
-    def filtered(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, trace)
+    def late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
-    return filtered
+    def raised(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not late(error):
+            usual(kind, error, trace)
+
+    def ignored(what: Any) -> None:
+        if not late(what.exc_value):
+            usual_ignored(what)
+
+    sys.excepthook, sys.unraisablehook = raised, ignored
 
 
 class Checkpoints:
@@ -189,8 +202,7 @@ class Checkpoints:
             ) from error
 
     def __enter__(self) -> "Checkpoints":
-        self._hook = sys.excepthook
-        sys.excepthook = _without_closed_loops(self._hook)
+        _drop_late_tracebacks()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -199,8 +211,6 @@ class Checkpoints:
         except (OSError, RuntimeError, ValueError) as error:
             if kind is None:  # an exception in flight is more informative than this one
                 raise unwritable(self.workdir, error) from error
-        finally:
-            sys.excepthook = self._hook
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
@@ -292,27 +302,31 @@ class Checkpoints:
 
     def config(self, step: int) -> Config:
         """The config that a step was saved with."""
-        return config_from_json(self._metadata(step)["config"])
+        return self._about(step, lambda metadata: config_from_json(metadata["config"]))
 
     def data(self, step: int) -> str:
         """The fingerprint of the data that a step was trained on."""
-        return self._metadata(step)["data"]
+        return self._about(step, lambda metadata: str(metadata["data"]))
 
     def networks(self, step: int) -> dict[str, str] | None:
         """Fingerprints of the networks that a step started from and learned from, by field.
 
         None if the checkpoint does not name them.
         """
-        return self._metadata(step).get("networks")
+        return self._about(step, lambda metadata: metadata.get("networks"))
 
     def pending(self, step: int) -> list[dict[str, float]]:
         """Loss, gradient norm and so on of the steps between the log's last line and this step."""
-        stored = self._metadata(step).get("pending", [])
-        return [{name: float(value) for name, value in values.items()} for values in stored]
+
+        def read(metadata: dict[str, Any]) -> list[dict[str, float]]:
+            stored = metadata.get("pending", [])
+            return [{name: float(value) for name, value in values.items()} for values in stored]
+
+        return self._about(step, read)
 
     def arithmetic(self, step: int) -> str | None:
         """The arithmetic of the steps up to this one; None if the checkpoint does not name it."""
-        return self._metadata(step).get("arithmetic")
+        return self._about(step, lambda metadata: metadata.get("arithmetic"))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, bit for bit, as numpy arrays.
@@ -339,26 +353,33 @@ class Checkpoints:
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise unwritable(self.workdir, error)
 
-    def _metadata(self, step: int) -> dict[str, Any]:
+    def _about(self, step: int, part: Callable[[dict[str, Any]], T]) -> T:
+        """A part of a step's metadata."""
         args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        metadata = self._read(step, lambda: self._manager.restore(step, args=args)["metadata"])
-        if metadata["checksums"]["config"] != _text_checksum(metadata["config"]):
-            raise self._damaged(step, "the config's checksum does not match")
-        return metadata
+
+        def read() -> T:
+            metadata = self._manager.restore(step, args=args)["metadata"]
+            if metadata["checksums"]["config"] != _text_checksum(metadata["config"]):
+                raise self._damaged(step, "the config's checksum does not match")
+            return part(metadata)
+
+        return self._read(step, read)
 
     def _restore_state(self, step: int, how: Any) -> Any:
         args = ocp.args.Composite(state=how)
         state = self._read(step, lambda: self._manager.restore(step, args=args)["state"])
-        stored = self._metadata(step)["checksums"]["state"]
+        stored = self._about(step, lambda metadata: dict(metadata["checksums"]["state"]))
         for name, checksum in _checksums(state).items():
             if stored.get(name) != checksum:
                 raise self._damaged(step, f"the checksum of {name} does not match")
         return state
 
-    def _read(self, step: int, read: Callable[[], Any]) -> Any:
+    def _read(self, step: int, read: Callable[[], T]) -> T:
         try:
             return read()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # of damaged files Orbax and JSON make any kind
             raise self._damaged(step, _first_line(error)) from error
 
     def _damaged(self, step: int, reason: str) -> UserError:

@@ -3,6 +3,8 @@
 import gc
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -184,7 +186,8 @@ def test_flipped_and_missing_bytes_are_one_sentence_or_do_no_harm(tiny, tmp_path
         flipped = bytearray(content)
         for position in range(0, len(content), max(1, len(content) // 5)):
             flipped[position] ^= 0x10
-        for damaged in (bytes(flipped), content[: len(content) // 2], b""):
+        other = [b"[]", b"{}"] if content[:1] == b"{" else []  # JSON of another shape
+        for damaged in (bytes(flipped), content[: len(content) // 2], b"", *other):
             path.write_bytes(damaged)
             try:
                 _, _, variables, _ = load_model(tmp_path, "latest")
@@ -201,6 +204,18 @@ def test_flipped_and_missing_bytes_are_one_sentence_or_do_no_harm(tiny, tmp_path
         assert sentence.endswith(": delete that folder to continue from step 1.")
         assert "\n" not in sentence
     assert load_model(tmp_path, "latest")[3] == 2
+
+
+def test_a_damaged_checkpoint_is_one_line(tiny, tmp_path):
+    _save(tmp_path, tiny(), {1: None})
+    manifest = tmp_path / "checkpoints" / "1" / "state" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:40])
+    command = [sys.executable, "-m", "binsr_jax", "pack", "--workdir", str(tmp_path)]
+    done = subprocess.run([*command, "-o", "m.binsr"], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: The checkpoint")
+    assert "is damaged" in line
 
 
 def test_the_fields_of_another_network_are_named(tiny, tmp_path):

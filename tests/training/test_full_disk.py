@@ -3,15 +3,17 @@
 import gc
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
-from binsr_jax.training.checkpoint import Checkpoints, _without_closed_loops
+from binsr_jax.training.checkpoint import Checkpoints, _drop_late_tracebacks
 from binsr_jax.training.state import TrainState
 
 
@@ -61,11 +63,16 @@ def test_it_is_one_sentence_and_the_last_checkpoint_stays(tiny, small_disk, capf
         assert checkpoints.variables(1)["params"].keys() == _state(1).params.keys()
 
 
-def test_only_the_writes_that_come_too_late_are_left_out():
+def test_only_what_comes_too_late_is_left_out(monkeypatch):
     printed = []
-    hook = _without_closed_loops(lambda kind, error, trace: printed.append(error))
-    hook(RuntimeError, RuntimeError("Event loop is closed"), None)
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: printed.append(error))
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: printed.append(what.exc_value))
+    _drop_late_tracebacks.__wrapped__()
+    late = RuntimeError("Event loop is closed")
     others = [RuntimeError("no such loop"), ValueError("Event loop is closed")]
-    for error in others:
-        hook(type(error), error, None)
+    for error in (late, *others):
+        sys.excepthook(type(error), error, None)
     assert printed == others
+    for error in (late, *others):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert printed == 2 * others
