@@ -32,12 +32,13 @@ from binsr_jax.config import Config, config_from_json, config_to_json, flat_fiel
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded
 from binsr_jax.ops.native import choose
-from binsr_jax.training.scores import Score, best_step, saved_scores, stored_score
+from binsr_jax.training.scores import Score, best_step, saved_scores, saved_steps, stored_score
 from binsr_jax.training.state import TrainState
 from binsr_jax.training.workdir import unwritable
 
 T = TypeVar("T")
 
+_ABOUT = "_CHECKPOINT_METADATA"  # Orbax's file about a step
 _LIBRARIES = ("binsr-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # The fields that define a network. A run with another value cannot continue its checkpoint.
@@ -193,9 +194,12 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_names=("state", "metadata")
             )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, OSError | RuntimeError) and not read_only:
                 raise unwritable(workdir, error) from error
+            for step in saved_steps(workdir):
+                if not isinstance(_json_of(self.folder / str(step) / _ABOUT), dict):
+                    raise self._damaged(step, _first_line(error)) from error
             raise UserError(
                 f"The checkpoints in {self.folder} cannot be read "
                 f"({_first_line(error)}): delete the damaged one."
@@ -383,12 +387,20 @@ class Checkpoints:
             raise self._damaged(step, _first_line(error)) from error
 
     def _damaged(self, step: int, reason: str) -> UserError:
-        others = [other for other in self._manager.all_steps() if other != step]
+        others = [other for other in saved_steps(self.workdir) if other != step]
         then = f"continue from step {max(others)}" if others else "start anew"
         return UserError(
             f"The checkpoint {self.folder / str(step)} is damaged ({reason}): delete that folder "
             f"to {then}."
         )
+
+
+def _json_of(path: Path) -> Any:
+    """The content of a file of JSON; None if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,5 +75,6 @@ def test_only_what_comes_too_late_is_left_out(monkeypatch):
         sys.excepthook(type(error), error, None)
     assert printed == others
     for error in (late, *others):
-        sys.unraisablehook(SimpleNamespace(exc_value=error))
+        ignored: Any = SimpleNamespace(exc_value=error)
+        sys.unraisablehook(ignored)
     assert printed == 2 * others
