@@ -376,7 +376,7 @@ MISTAKES = {
     "no match": (["-i", "{in}/*.webp"], "*.webp"),
     "empty folder": (["-i", "{in}/empty"], "no images in the folder"),
     "wrong scale": (["-i", "{in}", "-s", "3"], "2 times, not 3"),
-    "onto itself": (["-i", "{in}", "--suffix", ""], "replaced by its output"),
+    "onto itself": (["-i", "{in}/a.png", "--suffix", ""], "replaced by its output"),
     "one file for two": (["-i", "{in}", "-o", "{in}/c.png"], "name a folder"),
     "two formats": (["-i", "{in}/a.png", "-o", "{in}/c.png", "-f", "jpg"], "leave out -f"),
     "unknown format": (["-i", "{in}/a.png", "-o", "{in}/c.bmp"], ".webp"),
