@@ -119,10 +119,15 @@ def open_lock(path: Path) -> int:
 
 
 def printable(text: str) -> str:
-    r"""The text, with control characters and unprintable ones as escapes such as ``\x1b``."""
+    r"""The text in one line: control characters and unprintable ones as escapes such as ``\n``."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Each line of a text, as ``printable`` shows it. Names within it need ``printable`` before."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _escaped(character: str) -> str:

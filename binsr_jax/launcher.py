@@ -15,7 +15,7 @@ from absl import flags, logging
 from binsr_jax.config import FIELDS, default, flat_fields, list_value
 from binsr_jax.errors import UserError
 from binsr_jax.fields import Field
-from binsr_jax.files import printable
+from binsr_jax.files import printable_lines
 from binsr_jax.kept import keep_compiled_programs
 from binsr_jax.ops.native import choose
 from binsr_jax.recipes import recipe_file
@@ -97,7 +97,7 @@ def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
     also through asyncio, and raises them as well; they are reported as one sentence.
     """
     # Names are untrusted and must not control the terminal.
-    record.msg, record.args = printable(record.getMessage()), ()
+    record.msg, record.args = printable_lines(record.getMessage()), ()
     ours = record.pathname.startswith(str(Path(__file__).parent))
     noise = "orbax" in record.pathname or record.name == "asyncio"
     return ours or (record.levelno >= python_logging.WARNING and not noise)

@@ -134,7 +134,7 @@ def test_what_is_no_file_is_neither_opened_nor_replaced(tmp_path: Path) -> None:
     ("text", "shown"),
     [
         ("café.png", "café.png"),
-        ("a b\n", "a b\n"),
+        ("a b\n.png", r"a b\n.png"),
         ("a\x1b[31m.png", r"a\x1b[31m.png"),
         (os.fsdecode(b"caf\xe9.png"), r"caf\xe9.png"),
         ("a\u202eb", r"a\u202eb"),
@@ -144,3 +144,7 @@ def test_what_is_no_file_is_neither_opened_nor_replaced(tmp_path: Path) -> None:
 def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
     assert files.printable(text) == shown
     shown.encode()
+
+
+def test_a_text_of_several_lines_keeps_them() -> None:
+    assert files.printable_lines("a\x1b\nb\r\n") == "a\\x1b\nb\\r\n"

@@ -17,7 +17,7 @@ from binsr_jax import cost
 from binsr_jax.config import Config
 from binsr_jax.cost import CONVENTIONS, size_text
 from binsr_jax.deploy.model_file import load_model_file
-from binsr_jax.files import printable
+from binsr_jax.files import printable_lines
 from binsr_jax.recipes import Recipe, list_recipes, open_recipe
 from binsr_jax.training.checkpoint import load_model
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs ``binsr cost``."""
     lines = _one(args) if args.all is None else _rows(args)
     for line in lines:  # printed one by one, since counting takes a moment for each
-        print(printable(line), flush=True)
+        print(printable_lines(line), flush=True)
 
 
 def _one(args: argparse.Namespace) -> Iterator[str]:

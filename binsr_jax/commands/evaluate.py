@@ -32,7 +32,7 @@ from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
 from binsr_jax.evaluation.sets import load_sets
-from binsr_jax.files import expanded, printable
+from binsr_jax.files import expanded, printable_lines
 from binsr_jax.tasks import TASKS, task_of
 from binsr_jax.training.transfer import picture_teacher
 
@@ -110,9 +110,9 @@ def run(values: flags.FlagValues) -> None:
         before = report.input_row(rows[-1])
         report.append_rows(results, [{"time": time} | before, *rows] if before else rows)
         set_rows.append(rows[-1])
-    print(printable(report.table(set_rows)), flush=True)
+    print(printable_lines(report.table(set_rows)), flush=True)
     for note in report.notes(set_rows):
-        print(printable(f"\n{note}"), flush=True)
+        print(printable_lines(f"\n{note}"), flush=True)
     logging.info("One line an image and one a set are in %s", results)
     if images_dir is not None:
         folders = ", ".join(str(images_dir / images.name) for images in sets)

@@ -55,7 +55,7 @@ def describe(model: PackedModel, path: Path) -> str:
         "packed by": f"binsr-jax {made['package']}" if "package" in made else "unknown",
         "size": f"{expanded(path).stat().st_size:,} bytes, {tensors:,} of them tensors",
     }
-    return printable("\n".join(f"{name + ':':12}{value}" for name, value in lines.items()))
+    return "\n".join(printable(f"{name + ':':12}{value}") for name, value in lines.items())
 
 
 def _has(config: Config, part: str) -> bool:

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 
 from binsr_jax.deploy.cards import Card, cards, seconds_per_megapixel, times
-from binsr_jax.files import printable
+from binsr_jax.files import printable_lines
 from binsr_jax.pretrained import NETWORKS
 
 
@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> None:
     if args.time:
         machine = "this machine"
         found = [dataclasses.replace(c, seconds=seconds_per_megapixel(c.name)) for c in found]
-    print(printable(table(found)))
+    print(printable_lines(table(found)))
     if any(card.seconds is not None for card in found):
-        print(printable(f"\nTimes: seconds a megapixel of the input on {machine}."))
+        print(printable_lines(f"\nTimes: seconds a megapixel of the input on {machine}."))
     absent = [f"{n.name} (for {n.about})" for n in NETWORKS.values() if not n.there]
     if absent:
         print(f"\nNot in this version: {', '.join(absent)}.")

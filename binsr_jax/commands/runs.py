@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from binsr_jax.errors import UserError
-from binsr_jax.files import expanded, printable
+from binsr_jax.files import expanded, printable, printable_lines
 from binsr_jax.training.scores import (
     best_step,
     psnr_of,
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs ``binsr runs``."""
-    print(printable(table(expanded(args.folder))))
+    print(printable_lines(table(expanded(args.folder))))
 
 
 def table(folder: Path) -> str:

@@ -32,7 +32,7 @@ from binsr_jax.data.sources import source_names
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation.benchmark import validator
-from binsr_jax.files import expanded, printable, replace_text
+from binsr_jax.files import expanded, printable, printable_lines, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.recipes import open_recipe
 from binsr_jax.studies import activations, amplification, figures, pruning, table
@@ -156,7 +156,7 @@ def _table(args: argparse.Namespace) -> int:
             args.output / "table.jsonl",
             [{"about": about}, *lines, *({"agreement": one} for one in found)],
         )
-    print(printable((args.output / "table.md").read_text(encoding="utf-8")), end="")
+    print(printable_lines((args.output / "table.md").read_text(encoding="utf-8")), end="")
     return _status(done)
 
 

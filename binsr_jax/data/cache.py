@@ -24,9 +24,11 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from binsr_jax.config import Config
 from binsr_jax.data.pairs import Pair
 from binsr_jax.errors import UserError
-from binsr_jax.files import open_lock
+from binsr_jax.files import expanded, open_lock
+from binsr_jax.ops.native import build
 
 INDEX_VERSION = 1  # version of the files' layout
 _DECODING = 3  # version of the decoding: raise it when the same file gives other pixels
@@ -142,6 +144,23 @@ class PairCache(Sequence[Pair]):
 
     def __reduce__(self) -> tuple[type["PairCache"], tuple[Path]]:
         return PairCache, (self.folder,)
+
+
+def cache_folder(config: Config) -> Path:
+    """Where decoded images are kept: ``config.data.cache_dir``, or the folder of all caches.
+
+    Raises:
+        UserError: None is named, and neither the home nor the temporary folder can have one.
+    """
+    if config.data.cache_dir:
+        return expanded(config.data.cache_dir)
+    try:
+        return build.cache_folder("")
+    except OSError as error:
+        raise UserError(
+            f"There is no place for decoded images ({error.strerror or error}): set "
+            "config.data.cache_dir to a folder."
+        ) from error
 
 
 def open_cache(images: Undecoded, cache_dir: Path) -> PairCache:

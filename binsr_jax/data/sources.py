@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from binsr_jax.config import Config
-from binsr_jax.data.cache import PairCache, Undecoded, open_cache
+from binsr_jax.data.cache import PairCache, Undecoded, cache_folder, open_cache
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.images import read_image, read_rgb
 from binsr_jax.data.official import official_pair, pair_up
@@ -62,10 +62,9 @@ def open_source(config: Config, split: str) -> PairCache:
             f"config.data.source is {config.data.source!r}, but must be one of: "
             f"{', '.join(SOURCES)}."
         )
-    cache_dir = expanded(config.data.cache_dir or "~/.cache/binsr-jax")
     images = SOURCES[config.data.source](config, split)
     images = dataclasses.replace(images, skip_broken=config.data.skip_broken)
-    source = open_cache(images, cache_dir)
+    source = open_cache(images, cache_folder(config))
     if source.left_out:
         logging.warning(
             "Left out %d images smaller than the scale %d: %s.",

@@ -2,16 +2,20 @@ import logging
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from binsr_jax import config as config_module
+from binsr_jax.data.cache import cache_folder
 from binsr_jax.data.degradations import bicubic_pair
+from binsr_jax.data.official import pair_up
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import SAMPLES, open_mixture, open_source
 from binsr_jax.errors import UserError
+from binsr_jax.ops.native import build
 
 
 @pytest.fixture
@@ -301,3 +305,31 @@ def test_unknown_source(config):
 def test_unknown_split(config):
     with pytest.raises(ValueError, match="split is 'test'"):
         open_source(config, "test")
+
+
+def test_pairs_that_differ_only_in_their_endings():
+    names = ["0001.png", "0001.jpg", "0002.png"]
+    hr, lr = ([Path(folder, name) for name in names] for folder in ("HR", "LR"))
+    assert pair_up(hr, lr[::-1], Path("LR"), 2) == lr
+    with pytest.raises(UserError) as error:
+        pair_up(hr, [lr[0], Path("LR/0002x2.jpg")], Path("LR"), 2)
+    assert "In HR there is 0001.png and 0001.jpg, and in LR 0001.png" in str(error.value)
+    assert pair_up(hr[:1], lr[:2], Path("LR"), 2) == lr[:1]
+    with pytest.raises(UserError, match=r"In HR there is 0002\.png, and in LR 0002\.jpg and 0002"):
+        pair_up(hr[2:], [Path("LR/0002.jpg"), Path("LR/0002.bmp")], Path("LR"), 2)
+
+
+def test_without_a_home_images_are_kept_in_a_temporary_folder(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    build.cache_folder.cache_clear()
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settings = config_module.default()
+    assert cache_folder(settings).parent == tmp_path
+    tmp_path.rename(tmp_path.with_name("gone"))
+    build.cache_folder.cache_clear()
+    with pytest.raises(UserError, match=r"no place for .*: set config\.data\.cache_dir"):
+        cache_folder(settings)
+    build.cache_folder.cache_clear()

@@ -92,7 +92,9 @@ def cache_folder(name: str) -> Path:
     root = Path(tempfile.gettempdir()) / f"binsr-jax-{os.getuid()}"
     if root not in _TOLD:
         _TOLD.add(root)
-        logging.getLogger("binsr_jax").warning("%s: what is compiled is kept in %s", reason, root)
+        logging.getLogger("binsr_jax").warning(
+            "%s: what is computed once is kept in %s", reason, root
+        )
     root.mkdir(exist_ok=True, mode=0o700)
     found = root.lstat()
     # Other users may write to the temporary folder: use a subfolder only if it is ours alone.
