@@ -58,7 +58,7 @@ def test_a_script_has_commands_flags_and_values(scripts, shell) -> None:
     [
         (["de"], {"demo", "denoise", "dejpeg"}),
         (["upscale", "--over"], {"--overwrite"}),
-        (["upscale", "-m", "x2-p"], {"x2-photo"}),
+        (["upscale", "-m", "x2-p"], {"x2-photo", "x2-photo-commercial"}),
         (["upscale", "-m", "sm"], {"small.binsr"}),
         (["upscale", "pho"], {"photo.png"}),
         (["upscale", "-f", "web"], {"webp"}),

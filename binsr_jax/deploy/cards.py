@@ -24,7 +24,7 @@ class Card:
         name: The argument of ``binsr_jax.load`` and ``--model``.
         task: What it restores, such as "SR x2".
         scale: How many times larger its output is.
-        kind: "clean", "photo" or "fast" if a task has several networks, else "".
+        kind: one of ``pretrained.KINDS`` if a task has several networks, else "".
         about: Its purpose in a few words.
         file: Its model file.
         size: The size of the file in bytes.

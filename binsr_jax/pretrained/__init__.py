@@ -10,7 +10,7 @@ from pathlib import Path
 
 from binsr_jax.errors import UserError
 
-KINDS = ("clean", "photo", "fast", "sharp", "drawing")
+KINDS = ("clean", "photo", "commercial", "fast", "sharp", "drawing")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,15 @@ NETWORKS: dict[str, Packaged] = {
         _packaged("x4", "upscale", 4, "clean", "sr_x4", "clean pictures, 4 times as large"),
         _packaged("x2-fast", "upscale", 2, "fast", "sr_x2_fast", "clean pictures, fast"),
         _packaged("x2-photo", "upscale", 2, "photo", "photo_x2", "photographs, twice as large"),
+        # Trained only on pictures whose terms allow commercial use.
+        _packaged(
+            "x2-photo-commercial",
+            "upscale",
+            2,
+            "commercial",
+            "photo_x2_commercial",
+            "photographs, for commercial use",
+        ),
         _packaged("x4-photo", "upscale", 4, "photo", "photo_x4", "photographs, 4 times as large"),
         # These two imitate a float network that was trained for sharpness: see configs/distil.py.
         _packaged("sharp", "upscale", 4, "sharp", "sharp_x4", "sharp photographs"),

@@ -35,7 +35,7 @@ def test_a_file_is_what_the_registry_says(network):
     tasks = {"upscale": ("sr", "photo"), "denoise": ("denoise",), "dejpeg": ("jpeg_colour",)}
     assert model.config.task in tasks[network.task]
     assert model.config.scale == network.scale
-    assert (model.config.task == "photo") == (network.kind in ("photo", "sharp", "drawing"))
+    assert (model.config.task == "photo") == (network.kind not in ("clean", "fast", ""))
     assert model.provenance["terms"]
     assert model.provenance["scores"]
 
