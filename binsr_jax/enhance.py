@@ -25,10 +25,8 @@ _WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65_535}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's "L"
 _STRIP = 128  # rows
 
-_NLM_PATCH, _NLM_DISTANCE = (
-    5,
-    6,
-)  # pixels: the side of a compared patch, and the distance of the search
+_NLM_PATCH = 5  # pixels: the side of a compared patch
+_NLM_DISTANCE = 6  # pixels: the distance of the search
 _NLM_CUTOFF = 0.8  # in standard deviations of the noise: patches that differ more are ignored
 _CLEAN = 1e-4  # standard deviation of noise below which an image counts as clean
 _CLAHE_CLIP = 0.01
@@ -238,9 +236,8 @@ def _nlm(rows: Rows, height: int, strength: float, before: Input | None) -> Rows
     """Non-local means, for the noise level of the image."""
     restoration: Any = importlib.import_module("skimage.restoration")
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # scikit-image takes a width of one pixel for a channel axis
+        # scikit-image takes a width of one pixel for a channel axis.
+        warnings.simplefilter("ignore")
         sigmas = [restoration.estimate_sigma(x, channel_axis=-1) for x in _all_strips(rows, height)]
     sigma = float(np.median(sigmas))
     if not sigma > _CLEAN:

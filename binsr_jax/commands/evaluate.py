@@ -6,6 +6,7 @@
     binsr evaluate --degraded --task denoise --levels 15,50 --sets CBSD68,Kodak24@500
     binsr evaluate --model model.binsr --task photo --sets B100
     binsr evaluate --workdir DIR --teacher runs/float --sets B100
+    binsr evaluate --model model.binsr --sets B100 --lpips lpips.pth
 
 It prints a Markdown table, with the input's own score above each network's. It appends one JSON
 line per image and one per set to results.jsonl, in the work dir or in --output.
@@ -16,6 +17,12 @@ Kodak24@500 takes the 500x500 pixels in the middle of each image of Kodak24.
 
 With --teacher, the output of another network takes the place of the images: the scores say how near
 a network comes to the one that it imitates.
+
+With --lpips, it also scores LPIPS. Its weights do not come with binsr-jax. Python saves them with
+
+    import lpips, torch; torch.save(lpips.LPIPS(net="alex").state_dict(), "lpips.pth")
+
+where the packages lpips and torchvision are installed.
 
 With --task, a network is scored by the protocol of another task of the same scale: for example a
 network for clean images on photographs, or a colour network on luma.
@@ -31,6 +38,7 @@ from absl import flags, logging
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import benchmark, report, subject
+from binsr_jax.evaluation.lpips import load_lpips
 from binsr_jax.evaluation.sets import load_sets
 from binsr_jax.files import expanded, printable_lines
 from binsr_jax.tasks import TASKS, task_of
@@ -54,6 +62,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     choice("which", "best", ["best", "latest"], "Which checkpoint of the work dir.")
     texts("sets", help="Benchmark sets; default: eval.sets of the config.")
     text("teacher", help="Score against the output of this network, not against the images.")
+    text("lpips", help="Score LPIPS too, with the weights in this file.")
     text("data_dir", help="Folder of the sets; default: eval.data_dir, else $BINSR_DATA.")
     flags.DEFINE_integer(
         "scale",
@@ -97,6 +106,7 @@ def run(values: flags.FlagValues) -> None:
         config.train.teacher = values.teacher
         teacher = picture_teacher(config, read_network)
         sets = [images.against(teacher) for images in sets]
+    lpips = load_lpips(expanded(values.lpips)) if values.lpips else None
     results = expanded(values.output or values.workdir or ".") / "results.jsonl"
     images_dir = expanded(values.save_images) if values.save_images else None
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -105,7 +115,7 @@ def run(values: flags.FlagValues) -> None:
     for images in sets:
         rows = [
             scored.about | {"time": time} | row
-            for row in benchmark.score_set(images, scored.restore, images_dir)
+            for row in benchmark.score_set(images, scored.restore, images_dir, lpips)
         ]
         before = report.input_row(rows[-1])
         report.append_rows(results, [{"time": time} | before, *rows] if before else rows)

@@ -17,6 +17,7 @@ from binsr_jax.data.degradations import DEGRADATIONS, as_image
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
 from binsr_jax.evaluation import report
+from binsr_jax.evaluation.lpips import Distance
 from binsr_jax.evaluation.metrics import SCORES
 from binsr_jax.evaluation.sets import BenchmarkSet, Example, fingerprint, load_sets
 from binsr_jax.models.restoring import Restore, restorer
@@ -29,7 +30,10 @@ _LONGEST_STEM = 220
 
 
 def score_set(
-    benchmark: BenchmarkSet, restore: Restore | None = None, images_dir: Path | None = None
+    benchmark: BenchmarkSet,
+    restore: Restore | None = None,
+    images_dir: Path | None = None,
+    lpips: Distance | None = None,
 ) -> list[report.Row]:
     """Scores one set and returns its rows.
 
@@ -39,6 +43,7 @@ def score_set(
             if the task is super-resolution.
         images_dir: The folder for restored images, ``SET/IMAGE.png``, and comparison pictures,
             ``SET/IMAGE_comparison.png`` (see ``report.comparison``).
+        lpips: From ``load_lpips``, for a score of this name beside the task's.
 
     Returns:
         One row per image, then one row for the set. A row of an image has set, task, protocol,
@@ -54,14 +59,19 @@ def score_set(
     task, rows, started = benchmark.task, [], time.monotonic()
     names: list[str] = []
     digests, greys = [], 0
+
+    def scores_of(restored: np.ndarray, hq: np.ndarray) -> dict[str, float]:
+        extra = {"lpips": lpips(restored, hq)} if lpips else {}
+        return _scores(restored, hq, task) | extra
+
     for example in _with_progress(benchmark):
         restorations = _unrestored(example, task)
         (untouched,) = restorations.values()
-        scores = _scores(untouched, example.hq, task)
+        scores = scores_of(untouched, example.hq)
         if restore is not None:
             restorations["Ours"] = restore(example.lq)
             before = {f"{task.degradation}_{name}": score for name, score in scores.items()}
-            scores = _scores(restorations["Ours"], example.hq, task) | before
+            scores = scores_of(restorations["Ours"], example.hq) | before
         rows.append({"image": example.name, **scores})
         names = list(scores)
         digests.append(example.digest)

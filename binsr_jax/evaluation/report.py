@@ -19,7 +19,12 @@ from binsr_jax.ops.image import rgb_to_y
 from binsr_jax.tasks import Task
 
 # The heading and the format of each score, in the order of the columns.
-_COLUMNS = {"psnr": ("PSNR", ".2f"), "ssim": ("SSIM", ".4f"), "psnrb": ("PSNR-B", ".2f")}
+_COLUMNS = {
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "psnrb": ("PSNR-B", ".2f"),
+    "lpips": ("LPIPS", ".4f"),
+}
 
 _USUAL_BICUBIC = 33.67  # dB on Set5 x2
 
