@@ -165,15 +165,14 @@ def _extract(network, params: Any, pooled: Any, x: jax.Array) -> tuple[jax.Array
 
 def _reconstruct(network, params: Any, features: jax.Array, x: jax.Array, halo: int) -> jax.Array:
     """The output, computed in strips of rows if the network would need too much memory."""
-    scale = network.stride * network.scale
-    rows = strip_rows(features.shape, scale)
+    held = network.apply({"params": params}, features, method="held_scale")
 
     def part(features: jax.Array, x: jax.Array) -> jax.Array:
         return network.apply({"params": params}, features, x, method="reconstruct")
 
-    if network.apply({"params": params}, features, method="reconstructs_by_rows"):
+    if held == 1:
         return part(features, x)
-    return in_strips(part, (features, x), rows, halo)
+    return in_strips(part, (features, x), strip_rows(features.shape, held), halo)
 
 
 def in_strips(

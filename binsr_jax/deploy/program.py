@@ -149,10 +149,11 @@ class Program:
         check_image(image, self.channels)
         x = image[None]
         features = self.extract(x)
-        height, rows = len(image), strip_rows(features.shape, self.scale)
-        # This kernel itself holds only a few rows of what it enlarges.
-        by_rows = any(step.name == "packed_upsample" for step in self.reconstruct.steps)
-        if by_rows or height <= rows + 2 * self.halo:
+        # Images do not count, only enlarged features. ``packed_upsample`` holds a few rows of them.
+        held = (step.size for step in self.reconstruct.steps if step.channels > self.channels)
+        largest = max(held, default=1)
+        height, rows = len(image), strip_rows(features.shape, largest)
+        if largest == 1 or height <= rows + 2 * self.halo:
             return self.reconstruct(features, x)[0]
         y = np.empty((height * self.scale, x.shape[2] * self.scale, self.channels), np.float32)
         for top in range(0, height, rows):
@@ -181,7 +182,7 @@ def strip_rows(features: Sequence[int], scale: int) -> int:
 
     Args:
         features: their shape.
-        scale: how many times larger the output is.
+        scale: how many times higher the largest intermediate is.
     """
     row = 4 * features[-1] * features[-2] * scale  # bytes, of an intermediate
     return max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)

@@ -108,9 +108,12 @@ class Backbone(nn.Module, kw_only=True):
         """
         raise NotImplementedError
 
-    def reconstructs_by_rows(self, features: jax.Array) -> bool:
-        """Whether ``reconstruct`` itself holds only a few rows of its intermediates in memory."""
-        return False
+    def held_scale(self, features: jax.Array) -> int:
+        """How many times higher than its input the intermediates of ``reconstruct`` are.
+
+        Those do not count of which it holds only a few rows at a time. 1: it needs no strips.
+        """
+        return self.stride * self.scale
 
     def parts(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The units in a row and the upsamplers, bound; for programs that run them elsewhere."""

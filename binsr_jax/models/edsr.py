@@ -1,5 +1,7 @@
 """EDSR, float and binary: one backbone, which takes its parts as attributes."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,22 +61,30 @@ class EDSR(Backbone, kw_only=True):
         features = self._embed(self.amplification * (x - _mean(x)), progress)
         return self._through(units, features, train, progress, skip=True)
 
-    def reconstructs_by_rows(self, features: jax.Array) -> bool:
-        return native_upsampling(self._upsamplers, self._tail, features) is not None
+    def held_scale(self, features: jax.Array) -> int:
+        if not self.upsampler:
+            return 1
+        if self._native_end(features) is None:
+            return self.scale
+        return self.scale // self._upsamplers[-1].scale
 
     def reconstruct(self, features: jax.Array, x: jax.Array, progress: Progress = 0.0) -> jax.Array:
         y = features
-        if (natively := native_upsampling(self._upsamplers, self._tail, y)) is not None:
-            y = natively(y)
-        else:
-            for upsampler in self._upsamplers:
-                y = upsampler(y, progress)
-            y = self._tail(y, progress)
+        natively = self._native_end(features)
+        for upsampler in self._upsamplers[:-1] if natively else self._upsamplers:
+            y = upsampler(y, progress)
+        y = natively(y) if natively else self._tail(y, progress)
         if not self.upsampler:
             y = pixel_shuffle(y, self.scale)
         if self.image_skip == "bilinear":
             y += upsample_bilinear(product(self.amplification, x - _mean(x)), self.scale)
         return product(1 / self.amplification, y) + _mean(x)
+
+    def _native_end(self, features: jax.Array) -> Callable[[jax.Array], jax.Array] | None:
+        """The last upsampler and the tail as one native call; None if there is no such call."""
+        if not self._upsamplers:
+            return None
+        return native_upsampling(self._upsamplers[-1], self._tail, features)
 
 
 def _mean(x: jax.Array) -> jax.Array:

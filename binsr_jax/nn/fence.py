@@ -34,8 +34,8 @@ def chain(
 ) -> jax.Array:
     """Calls units in sequence, each behind its fence: ``unit_n(... unit_1(x))``.
 
-    On CPU, consecutive equal packed units of one branch each become one native call
-    (``ops.branch.packed_chain``), which gives the same bits.
+    On CPU, consecutive packed units of one branch each, with arrays of equal shapes, become one
+    native call (``ops.branch.packed_chain``), which gives the same bits.
 
     Args:
         units: Made inside the calling module, see ``fence``.
@@ -47,15 +47,14 @@ def chain(
             loops are slow on CPU. The variables themselves keep their form.
         skip: Whether x is added at the end.
     """
+    if branches := _as_branches(units, x):
+        return packed_chain(x, branches, skip)
     progress = [0.0] * len(units) if progress is None else progress
     pairs = zip(units, progress, strict=True)
     start = x
     for _, run in groupby(pairs, lambda pair: (_placeless(pair[0]), _shapes(pair[0]))):
         alike, own = zip(*run, strict=True)
-        branches = _as_branches(alike, x)
-        if branches and len(alike) == len(units):
-            return packed_chain(x, branches, skip)
-        if branches:
+        if branches := _as_branches(alike, x):
             x = packed_chain(x, branches)
         elif scan and len(alike) > 1 and not alike[0].is_initializing():
             x = _scanned(alike, x, train, own)
@@ -67,7 +66,7 @@ def chain(
 
 def _as_branches(units: Sequence[nn.Module], x: jax.Array) -> list[Branch]:
     """Packed units as branches for one native call; empty if they do not fit into one."""
-    if any(units[0].is_mutable_collection(name) for name in ("intermediates", FOLDED)):
+    if not units or any(units[0].is_mutable_collection(name) for name in ("intermediates", FOLDED)):
         return []  # the caller captures intermediates inside the units
     branches = [as_branch() for unit in units if (as_branch := getattr(unit, "as_branch", None))]
     known = [branch for branch in branches if branch is not None]

@@ -1,6 +1,6 @@
 """The upsamplers of the super-resolution networks, float and binary."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -90,18 +90,23 @@ class BinaryUpsampler(nn.Module):
 
 
 def native_upsampling(
-    upsamplers: Sequence[nn.Module], tail: nn.Module, x: jax.Array
+    upsampler: nn.Module, tail: nn.Module, features: jax.Array
 ) -> Callable[[jax.Array], jax.Array] | None:
     """``tail(upsampler(x))`` as a function with one native call; None if there is no such call.
 
     The upsampled features, several times as large as x, are never in memory as a whole.
+
+    Args:
+        upsampler: The last one.
+        tail: The convolution that follows.
+        features: Of the type and channels of x; their sides may differ.
     """
-    if len(upsamplers) != 1 or not isinstance(upsampler := upsamplers[0], BinaryUpsampler):
+    if not isinstance(upsampler, BinaryUpsampler):
         return None
     branch, params = upsampler.as_branch(), tail.variables.get("params", {})
     if branch is None or not isinstance(tail, Conv):
         return None
-    if not can_upsample(x, branch, params["kernel"], upsampler.scale):
+    if not can_upsample(features, branch, params["kernel"], upsampler.scale):
         return None
 
     def call(x: jax.Array) -> jax.Array:
