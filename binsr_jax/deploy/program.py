@@ -43,7 +43,7 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "select_n": lambda which, no, yes: np.where(which, yes, no),
     "reduce_precision": reduced_precision,
 }
-KERNELS = ("float_conv", "packed_branch", "packed_chain", "packed_upsample")
+KERNELS = ("float_conv", "float_layer", "packed_branch", "packed_chain", "packed_upsample")
 # Functions of an array and a factor that enlarge, by the names that ``ops.upsampling`` gives them.
 ENLARGING: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "upsample_bilinear": upsample_bilinear,

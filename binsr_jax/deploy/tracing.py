@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from binsr_jax.deploy.fusing import fused
 from binsr_jax.deploy.program import ELEMENTWISE, ENLARGING, KERNELS, Half, Step
 
 # The image that a network is traced on. Its sides are no multiples of each other or of anything.
@@ -53,7 +54,7 @@ def half_of(
     given = [tracer.given() for _ in images]
     consts = [tracer.constant(value) for value in trace.consts]
     (output,) = tracer.walk(trace.jaxpr, consts, [*known, *given])
-    return tracer.half(given, output)
+    return fused(tracer.half(given, output))
 
 
 class _Tracer:

@@ -244,6 +244,26 @@ void CheckChain(const Shape& s, ResidualKind kind, int64_t units, int64_t thread
   Check(added == one_by_one, "a chain with what is added", s);
 }
 
+// A convolution with what follows it, beside the sums of the convolution alone.
+void CheckEnding(const Shape& s, const std::vector<float>& x, const std::vector<float>& k,
+                 const std::vector<float>& sums) {
+  Threads pool(3);
+  const auto bias = Numbers(s.outputs);
+  const int64_t shuffle = s.outputs % 4 ? 1 : 2, features = s.outputs / (shuffle * shuffle);
+  std::vector<float> y(sums.size());
+  FloatConv(pool, s, x.data(), k.data(), y.data(), {bias.data(), 0.1f, shuffle});
+  bool equal = true;
+  Pixels(s, [&](int64_t b, int64_t h, int64_t w, int64_t pixel) {
+    for (int64_t o = 0; o < s.outputs; ++o) {
+      const float v = sums[pixel * s.outputs + o] + bias[o];
+      const int64_t c = o / (shuffle * shuffle), i = o / shuffle % shuffle, j = o % shuffle;
+      const int64_t row = (b * s.height + h) * shuffle + i;
+      equal &= y[((row * s.width + w) * shuffle + j) * features + c] == (v >= 0 ? v : 0.1f * v);
+    }
+  });
+  Check(equal, "a convolution of floats with what follows it", s);
+}
+
 void CheckFloats(const Shape& s) {
   Threads pool(3);
   const int64_t pixels = s.batch * s.height * s.width, taps = s.kh * s.kw;
@@ -268,6 +288,7 @@ void CheckFloats(const Shape& s) {
     }
   });
   Check(close, "a convolution of floats", s);
+  CheckEnding(s, x, k, y);
   if (s.outputs % kManyOutputs) return;
   KernelGradients(pool, s, x.data(), y.data(), dk.data());
   close = true;

@@ -54,6 +54,11 @@ FITTING = {
         X,
     ),
     "float_conv": ({"x": X, "k": ((3, 3, 16, 3), F)}, {}, ((1, 4, 5, 3), F)),
+    "float_layer": (
+        {"x": X, "k": ((3, 3, 16, 12), F), "bias": ((12,), F), "slope": ((1,), F)},
+        {"shuffle": np.int64(2)},
+        ((1, 8, 10, 3), F),
+    ),
     "kernel_gradients": ({"x": X, "dy": ((1, 4, 5, 32), F)}, {}, ((1, 3, 3, 16, 32), F)),
 }
 
@@ -119,6 +124,9 @@ def test_what_does_not_fit_is_refused(handler):
         ("packed_branch", {"shuffle": np.int64(1 << 40)}, "shuffle"),
         ("packed_branch", {"kind": "none"}, "residual is [18]"),
         ("packed_branch", {"kind": "other"}, "no residual other"),
+        ("float_layer", {"shuffle": np.int64(0)}, "shuffle 0 does not fit 12 outputs"),
+        ("float_layer", {"shuffle": np.int64(3)}, "shuffle 3 does not fit 12 outputs"),
+        ("float_layer", {"shuffle": np.int64(1 << 40)}, "does not fit 12 outputs"),
         ("packed_chain", {"kind": "none"}, "no residual none"),
         ("packed_chain", {"kind": "spatial"}, "residual is [2, 1] and must be [2, 18]"),
     ],

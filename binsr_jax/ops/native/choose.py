@@ -38,6 +38,7 @@ _HANDLERS = (
     "packed_upsample",
     "packed_chain",
     "float_conv",
+    "float_layer",
     "kernel_gradients",
     "bf16_conv",
     "bf16_kernel_gradients",

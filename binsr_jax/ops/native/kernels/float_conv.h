@@ -99,7 +99,7 @@ template <int kRows, int kVectors>
 void AddBlock(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
               int64_t width) {
   Floats sums[kRows][kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sums[m][v] = Load(c + m * width + v * kFloats);
@@ -107,36 +107,36 @@ void AddBlock(const float* a, int64_t row, int64_t step, const float* b, int64_t
     Floats bi[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) bi[v] = Load(b + v * kFloats);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sums[m][v] = MultiplyAdd(Floats{} + a[m * row], bi[v], sums[m][v]);
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) Store(sums[m][v], c + m * width + v * kFloats);
 }
 
-template <int kVectors>
-void AddColumns(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
-                int64_t rows, int64_t width) {
-  for (; rows >= 4; rows -= 4, a += 4 * row, c += 4 * width)
-    AddBlock<4, kVectors>(a, row, step, b, count, c, width);
-  if (rows == 3) AddBlock<3, kVectors>(a, row, step, b, count, c, width);
-  if (rows == 2) AddBlock<2, kVectors>(a, row, step, b, count, c, width);
-  if (rows == 1) AddBlock<1, kVectors>(a, row, step, b, count, c, width);
+template <int kRows, int kVectors>
+void AddRows(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
+             int64_t rows, int64_t width) {
+  for (; rows >= kRows; rows -= kRows, a += kRows * row, c += kRows * width)
+    AddBlock<kRows, kVectors>(a, row, step, b, count, c, width);
+  if constexpr (kRows > 1)
+    if (rows > 0) AddRows<kRows / 2, kVectors>(a, row, step, b, count, c, rows, width);
 }
 
 // Adds a matrix product to c [rows, width]; the width is a multiple of kFloats.
 inline void AddProduct(const float* a, int64_t row, int64_t step, const float* b, int64_t count, float* c,
                 int64_t rows, int64_t width) {
-  constexpr int kVectors = kFloats == 16 ? 4 : 2;  // as many as fit into the registers for four rows
+  // As many as fit into the registers, and enough sums to hide the latency of an addition.
+  constexpr int kVectors = kFloats == 16 ? 4 : 2;
   int64_t n = 0;
   for (; n + kVectors * kFloats <= width; n += kVectors * kFloats)
-    AddColumns<kVectors>(a, row, step, b + n, count, c + n, rows, width);
+    AddRows<4, kVectors>(a, row, step, b + n, count, c + n, rows, width);
   for (; n < width; n += kFloats)
-    AddColumns<1>(a, row, step, b + n, count, c + n, rows, width);
+    AddRows<8, 1>(a, row, step, b + n, count, c + n, rows, width);
 }
 
 // Calls add(input pixel, output pixel, pixels) for the pixels of a row whose tap j is in the image.
@@ -152,24 +152,79 @@ void Reached(const Shape& s, int64_t j, const Add& add) {
 // outputs. Gradients have a multiple of kManyOutputs outputs.
 constexpr int64_t kFewOutputs = 3, kFewInputs = 8, kManyOutputs = 16;
 
+// What follows the sums of a float convolution: a bias, a leaky ReLU (where `bias` is not null), and a
+// pixel shuffle in the channel order of PyTorch.
+struct Ending {
+  const float* bias = nullptr;
+  float slope = 1;
+  int64_t shuffle = 1;
+
+  // Writes `count` pixels of row n of the result, from pixel `first` on; sums are `apart` floats apart.
+  // They may be changed.
+  void operator()(const Shape& s, float* sums, int64_t apart, int64_t n, int64_t first, int64_t count,
+                  float* y) const {
+    const int64_t outputs = s.outputs, features = outputs / (shuffle * shuffle);
+    if (bias != nullptr)
+      for (int64_t w = 0; w < count; ++w)
+        for (int64_t o = 0; o < outputs; ++o) {
+          const float v = sums[w * apart + o] + bias[o];
+          sums[w * apart + o] = v >= 0 ? v : slope * v;
+        }
+    for (int64_t w = 0; w < count; ++w) {
+      const float* from = sums + w * apart;
+      if (shuffle == 1) {
+        std::copy_n(from, outputs, y + (n * s.width + first + w) * outputs);
+        continue;
+      }
+      for (int64_t i = 0; i < shuffle; ++i) {
+        float* to = y + ((n * shuffle + i) * s.width + first + w) * shuffle * features;
+        for (int64_t j = 0; j < shuffle; ++j)
+          for (int64_t c = 0; c < features; ++c)
+            *to++ = from[(c * shuffle + i) * shuffle + j];
+      }
+    }
+  }
+};
+
 template <int kOuts, class Pool>
-void ConvolveToFew(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
+void ConvolveToFew(Pool& pool, const Shape& s, const float* x, const float* k, const Ending& ending,
+                   float* y) {
   const FewOutputs<kOuts> convolution(s, k);
   InParallel(pool, s.batch * s.height, LeastRows(s, s.channels), [&](int64_t first, int64_t last) {
     std::vector<const float*> rows(s.kh);
+    std::vector<float> sums(s.width * kOuts);
     for (int64_t n = first; n < last; ++n) {
       for (int64_t i = 0; i < s.kh; ++i) {
         const int64_t h = n % s.height + i - s.kh / 2;
         rows[i] = h < 0 || h >= s.height ? nullptr
                                          : x + (n + i - s.kh / 2) * s.width * s.channels;
       }
-      convolution.Row(rows.data(), y + n * s.width * kOuts);
+      convolution.Row(rows.data(), sums.data());
+      ending(s, sums.data(), kOuts, n, 0, s.width, y);
     }
   });
 }
 
+// Adds one row of taps to the sums of the pixels first..last - 1 of a row. The taps of a pixel are one
+// run of inputs, so a pixel in the middle takes one product with all of them.
+inline void AddTaps(const Shape& s, const float* row, const float* taps, int64_t first, int64_t last,
+                    float* sums, int64_t outputs) {
+  const int64_t inputs = s.channels, beside = s.kw / 2;
+  for (int64_t w = first; w < last;) {
+    const int64_t left = std::max<int64_t>(0, beside - w);
+    const int64_t right = std::min(s.kw, s.width - w + beside);
+    const bool whole = right - left == s.kw;
+    const int64_t pixels = whole ? std::min(last, s.width - beside) - w : 1;
+    AddProduct(row + (w + left - beside) * inputs, inputs, 1, taps + left * inputs * outputs,
+               (right - left) * inputs, sums + (w - first) * outputs, pixels, outputs);
+    w += pixels;
+  }
+}
+
 template <class Pool>
-void ConvolveToMany(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
+void ConvolveToMany(Pool& pool, const Shape& s, const float* x, const float* k, const Ending& ending,
+                    float* y) {
+  constexpr int64_t kTogether = 64;  // pixels whose sums stay in the first-level cache
   const int64_t inputs = s.channels;
   // Whole vectors of outputs: missing ones have zeros in the kernel and are dropped from the sums.
   const int64_t outputs = (s.outputs + kManyOutputs - 1) / kManyOutputs * kManyOutputs;
@@ -181,34 +236,29 @@ void ConvolveToMany(Pool& pool, const Shape& s, const float* x, const float* k, 
     k = wider.data();
   }
   InParallel(pool, s.batch * s.height, LeastRows(s, inputs), [&](int64_t start, int64_t end) {
-    std::vector<float> sums(whole ? 0 : s.width * outputs);
-    for (int64_t n = start; n < end; ++n) {
-      float* row = whole ? y + n * s.width * outputs : sums.data();
-      std::fill_n(row, s.width * outputs, 0.0f);
-      for (int64_t i = 0; i < s.kh; ++i) {
-        const int64_t down = i - s.kh / 2;
-        if (n % s.height + down < 0 || n % s.height + down >= s.height) continue;
-        const float* from = x + (n + down) * s.width * inputs;
-        const float* tap = k + i * s.kw * inputs * outputs;
-        for (int64_t j = 0; j < s.kw; ++j, tap += inputs * outputs)
-          Reached(s, j, [&](int64_t in, int64_t out, int64_t pixels) {
-            AddProduct(from + in * inputs, inputs, 1, tap, inputs, row + out * outputs, pixels,
-                       outputs);
-          });
+    std::vector<float> sums(std::min(s.width, kTogether) * outputs);
+    for (int64_t n = start; n < end; ++n)
+      for (int64_t w = 0; w < s.width; w += kTogether) {
+        const int64_t last = std::min(s.width, w + kTogether);
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (int64_t i = 0; i < s.kh; ++i) {
+          const int64_t down = i - s.kh / 2;
+          if (n % s.height + down < 0 || n % s.height + down >= s.height) continue;
+          AddTaps(s, x + (n + down) * s.width * inputs, k + i * s.kw * inputs * outputs, w, last,
+                  sums.data(), outputs);
+        }
+        ending(s, sums.data(), outputs, n, w, last - w, y);
       }
-      if (whole) continue;
-      for (int64_t w = 0; w < s.width; ++w)
-        std::copy_n(row + w * outputs, s.outputs, y + (n * s.width + w) * s.outputs);
-    }
   });
 }
 
 template <class Pool>
-void FloatConv(Pool& pool, const Shape& s, const float* x, const float* k, float* y) {
-  if (s.outputs == 1) return ConvolveToFew<1>(pool, s, x, k, y);
-  if (s.outputs == 2) return ConvolveToFew<2>(pool, s, x, k, y);
-  if (s.outputs == 3) return ConvolveToFew<3>(pool, s, x, k, y);
-  ConvolveToMany(pool, s, x, k, y);
+void FloatConv(Pool& pool, const Shape& s, const float* x, const float* k, float* y,
+               const Ending& ending = {}) {
+  if (s.outputs == 1) return ConvolveToFew<1>(pool, s, x, k, ending, y);
+  if (s.outputs == 2) return ConvolveToFew<2>(pool, s, x, k, ending, y);
+  if (s.outputs == 3) return ConvolveToFew<3>(pool, s, x, k, ending, y);
+  ConvolveToMany(pool, s, x, k, ending, y);
 }
 
 // Computes the kernel's gradient of every image, dk [batch, kh, kw, channels, outputs], from the output's

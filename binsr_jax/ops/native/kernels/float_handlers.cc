@@ -19,22 +19,48 @@ using binsr::Shape;
 using binsr::ShapeOf;
 using binsr::Takes;
 
-ffi::Error FloatConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, Result y) {
-  Checks checks("float_conv");
+// Whether x and k can be convolved, and y has four axes.
+bool FitsConv(Checks& checks, const AnyBuffer& x, const AnyBuffer& k, const AnyBuffer& y) {
   if (!checks.Is("x", x, kFloat, 4) || !checks.Is("k", k, kFloat, 4) ||
-      !checks.Is("the result", *y, kFloat, 4))
-    return checks.Error();
+      !checks.Is("the result", y, kFloat, 4))
+    return false;
   const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
   const bool fits = s.outputs > binsr::kFewOutputs || s.channels % binsr::kFewInputs == 0;
-  if (!checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel k must have odd sides") ||
-      !checks.Has("k", k, {s.kh, s.kw, s.channels, s.outputs}) ||
-      !checks.That(fits,
-                   "there is no form for " + std::to_string(s.channels) + " channels and " +
-                       std::to_string(s.outputs) + " outputs") ||
-      !checks.Has("the result", *y, {s.batch, s.height, s.width, s.outputs}))
+  return checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel k must have odd sides") &&
+         checks.Has("k", k, {s.kh, s.kw, s.channels, s.outputs}) &&
+         checks.That(fits, "there is no form for " + std::to_string(s.channels) +
+                               " channels and " + std::to_string(s.outputs) + " outputs");
+}
+
+ffi::Error FloatConv(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, Result y) {
+  Checks checks("float_conv");
+  if (!FitsConv(checks, x, k, *y)) return checks.Error();
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  if (!checks.Has("the result", *y, {s.batch, s.height, s.width, s.outputs}))
     return checks.Error();
   if (IsEmpty(*y)) return ffi::Error::Success();
   binsr::FloatConv(pool, s, x.typed_data<float>(), k.typed_data<float>(), y->typed_data<float>());
+  return ffi::Error::Success();
+}
+
+// The float convolution with its bias, a leaky ReLU and a pixel shuffle. A slope of 1 leaves the sums.
+ffi::Error FloatLayer(ffi::ThreadPool pool, AnyBuffer x, AnyBuffer k, AnyBuffer bias, AnyBuffer slope,
+                      int64_t shuffle, Result y) {
+  Checks checks("float_layer");
+  if (!FitsConv(checks, x, k, *y) || !checks.Is("bias", bias, kFloat, 1) ||
+      !checks.Is("slope", slope, kFloat, 1))
+    return checks.Error();
+  const Shape s = ShapeOf(x.dimensions(), k.dimensions(), x.dimensions()[3]);
+  if (!checks.That(1 <= shuffle && shuffle <= 64 && s.outputs % (shuffle * shuffle) == 0,
+                   "shuffle " + std::to_string(shuffle) + " does not fit " +
+                       std::to_string(s.outputs) + " outputs") ||
+      !checks.Has("bias", bias, {s.outputs}) || !checks.Has("slope", slope, {1}) ||
+      !checks.Has("the result", *y, {s.batch, s.height * shuffle, s.width * shuffle,
+                                     s.outputs / (shuffle * shuffle)}))
+    return checks.Error();
+  if (IsEmpty(*y)) return ffi::Error::Success();
+  binsr::FloatConv(pool, s, x.typed_data<float>(), k.typed_data<float>(), y->typed_data<float>(),
+                   {bias.typed_data<float>(), *slope.typed_data<float>(), shuffle});
   return ffi::Error::Success();
 }
 
@@ -114,6 +140,9 @@ extern "C" int binsr_has_amx() {
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_float_conv, FloatConv, Takes<2>().Ret<AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_float_layer, FloatLayer,
+                              Takes<4>().Attr<int64_t>("shuffle").Ret<AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(binsr_kernel_gradients, KernelGradients, Takes<2>().Ret<AnyBuffer>());
 
