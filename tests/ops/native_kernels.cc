@@ -370,7 +370,13 @@ int main() {
   for (const int64_t channels : {8, 40, 64})
     for (const int64_t outputs : {1, 2, 3}) CheckFloats(AnyShape(channels, outputs));
   for (const int64_t channels : {1, 3, 16, 37})
-    for (const int64_t outputs : {16, 48, 80}) CheckFloats(AnyShape(channels, outputs));
+    for (const int64_t outputs : {12, 16, 48, 80}) {
+      CheckFloats(AnyShape(channels, outputs));
+      Shape wide = AnyShape(channels, outputs);
+      wide.width += 64;
+      wide.height = 1 + wide.height / 4;
+      CheckFloats(wide);
+    }
 #ifdef BINSR_AMX
   if (HasAmx())
     for (const int64_t channels : {32, 64})

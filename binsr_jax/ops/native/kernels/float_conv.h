@@ -86,6 +86,18 @@ inline Floats Load(const float* from) {
 
 inline void Store(Floats v, float* to) { std::memcpy(to, &v, sizeof v); }
 
+// A float in every lane. Compilers make an addition and a shuffle of `Floats{} + a`, which count in the
+// innermost loop.
+inline Floats Spread(float a) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_set1_ps(a));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Floats>(_mm256_set1_ps(a));
+#else
+  return Floats{} + a;
+#endif
+}
+
 #ifdef __AVX512F__
 inline Floats MultiplyAdd(Floats a, Floats b, Floats c) {
   return reinterpret_cast<Floats>(_mm512_fmadd_ps(
@@ -110,7 +122,7 @@ void AddBlock(const float* a, int64_t row, int64_t step, const float* b, int64_t
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[m][v] = MultiplyAdd(Floats{} + a[m * row], bi[v], sums[m][v]);
+      for (int v = 0; v < kVectors; ++v) sums[m][v] = MultiplyAdd(Spread(a[m * row]), bi[v], sums[m][v]);
   }
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m)
@@ -165,11 +177,7 @@ struct Ending {
                   float* y) const {
     const int64_t outputs = s.outputs, features = outputs / (shuffle * shuffle);
     if (bias != nullptr)
-      for (int64_t w = 0; w < count; ++w)
-        for (int64_t o = 0; o < outputs; ++o) {
-          const float v = sums[w * apart + o] + bias[o];
-          sums[w * apart + o] = v >= 0 ? v : slope * v;
-        }
+      for (int64_t w = 0; w < count; ++w) Activate(sums + w * apart, outputs);
     for (int64_t w = 0; w < count; ++w) {
       const float* from = sums + w * apart;
       if (shuffle == 1) {
@@ -182,6 +190,15 @@ struct Ending {
           for (int64_t c = 0; c < features; ++c)
             *to++ = from[(c * shuffle + i) * shuffle + j];
       }
+    }
+  }
+
+ private:
+  // Both sides of 0 are computed, so that the loop has no branches and becomes vectors.
+  void Activate(float* __restrict sums, int64_t outputs) const {
+    for (int64_t o = 0; o < outputs; ++o) {
+      const float v = sums[o] + bias[o], scaled = slope * v;
+      sums[o] = v >= 0 ? v : scaled;
     }
   }
 };
