@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from binsr_jax.commands import main
 from binsr_jax.training.checkpoint import load_model
 
 ROOT = Path(__file__).parent.parent
@@ -99,11 +100,17 @@ def _flags(shared: Path, workdir: Path, *others: str) -> tuple[str, ...]:
         ),
     ],
 )
-def test_a_mistyped_command_is_one_sentence(shared, flags, sentence):
-    status, lines = _end(_start(shared, *flags))
-    assert lines == f"error: {sentence}\n"
-    assert status == 1
+def test_a_mistyped_command_is_one_sentence(flags, sentence, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["train", *flags]) == 1
+    assert capsys.readouterr().err == f"error: {sentence}\n"
     assert not (ROOT / "x").exists()
+
+
+def test_the_program_in_the_root_passes_mistakes_on(shared):
+    status, lines = _end(_start(shared))
+    assert lines == "error: Missing --config and --workdir: --help lists all flags.\n"
+    assert status == 1
 
 
 def test_killed_while_saving_it_goes_on_to_the_same_parameters(shared, tmp_path):
