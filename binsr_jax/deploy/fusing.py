@@ -60,7 +60,7 @@ def _layer(
             constants.get(next((n for n in step.inputs if n != biased.output), -1))
             for step in (sign, scaled)
         )
-        is_leaky = (
+        if (
             sign.inputs[0] == biased.output
             and zero is not None
             and not np.any(zero)
@@ -68,8 +68,7 @@ def _layer(
             and factor.size == 1
             and chosen.inputs == (sign.output, scaled.output, biased.output)
             and uses[sign.output] == uses[scaled.output] == 1
-        )
-        if is_leaky:
+        ):
             count, slope = 5, float(factor.reshape(()))
     follows = steps[count : count + 1]
     made = steps[count - 1].output

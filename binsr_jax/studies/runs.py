@@ -223,8 +223,10 @@ def _check_origin_of(workdir: Path, data: str, networks: dict[str, str]) -> None
             f"{workdir} was trained on other images (fingerprint {stored}) than the "
             f"requested ones ({data}): delete it, or choose another --workdir."
         )
-    for name in networks if known is not None else ():
-        if known.get(name) != networks[name]:
+    if known is None:  # no training yet, or one of a version that did not note its networks
+        return
+    for name, network in networks.items():
+        if known.get(name) != network:
             raise UserError(
                 f"{workdir} was trained with another network in the place of config.{name} than "
                 "the one that is there now: delete it, or choose another --workdir."
