@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from binsr_jax.deploy.jobs import say
 from binsr_jax.deploy.listing import Job
 from binsr_jax.errors import UserError
-from binsr_jax.files import printable
 from binsr_jax.video import encoder, parts
 from binsr_jax.video.colour import to_rgb
 from binsr_jax.video.encoder import Encoding
@@ -72,7 +71,7 @@ def restore_video(job: Job, restore: Restore, scale: int, settings: Settings) ->
         notes += mux(job.source, beside, form, folder, made, settings.span)
         _put(beside, job.target)
     for note in notes:
-        tqdm.write(printable(f"{job.source}: {note}."))
+        say(f"{job.source}: {note}.")
 
 
 def _restore_frames(
@@ -87,7 +86,7 @@ def _restore_frames(
     """Restores the frames that no finished part holds."""
     finished = folder.count() * parts.LENGTH
     if finished:
-        tqdm.write(printable(f"{job.target}: goes on after {finished} frames."))
+        say(f"{job.target}: goes on after {finished} frames.")
     frames = itertools.islice(read_frames(job.source, video, span, notes), finished, None)
     with Progress(job.source.name, _count(video, span), finished) as progress:
         planes = _restored(frames, made, restore, progress)

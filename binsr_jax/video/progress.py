@@ -5,6 +5,7 @@ import time
 
 from tqdm import tqdm
 
+from binsr_jax.deploy.jobs import say
 from binsr_jax.files import printable
 
 _LOG_SECONDS = 30  # between two lines where there is no terminal
@@ -45,7 +46,7 @@ class Progress:
         now = time.monotonic()
         if not self._terminal and now - self._said > _LOG_SECONDS:
             self._said = now
-            tqdm.write(printable(self._line(now - self._started)))
+            say(self._line(now - self._started))
 
     def _line(self, seconds: float) -> str:
         rate = (self._done - self._begun) / seconds
