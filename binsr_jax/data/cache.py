@@ -146,7 +146,7 @@ class PairCache(Sequence[Pair]):
         return PairCache, (self.folder,)
 
 
-def cache_folder(config: Config) -> Path:
+def decoded_folder(config: Config) -> Path:
     """Where decoded images are kept: ``config.data.cache_dir``, or the folder of all caches.
 
     Raises:

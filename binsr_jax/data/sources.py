@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from binsr_jax.config import Config
-from binsr_jax.data.cache import PairCache, Undecoded, cache_folder, open_cache
+from binsr_jax.data.cache import PairCache, Undecoded, decoded_folder, open_cache
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.images import read_image, read_rgb
 from binsr_jax.data.official import official_pair, pair_up
@@ -64,7 +64,7 @@ def open_source(config: Config, split: str) -> PairCache:
         )
     images = SOURCES[config.data.source](config, split)
     images = dataclasses.replace(images, skip_broken=config.data.skip_broken)
-    source = open_cache(images, cache_folder(config))
+    source = open_cache(images, decoded_folder(config))
     if source.left_out:
         logging.warning(
             "Left out %d images smaller than the scale %d: %s.",

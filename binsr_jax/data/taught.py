@@ -21,7 +21,7 @@ from absl import logging
 from tqdm import tqdm
 
 from binsr_jax.config import Config
-from binsr_jax.data.cache import INDEX_VERSION, PairCache, cache_folder, in_order, lock
+from binsr_jax.data.cache import INDEX_VERSION, PairCache, decoded_folder, in_order, lock
 from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.pairs import Pair, RandomDegradation, bicubic_pair
 from binsr_jax.errors import UserError
@@ -71,7 +71,7 @@ def open_taught(config: Config, mixture: Mixture, teacher: PictureTeacher) -> Pa
     settings += [config.data.window, repr(maker.degrade)]
     settings += [[source.fingerprint, weight] for source, weight in mixture]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
-    cache_dir = cache_folder(config)
+    cache_dir = decoded_folder(config)
     folder = cache_dir / f"taught-x{config.scale}-{digest[:16]}"
     with contextlib.suppress(ValueError, OSError):
         return PairCache(folder)

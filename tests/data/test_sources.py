@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from binsr_jax import config as config_module
-from binsr_jax.data.cache import cache_folder
+from binsr_jax.data.cache import decoded_folder
 from binsr_jax.data.degradations import bicubic_pair
 from binsr_jax.data.official import pair_up
 from binsr_jax.data.pipeline import training_batches
@@ -327,9 +327,9 @@ def test_without_a_home_images_are_kept_in_a_temporary_folder(monkeypatch, tmp_p
     monkeypatch.setattr("pathlib.Path.home", no_home)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     settings = config_module.default()
-    assert cache_folder(settings).parent == tmp_path
+    assert decoded_folder(settings).parent == tmp_path
     tmp_path.rename(tmp_path.with_name("gone"))
     build.cache_folder.cache_clear()
     with pytest.raises(UserError, match=r"no place for .*: set config\.data\.cache_dir"):
-        cache_folder(settings)
+        decoded_folder(settings)
     build.cache_folder.cache_clear()
