@@ -1,5 +1,6 @@
 """Makes one native call of a float convolution and the steps that follow it in a program."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ def fused(half: Half) -> Half:
     uses[half.output] += 1
     steps, constants = [], dict(half.constants)
     rest = list(half.steps)
+    unused = itertools.count(1 + max([*constants, *(step.output for step in rest)], default=0))
     while rest:
         count, slope = _layer(rest, half.constants, uses)
         if not count:
@@ -28,7 +30,7 @@ def fused(half: Half) -> Half:
             continue
         (x, kernel), last = rest[0].inputs, rest[count - 1]
         (bias,) = (n for n in rest[1].inputs if n in half.constants)
-        number = max([*constants, *(step.output for step in half.steps)]) + 1
+        number = next(unused)
         constants[number] = np.full(1, slope, np.float32)
         constants[bias] = half.constants[bias].reshape(-1)
         shuffle = last.size // rest[0].size
