@@ -70,7 +70,7 @@ class PackedModel:
 
 
 def fingerprint(model: PackedModel) -> str:
-    """A hash of what a packed network computes, whatever is said of its training."""
+    """A hash of a packed network's settings and weights; notes on its training do not change it."""
     config = without_training(model.config)
     return transfer.fingerprint(Network(config, {"params": model.params}, {}))
 
