@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from binsr_jax.ops.native import build
+from binsr_jax.cache_folder import cache_folder
 
 _FOLDER, _SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 _TROUBLE = re.compile(
@@ -32,7 +32,7 @@ def keep_compiled_programs() -> None:
         _mend(Path(folder))
     else:
         try:
-            settings[_FOLDER] = str(build.cache_folder("jax"))
+            settings[_FOLDER] = str(cache_folder("jax"))
             _mend(Path(settings[_FOLDER]))
         except OSError as error:
             logging.getLogger("binsr_jax").warning("Compiled programs are not kept: %s", error)

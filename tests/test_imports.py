@@ -10,6 +10,7 @@ import binsr_jax
 PACKAGE = Path(binsr_jax.__file__).parent
 # What a part may import, beside itself; settings and errors are open to all but ops, files to all.
 OPEN_TO_ALL = {
+    "cache_folder",
     "config",
     "errors",
     "fields",
@@ -21,6 +22,7 @@ OPEN_TO_ALL = {
     "__version__",
 }
 ALLOWED: dict[str, set[str]] = {
+    "cache_folder": set(),
     "errors": set(),
     "files": set(),
     "image_files": set(),
@@ -31,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"fields"},
     "recipes": set(),
     "configs": {"recipes"},
-    "ops": {"files"},
+    "ops": {"cache_folder", "files"},
     "nn": {"ops"},
     "models": {"nn", "ops", "tasks"},
     "enhance": set(),

@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
     before = {name: jax.config.values[name] for name in names}
     for name in names:
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(kept.build, "cache_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(kept, "cache_folder", lambda name: tmp_path / name)
     (tmp_path / "jax").mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("default")

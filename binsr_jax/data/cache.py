@@ -24,11 +24,11 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from binsr_jax.cache_folder import cache_folder
 from binsr_jax.config import Config
 from binsr_jax.data.pairs import Pair
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, open_lock
-from binsr_jax.ops.native import build
 
 INDEX_VERSION = 1  # version of the files' layout
 _DECODING = 3  # version of the decoding: raise it when the same file gives other pixels
@@ -155,7 +155,7 @@ def decoded_folder(config: Config) -> Path:
     if config.data.cache_dir:
         return expanded(config.data.cache_dir)
     try:
-        return build.cache_folder("")
+        return cache_folder("")
     except OSError as error:
         raise UserError(
             f"There is no place for decoded images ({error.strerror or error}): set "

@@ -90,10 +90,11 @@ def find_images(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
         if os.path.isdir(path):
             try:
                 files = list_images(path)
-                if not files:
-                    raise UserError(f"There are no images in the folder {path}.")
+                problem = "" if files else f"There are no images in the folder {path}."
             except UserError as error:
-                problems.append(str(error))
+                files, problem = [], str(error)
+            if problem:
+                problems.append(problem)
                 continue
         elif os.path.lexists(path) or not glob.has_magic(name):
             files = [path] if os.path.lexists(path) else []

@@ -18,9 +18,10 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from binsr_jax.cache_folder import cache_folder
 from binsr_jax.deploy.program import Half, Program, Step
 from binsr_jax.files import expanded, open_regular, replace_bytes
-from binsr_jax.ops.native import build, choose
+from binsr_jax.ops.native import choose
 from binsr_jax.pretrained import file_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _place(file: Path) -> Path | None:
                 return None
             digest = hashlib.file_digest(content, "sha256")
         digest.update(_code())
-        return build.cache_folder("programs") / f"{digest.hexdigest()}.program"
+        return cache_folder("programs") / f"{digest.hexdigest()}.program"
     except OSError:
         return None
 

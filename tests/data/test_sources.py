@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from binsr_jax import config as config_module
+from binsr_jax.cache_folder import cache_folder
 from binsr_jax.data.cache import decoded_folder
 from binsr_jax.data.degradations import bicubic_pair
 from binsr_jax.data.official import pair_up
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import SAMPLES, open_mixture, open_source
 from binsr_jax.errors import UserError
-from binsr_jax.ops.native import build
 
 
 @pytest.fixture
@@ -323,13 +323,13 @@ def test_without_a_home_images_are_kept_in_a_temporary_folder(monkeypatch, tmp_p
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    build.cache_folder.cache_clear()
+    cache_folder.cache_clear()
     monkeypatch.setattr("pathlib.Path.home", no_home)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     settings = config_module.default()
     assert decoded_folder(settings).parent == tmp_path
     tmp_path.rename(tmp_path.with_name("gone"))
-    build.cache_folder.cache_clear()
+    cache_folder.cache_clear()
     with pytest.raises(UserError, match=r"no place for .*: set config\.data\.cache_dir"):
         decoded_folder(settings)
-    build.cache_folder.cache_clear()
+    cache_folder.cache_clear()

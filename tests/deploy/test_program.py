@@ -96,7 +96,7 @@ def test_an_image_of_another_kind_is_refused(make):
 @pytest.fixture
 def kept(make, tmp_path, monkeypatch):
     """A model file whose program is kept in a folder of the test, and that folder."""
-    monkeypatch.setattr(loading.build, "cache_folder", lambda name: tmp_path)
+    monkeypatch.setattr(loading, "cache_folder", lambda name: tmp_path)
     monkeypatch.setattr(loading, "_runs_on_cpu", lambda: True)
     save_model(tmp_path / "a.binsr", make(**NETWORKS["spatial"]))
     return tmp_path / "a.binsr", tmp_path

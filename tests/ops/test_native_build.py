@@ -1,13 +1,13 @@
 """How native code is compiled, kept and chosen, each in a process of its own."""
 
 import os
-import stat
 import subprocess
 import sys
 
 import pytest
 from test_native import FORMS
 
+from binsr_jax.cache_folder import cache_folder
 from binsr_jax.ops.native import build
 
 needs_compiler = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
@@ -100,7 +100,7 @@ def test_what_the_compiler_makes_of_other_sources_is_refused(tmp_path, fake_comp
 @needs_compiler
 @pytest.mark.parametrize("size", [0, 64, 100_000])
 def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
-    build.cache_folder.cache_clear()
+    cache_folder.cache_clear()
     monkeypatch.setenv("HOME", str(tmp_path))
     made = []
     monkeypatch.setattr(build, "_compile", lambda form, file: made.append(file) or file)
@@ -115,31 +115,7 @@ def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
     build._hash_file(file).unlink()
     build.library("Portable")
     assert len(made) == 3
-    build.cache_folder.cache_clear()
-
-
-@pytest.mark.parametrize("home", ["none", "a file"])
-def test_without_a_home_a_temporary_folder_is_taken(monkeypatch, tmp_path, caplog, home):
-    build.cache_folder.cache_clear()
-    monkeypatch.setattr(build, "_TOLD", set())
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    if home == "none":
-
-        def no_home():
-            raise RuntimeError("Could not determine home directory.")
-
-        monkeypatch.setattr("pathlib.Path.home", no_home)
-    else:
-        (tmp_path / ".cache").write_text("a file where a folder should be")
-        monkeypatch.setenv("HOME", str(tmp_path))
-    folder = build.cache_folder("native")
-    assert folder.parent.parent == tmp_path
-    assert stat.S_IMODE(folder.lstat().st_mode) == 0o700
-    assert build.cache_folder("native") == folder
-    assert build.cache_folder("jax").parent == folder.parent
-    assert len(caplog.records) == 1
-    assert "Errno" not in caplog.text
-    build.cache_folder.cache_clear()
+    cache_folder.cache_clear()
 
 
 def test_a_cache_on_a_full_disk_is_one_line(monkeypatch, caplog):
@@ -150,20 +126,3 @@ def test_a_cache_on_a_full_disk_is_one_line(monkeypatch, caplog):
     monkeypatch.setattr(build, "_compile", full)
     with pytest.raises(build.BuildError, match="the folder of what is compiled: No space left"):
         build.library("Portable")
-
-
-def test_a_temporary_folder_of_others_is_not_taken(monkeypatch, tmp_path):
-    build.cache_folder.cache_clear()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    (tmp_path / "file").write_text("")
-    place = tmp_path / f"binsr-jax-{os.getuid()}"
-    place.symlink_to(tmp_path)
-    with pytest.raises(OSError, match="alone"):
-        build.cache_folder("native")
-    place.unlink()
-    place.mkdir()
-    place.chmod(0o777)
-    with pytest.raises(OSError, match="alone"):
-        build.cache_folder("native")
-    build.cache_folder.cache_clear()

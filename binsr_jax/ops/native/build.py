@@ -4,17 +4,16 @@ import concurrent.futures
 import functools
 import hashlib
 import importlib.util
-import logging
 import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from binsr_jax.cache_folder import cache_folder
 from binsr_jax.files import replace_bytes
 
 _KERNELS = Path(__file__).with_name("kernels")
@@ -23,7 +22,6 @@ _CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else
 # in another, and then a chain and its units, or two tiles, differ in the last bit.
 _FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-pthread")
 _SECONDS = 300  # time limit of the compiler
-_TOLD: set[Path] = set()  # temporary folders that a log line has named
 
 
 class BuildError(Exception):
@@ -70,39 +68,6 @@ def discard(file: Path) -> None:
     """Removes an unusable library, so that it will be compiled again."""
     file.unlink(missing_ok=True)
     _hash_file(file).unlink(missing_ok=True)
-
-
-@functools.cache
-def cache_folder(name: str) -> Path:
-    """``~/.cache/binsr-jax/NAME``, or a temporary folder of this user if there is no home.
-
-    Raises:
-        OSError: Neither can be created.
-    """
-    try:
-        folder = Path.home() / ".cache" / "binsr-jax" / name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-        reason = f"{folder} cannot be written"
-    except OSError as error:
-        reason = f"{error.filename} ({error.strerror})"
-    except RuntimeError as error:  # neither HOME nor an entry for the user
-        reason = str(error).rstrip(".")
-    root = Path(tempfile.gettempdir()) / f"binsr-jax-{os.getuid()}"
-    if root not in _TOLD:
-        _TOLD.add(root)
-        logging.getLogger("binsr_jax").warning(
-            "%s: what is computed once is kept in %s", reason, root
-        )
-    root.mkdir(exist_ok=True, mode=0o700)
-    found = root.lstat()
-    # Other users may write to the temporary folder: use a subfolder only if it is ours alone.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(1, "is not a folder of this user's alone", str(root))
-    folder = root / name
-    folder.mkdir(exist_ok=True, mode=0o700)
-    return folder
 
 
 def _headers() -> str:
