@@ -1,5 +1,7 @@
 """Configs as JSON and back."""
 
+import json
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -26,9 +28,10 @@ def test_tuples_come_back_from_json():
     config.data.sigma, config.data.quality = (15, 25.5), (5, 6)
     config.eval.levels, config.eval.sets = (15, 50), ("LIVE1", "Classic5")
     config.train.milestones, config.data.sources = (7, 8, 9), ("samples=2",)
-    again = config_from_json(config_to_json(config))
+    again = config_from_json(json.loads(json.dumps(config_to_json(config))))
     assert again.to_dict() == config.to_dict()
     assert [type(end) for end in again.data.sigma] == [float, float]
+    assert isinstance(again.model.amplification, float)
     for empty in ((), config_from_json(config_to_json(default())).eval.levels):
         assert empty == ()
 
@@ -127,3 +130,16 @@ def test_lists_are_written_with_commas(name, text, value):
 def test_whole_numbers_beyond_floats_are_refused():
     with pytest.raises(UserError, match=r"train\.steps = 9007199254740992"):
         config_from_json({"train": {"steps": 2**53}})
+
+
+def test_a_config_of_an_older_version_gets_defaults_and_of_a_newer_one_is_refused():
+    values = config_to_json(default())
+    del values["train"]["ema"]
+    assert config_from_json(values).train.ema == 0.0
+    values["model"]["holograms"] = 3
+    with pytest.raises(UserError, match=r"model\.holograms = 3"):
+        config_from_json(values)
+    values = config_to_json(default())
+    values["train"]["steps"] = "many"
+    with pytest.raises(UserError, match=r"train\.steps = 'many'"):
+        config_from_json(values)

@@ -23,7 +23,7 @@ from binsr_jax.recipes import Published, open_recipe
 from binsr_jax.studies import activations, amplification, figures, runs, table
 from binsr_jax.studies.rows import Budget, Row, choose, reduced, row_of
 from binsr_jax.training import loop
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 
 # Two rows of one small network, which differ in their seed, so that they share their programs.
 RECIPE = """

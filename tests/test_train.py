@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from binsr_jax.commands import main
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,7 +19,7 @@ from binsr_jax.cost import CONVENTIONS, size_text
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.files import printable_lines
 from binsr_jax.recipes import Recipe, list_recipes, open_recipe
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 
 _MAX_SIDE = 1 << 20
 

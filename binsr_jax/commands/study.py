@@ -39,7 +39,7 @@ from binsr_jax.studies import activations, amplification, figures, pruning, tabl
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
 from binsr_jax.tasks import task_of
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 from binsr_jax.training.workdir import writing_to
 
 

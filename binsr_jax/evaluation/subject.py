@@ -14,8 +14,8 @@ from binsr_jax.errors import UserError
 from binsr_jax.models.restoring import Restore, restorer
 from binsr_jax.tasks import ENLARGING, task_of
 from binsr_jax.training import transfer
-from binsr_jax.training.checkpoint import load_model
 from binsr_jax.training.trainable import Network
+from binsr_jax.training.trained import load_model
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,12 @@ from binsr_jax.evaluation.benchmark import network_validator, validation_sets
 from binsr_jax.files import printable, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.studies.rows import Row
-from binsr_jax.training.checkpoint import Checkpoints, differences, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.loop import train, training_images
+from binsr_jax.training.same_network import differences
 from binsr_jax.training.scores import read_log, saved_steps, scores_of
 from binsr_jax.training.settings import check_settings
+from binsr_jax.training.trained import load_model
 from binsr_jax.training.transfer import sources
 from binsr_jax.training.workdir import writing_to
 

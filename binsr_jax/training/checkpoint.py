@@ -5,7 +5,6 @@
 hardware or native code that computed, and a checksum of every array.
 """
 
-import contextlib
 import errno
 import functools
 import importlib.metadata
@@ -13,24 +12,19 @@ import json
 import os
 import shutil
 import sys
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from binsr_jax import models
-from binsr_jax.config import Config, config_from_json, config_to_json, flat_fields
+from binsr_jax.config import Config, config_from_json, config_to_json
 from binsr_jax.errors import UserError
-from binsr_jax.files import expanded
 from binsr_jax.ops.native import choose
 from binsr_jax.training.scores import Score, best_step, saved_scores, saved_steps, stored_score
 from binsr_jax.training.state import TrainState
@@ -40,16 +34,6 @@ T = TypeVar("T")
 
 _ABOUT = "_CHECKPOINT_METADATA"  # Orbax's file about a step
 _LIBRARIES = ("binsr-jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-
-# The fields that define a network. A run with another value cannot continue its checkpoint.
-_IDENTITY = ("task", "scale", "model.")
-# The fields that decide which parts a state has.
-_SWITCHES = ("train.ema", "train.gan_weight")
-
-
-# How often to look again for a checkpoint that a running training has just replaced, and the
-# seconds between two attempts.
-_LOOKS, _PAUSE = 20, 0.2
 
 
 def _checksum(array: np.ndarray) -> int:
@@ -95,48 +79,6 @@ def arithmetic() -> str:
         return f"cpu, {choose.chosen_form()}"
     except ValueError as error:
         raise UserError(f"The environment variable {error}.") from error
-
-
-def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two configs differ: name -> (stored value, requested value)."""
-    old, new = flat_fields(stored), flat_fields(asked)
-    return {
-        name: (old.get(name), new.get(name))
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    }
-
-
-def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
-    """Refuses to continue a checkpoint with the config of another network.
-
-    Raises:
-        UserError: The networks differ; the message names the fields with both values.
-    """
-    fields = {
-        name: values
-        for name, values in differences(stored, asked).items()
-        if name.startswith(_IDENTITY)
-        or (name in _SWITCHES and bool(values[0]) != bool(values[1]))
-        or (name in _of_discriminator(asked) and stored.train.gan_weight)
-    }
-    if fields:
-        listed = ", ".join(
-            f"{name} {old} in the checkpoint, {new} requested"
-            for name, (old, new) in fields.items()
-        )
-        raise UserError(
-            f"The checkpoint in {workdir} belongs to another network ({listed}): give these fields "
-            "the checkpoint's values, or choose another --workdir."
-        )
-
-
-def _of_discriminator(config: Config) -> tuple[str, ...]:
-    """The fields that decide the shapes of a discriminator's parameters."""
-    if not config.train.gan_weight:
-        return ()
-    sides = ("data.patch",) if config.train.discriminator == "vgg" else ()
-    return ("train.discriminator", "train.discriminator_features", *sides)
 
 
 @functools.cache
@@ -429,102 +371,3 @@ class _KeepBest(checkpoint_managers.PreservationPolicy):
         steps = [info.step for info in checkpoints]
         best = best_step({step: score for step, score in scores.items() if step in steps})
         return [step == best for step in steps]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network, as a checkpoint holds it.
-
-    Attributes:
-        config: The config of its training.
-        model: The network.
-        variables: Its variables; averaged parameters if the config has an EMA.
-        step: The number of training steps.
-        data: The fingerprint of its training images.
-        score: The score of the validation after that step, if there was one.
-    """
-
-    config: Config
-    model: nn.Module
-    variables: dict[str, Any]
-    step: int
-    data: str
-    score: Score | None
-
-
-def load_trained(
-    workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
-) -> Trained:
-    """A trained network, rebuilt from its work dir alone.
-
-    A training that still runs in the work dir replaces its checkpoints. If one disappears while it
-    is read, it is not reported as damaged: its successor is read instead.
-
-    Args:
-        workdir: The work dir; training may still run in it.
-        which: "best" by the first evaluation set's PSNR, or "latest".
-
-    Raises:
-        UserError: There is no checkpoint or it is damaged.
-    """
-    path = expanded(workdir).absolute()
-    none = UserError(
-        f"{path} holds no checkpoint: train there first "
-        f"(binsr train --config quickstart --workdir {workdir}), or name another "
-        f"work dir."
-    )
-    if not (path / "checkpoints").is_dir():
-        raise none
-    failures: set[str] = set()
-    for _ in range(_LOOKS):
-        before = _files(path / "checkpoints")
-        try:
-            trained = _load(path, which)
-        except UserError as error:
-            failures.add(str(error))
-            time.sleep(_PAUSE)
-            if _files(path / "checkpoints") == before:
-                raise
-        else:
-            if trained is None:
-                raise none
-            return trained
-    if len(failures) == 1:  # the same checkpoint failed each time, so it is damaged
-        raise UserError(failures.pop())
-    raise UserError(
-        f"The checkpoints in {path} are replaced faster than they can be read: try again later, or "
-        f"train with a larger config.train.checkpoint_every."
-    )
-
-
-def load_model(
-    workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
-) -> tuple[Config, nn.Module, dict[str, Any], int]:
-    """Config, network, variables and step of a trained network; see ``load_trained``."""
-    trained = load_trained(workdir, which)
-    return trained.config, trained.model, trained.variables, trained.step
-
-
-def _load(path: Path, which: Literal["best", "latest"]) -> Trained | None:
-    """The network of a work dir at this moment, or None if there is no checkpoint."""
-    with Checkpoints(path, read_only=True) as checkpoints:
-        step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
-        if step is None:
-            return None
-        config = checkpoints.config(step)
-        model = models.build(config)
-        variables = jax.tree.map(jnp.asarray, checkpoints.variables(step))
-        data, score = checkpoints.data(step), checkpoints.score(step)
-    return Trained(config, model, variables, step, data, score)
-
-
-def _files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Every entry below a folder with its size and time; it changes with any file."""
-    found = {}
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = os.path.join(parent, name)
-            with contextlib.suppress(OSError):
-                status = os.lstat(path)
-                found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
-    return found

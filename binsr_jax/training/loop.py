@@ -16,23 +16,18 @@ from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from binsr_jax import models
-from binsr_jax.config import Config
+from binsr_jax.config import Config, config_to_json
 from binsr_jax.data.pipeline import training_batches
 from binsr_jax.data.sources import fingerprint, open_mixture
 from binsr_jax.data.taught import Mixture, open_taught
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, replace_text
-from binsr_jax.training.checkpoint import (
-    Checkpoints,
-    arithmetic,
-    check_same_network,
-    config_to_json,
-    differences,
-)
+from binsr_jax.training.checkpoint import Checkpoints, arithmetic
 from binsr_jax.training.compression import with_rounding
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
 from binsr_jax.training.footprint import check_memory
 from binsr_jax.training.journal import Journal
+from binsr_jax.training.same_network import check_same_network, differences
 from binsr_jax.training.scores import Score, Validation, score_of, stored_score
 from binsr_jax.training.settings import check_settings
 from binsr_jax.training.signals import StoppedError, StopRequest

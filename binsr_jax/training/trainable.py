@@ -32,7 +32,7 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, open_regular, replace_bytes
 from binsr_jax.models.limits import check_network, known_provenance
 from binsr_jax.tasks import task_of
-from binsr_jax.training.checkpoint import load_trained
+from binsr_jax.training.trained import load_trained
 
 SUFFIX = ".safetensors"
 

@@ -17,9 +17,9 @@ from binsr_jax.config import config_to_json, default
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.pack import pack
 from binsr_jax.errors import UserError
-from binsr_jax.training.checkpoint import load_model
 from binsr_jax.training.state import create_state, make_optimizer
 from binsr_jax.training.trainable import Network, load_trainable, save_trainable
+from binsr_jax.training.trained import load_model
 from binsr_jax.training.transfer import initialised
 
 FEATURES = 6

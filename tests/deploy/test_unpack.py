@@ -14,7 +14,7 @@ from binsr_jax.deploy.pack import from_workdir, pack_params
 from binsr_jax.deploy.unpack import unpack_params
 from binsr_jax.deploy.upscaler import PRETRAINED
 from binsr_jax.errors import UserError
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 
 NETWORKS = [
     {"features": 33},

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from binsr_jax.commands import main
 from binsr_jax.errors import UserError
 from binsr_jax.models.dncnn_weights import plain_dncnn
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 
 
 def conv(x, kernel, bias=0.0):

@@ -20,7 +20,7 @@ from binsr_jax.models.esrgan_weights import (
 )
 from binsr_jax.models.torch_files import read_state
 from binsr_jax.models.torch_weights import from_torch
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 
 ACTIVATIONS = {"prelu": None, "relu": "relu", "leakyrelu": "leaky_relu"}
 

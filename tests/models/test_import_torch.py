@@ -25,7 +25,7 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.errors import UserError
 from binsr_jax.models import torch_files
 from binsr_jax.models.torch_files import read_state
-from binsr_jax.training.checkpoint import load_model
+from binsr_jax.training.trained import load_model
 
 # Files of reference arrays, the networks in them, and our config fields for these networks.
 ARCHS = {

@@ -17,11 +17,12 @@ from binsr_jax.config import default
 from binsr_jax.data.real_degradation import sharpened as sharpened_by_numpy
 from binsr_jax.errors import UserError
 from binsr_jax.training.adversary import GAN_LOSSES, create_adversary, update_adversary
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.loop import train
 from binsr_jax.training.perceptual import load_vgg, perceptual_distance, perceptual_layers
 from binsr_jax.training.scores import Score, Validation
 from binsr_jax.training.sharpening import sharpened
+from binsr_jax.training.trained import load_model
 
 _SHAPES = [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128)]  # of VGG19's first convolutions
 _NUMBERS = (0, 2, 5, 7, 10)  # in torchvision's list of layers

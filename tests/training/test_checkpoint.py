@@ -1,7 +1,6 @@
 """Checkpoints: exact, kept by policy, verified, and refused in one sentence if they do not fit."""
 
 import gc
-import json
 import shutil
 import subprocess
 import sys
@@ -12,19 +11,14 @@ import numpy as np
 import pytest
 
 from binsr_jax import models
+from binsr_jax.config import config_to_json
 from binsr_jax.errors import UserError
 from binsr_jax.ops.native import choose
 from binsr_jax.training import checkpoint
-from binsr_jax.training.checkpoint import (
-    Checkpoints,
-    check_same_network,
-    config_from_json,
-    config_to_json,
-    differences,
-    load_model,
-)
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.scores import Score, saved_steps
 from binsr_jax.training.state import TrainState, create_state, make_optimizer
+from binsr_jax.training.trained import load_model
 
 
 def _state(config, step=1) -> TrainState:
@@ -216,50 +210,3 @@ def test_a_damaged_checkpoint_is_one_line(tiny, tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: The checkpoint")
     assert "is damaged" in line
-
-
-def test_the_fields_of_another_network_are_named(tiny, tmp_path):
-    stored = tiny(**{"train.steps": 5})
-    asked = tiny(**{"model.features": 16, "scale": 3, "train.ema": 0.5, "train.steps": 9})
-    assert differences(stored, asked)["train.steps"] == (5, 9)
-    with pytest.raises(UserError) as refused:
-        check_same_network(stored, asked, tmp_path)
-    text = str(refused.value)
-    assert "model.features 8 in the checkpoint, 16 requested" in text
-    assert "scale 2 in the checkpoint, 3 requested" in text
-    assert "train.ema 0.0 in the checkpoint, 0.5 requested" in text
-    assert "train.steps" not in text
-
-
-def test_harmless_differences_pass(tiny, tmp_path):
-    asked = tiny(
-        **{
-            "train.steps": 99,
-            "train.learning_rate": 1.0,
-            "eval.sets": ("Set5", "B100"),
-            "data.workers": 2,
-        }
-    )
-    check_same_network(tiny(), asked, tmp_path)
-
-
-def test_a_config_survives_json_with_its_types(tiny):
-    config = tiny(**{"train.milestones": (1, 2), "eval.sets": ()})
-    again = config_from_json(json.loads(json.dumps(config_to_json(config))))
-    assert differences(config, again) == {}
-    assert again.train.milestones == (1, 2)
-    assert again.eval.sets == ()
-    assert isinstance(again.model.amplification, float)
-
-
-def test_a_config_of_an_older_version_gets_defaults_and_of_a_newer_one_is_refused(tiny):
-    values = config_to_json(tiny())
-    del values["train"]["ema"]
-    assert config_from_json(values).train.ema == 0.0
-    values["model"]["holograms"] = 3
-    with pytest.raises(UserError, match=r"model\.holograms = 3"):
-        config_from_json(values)
-    values = config_to_json(tiny())
-    values["train"]["steps"] = "many"
-    with pytest.raises(UserError, match=r"train\.steps = 'many'"):
-        config_from_json(values)

@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from binsr_jax.training.checkpoint import load_model
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import Validation
+from binsr_jax.training.trained import load_model
 
 KILLS = 20
 STEPS = 10

@@ -14,9 +14,10 @@ from PIL import Image
 from binsr_jax.commands import runs
 from binsr_jax.errors import UserError
 from binsr_jax.training import checkpoint, footprint, loop
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import Validation, read_log
+from binsr_jax.training.trained import load_model
 from binsr_jax.training.workdir import claim
 
 

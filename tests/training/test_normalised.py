@@ -12,12 +12,13 @@ from binsr_jax import models
 from binsr_jax.deploy.pack import pack_params
 from binsr_jax.evaluation.benchmark import restorer
 from binsr_jax.nn.packed import PackedConv
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.devices import make_mesh, place_batch, place_state
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import Validation
 from binsr_jax.training.state import create_state, make_optimizer
 from binsr_jax.training.step import make_step
+from binsr_jax.training.trained import load_model
 
 SMALL = {
     "model.features": 4,

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from binsr_jax.config import config_to_json
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import Validation
+from binsr_jax.training.trained import load_model
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds; on a quiet machine a few are enough

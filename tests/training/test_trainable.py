@@ -18,8 +18,9 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.deploy.pack import from_network, pack
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
-from binsr_jax.training.checkpoint import Checkpoints, Score, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.devices import make_mesh, place_batch
+from binsr_jax.training.scores import Score
 from binsr_jax.training.state import create_state, make_optimizer
 from binsr_jax.training.trainable import (
     Network,
@@ -28,6 +29,7 @@ from binsr_jax.training.trainable import (
     quantised,
     save_trainable,
 )
+from binsr_jax.training.trained import load_model
 from binsr_jax.training.transfer import initialised, make_teacher
 
 KERNEL = ("params", "body_0", "conv", "kernel")

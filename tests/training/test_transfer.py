@@ -12,11 +12,12 @@ from flax.traverse_util import flatten_dict
 
 from binsr_jax import models
 from binsr_jax.errors import UserError
-from binsr_jax.training.checkpoint import Checkpoints, load_model
+from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.devices import make_mesh, place_batch
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import Validation
 from binsr_jax.training.state import create_state, make_optimizer
+from binsr_jax.training.trained import load_model
 from binsr_jax.training.transfer import initialised, make_teacher, sources
 
 FLOAT = {
