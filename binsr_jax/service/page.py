@@ -1,74 +1,45 @@
-"""The page: pictures in, restored pictures out, in a browser."""
+"""The behaviour of the page on which visitors restore pictures in a browser."""
 
 import asyncio
-import html
 import logging
 import os
 import secrets
 import time
-import zipfile
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from binsr_jax.deploy.listing import Job, Options
+from binsr_jax.deploy.listing import Options
 from binsr_jax.errors import UserError
-from binsr_jax.image_files import IMAGE_SUFFIXES
 from binsr_jax.pretrained import Packaged
+from binsr_jax.service import markup
 from binsr_jax.service.folders import jobs_in, new_folder, safe_name
-from binsr_jax.service.networks import TASKS, Wish, choose, suffix_of
-from binsr_jax.service.restorer import FullError, Order, Restorer, Result, Ticket
+from binsr_jax.service.layout import AUTOMATIC, FORMATS, LABELS, PART, WHOLE, lay_out, models_of
+from binsr_jax.service.networks import Wish, choose, suffix_of
+from binsr_jax.service.restorer import FullError, Order, Restorer
 from binsr_jax.service.shut import Shut
 from binsr_jax.service.views import MOST_PIXELS, write_views
+from binsr_jax.service.visits import Done, Visit, download
 
 log = logging.getLogger("binsr.page")
 
 _LOOK = 0.2  # seconds between two looks at the progress
-_AUTOMATIC = "automatic"
-_LABELS = {True: "Bicubic | restored", False: "Before | restored"}  # by whether it enlarges
-_WHOLE, _PART = "Whole picture", "Part at full size"
-_FORMATS = {"as the picture": None, "PNG": "png", "JPEG": "jpg", "WebP": "webp", "TIFF": "tif"}
 _CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
 
-@dataclass
-class _Done:
-    """A picture of a visit that was restored, or the sentence why not."""
-
-    job: Job
-    result: Result | None
-    sentence: str = ""
-
-
-@dataclass(eq=False)
-class _Visit:
-    """What one open page has ordered."""
-
-    folder: "TemporaryDirectory[str]"
-    ticket: Ticket | None = None
-    stopped: bool = False
-    done: list[_Done] = field(default_factory=list)
-
-    @property
-    def restored(self) -> list[_Done]:
-        return [done for done in self.done if done.result is not None]
-
-
 class Page:
-    """The page's events.
+    """What the page does when a visitor clicks.
 
     Args:
-        restorer: does the work.
-        networks: those that are offered, from ``networks.offered``.
-        most_pictures: so many are taken at a time.
-        folder: Gradio's own folder, in which visitors' files lie.
+        restorer: Restores the pictures, in turn for all visitors.
+        networks: The networks that are offered, from ``networks.offered``.
+        most_pictures: The largest number of pictures in one order.
+        folder: Gradio's folder, in which visitors' files lie.
     """
 
     def __init__(
@@ -76,141 +47,49 @@ class Page:
     ) -> None:
         self._restorer, self._networks = restorer, networks
         self.most_pictures, self.folder = most_pictures, folder
-        self._visits: dict[str, _Visit] = {}
+        self._visits: dict[str, Visit] = {}
         self._viewing = asyncio.Semaphore(1)  # views of large pictures take memory
 
     def blocks(self) -> gr.Blocks:
         """The page as Gradio's blocks."""
-        tasks = [(TASKS[t], t) for t in TASKS if any(n.task == t for n in self._networks.values())]
-        scales = sorted({n.scale for n in self._networks.values() if n.scale > 1})
         with gr.Blocks(
             title="binsr", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
         ) as blocks:
-            gr.HTML(
-                "<h1>binsr</h1><p>Enlarge and clean pictures with 1-bit networks. "
-                "They stay on the machine that runs this page.</p>",
-                elem_id="head",
-            )
-            with gr.Row(equal_height=False):
-                with gr.Column(scale=1, min_width=300, elem_id="choices"):
-                    files = gr.File(
-                        label="Pictures",
-                        file_count="multiple",
-                        file_types=list(IMAGE_SUFFIXES),
-                        height=170,
-                        elem_id="pictures",
-                    )
-                    task = gr.Radio(tasks, value=tasks[0][1], label="Task", elem_id="task")
-                    scale = gr.Radio(
-                        [(f"{s} times", s) for s in scales],
-                        value=scales[0] if scales else None,
-                        label="Scale",
-                        elem_id="scale",
-                        visible=tasks[0][1] == "upscale",
-                    )
-                    model = gr.Dropdown(
-                        self._models(tasks[0][1], scales[0] if scales else 1),
-                        value=_AUTOMATIC,
-                        label="Model",
-                        elem_id="model",
-                    )
-                    strength = gr.Slider(
-                        0, 1, 1, step=0.05, label="Strength", visible=False, elem_id="strength"
-                    )
-                    form = gr.Dropdown(
-                        list(_FORMATS), value="as the picture", label="Format", elem_id="form"
-                    )
-                    with gr.Row():
-                        start = gr.Button(
-                            "Restore", variant="primary", min_width=80, elem_id="start"
-                        )
-                        stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
-                with gr.Column(scale=2, min_width=320, elem_id="results"):
-                    status = gr.HTML(self._welcome())
-                    slider = gr.ImageSlider(
-                        label=_LABELS[True],
-                        type="filepath",
-                        interactive=False,
-                        visible=False,
-                        max_height=560,
-                        buttons=["fullscreen"],
-                        elem_id="compare",
-                    )
-                    position = gr.Slider(
-                        0,
-                        100,
-                        50,
-                        step=1,
-                        label="Move the line",
-                        visible=False,
-                        elem_id="position",
-                    )
-                    with gr.Row():
-                        pick = gr.Dropdown(label="Picture", visible=False, elem_id="pick")
-                        view = gr.Radio(
-                            [_WHOLE, _PART],
-                            value=_WHOLE,
-                            label="Show",
-                            visible=False,
-                            elem_id="view",
-                        )
-                    with gr.Row():
-                        across = gr.Slider(0, 1, 0.5, step=0.01, label="Across", visible=False)
-                        down = gr.Slider(0, 1, 0.5, step=0.01, label="Down", visible=False)
-                    download = gr.DownloadButton(
-                        "Download", visible=False, variant="primary", elem_id="download"
-                    )
-                    table = gr.HTML(elem_id="table")
-
-            places = [pick, view, across, down]
-            for control in (task, scale):
+            chosen, shown = lay_out(self._networks, self.most_pictures, self._restorer.most_pixels)
+            for control in (chosen.task, chosen.scale):
                 control.change(
-                    self._choices, [task, scale], [scale, model, strength], show_progress="hidden"
+                    self._choices,
+                    [chosen.task, chosen.scale],
+                    [chosen.scale, chosen.model, chosen.strength],
+                    show_progress="hidden",
                 )
-            start.click(
+            order = [chosen.files, chosen.task, chosen.scale, chosen.model]
+            chosen.start.click(
                 self._restore,
-                [files, task, scale, model, strength, form],
-                [status, slider, position, *places, download, table, start, stop],
+                [*order, chosen.strength, chosen.form],
+                [*vars(shown).values(), chosen.start, chosen.stop],  # the order of ``_shown``
                 concurrency_limit=64,
                 show_progress="hidden",
             )
-            stop.click(self._stop, show_progress="hidden")
-            for control in (pick, view):
-                control.input(self._look, places, [slider, across, down], show_progress="hidden")
-            for control in (across, down):
-                control.release(self._look, places, [slider, across, down], show_progress="hidden")
-            position.input(
+            chosen.stop.click(self._stop, show_progress="hidden")
+            view = [shown.slider, shown.across, shown.down]
+            for control in (shown.pick, shown.view):
+                control.input(self._look, shown.places, view, show_progress="hidden")
+            for control in (shown.across, shown.down):
+                control.release(self._look, shown.places, view, show_progress="hidden")
+            shown.position.input(
                 lambda value: gr.ImageSlider(slider_position=value),
-                position,
-                slider,
+                shown.position,
+                shown.slider,
                 show_progress="hidden",
             )
             blocks.unload(self._leave)
         return blocks
 
-    def _welcome(self) -> str:
-        megapixels = self._restorer.most_pixels / 1e6
-        return (
-            '<div class="empty"><p>Drop pictures into the field, choose or paste them '
-            f"(up to {self.most_pictures}, of {megapixels:g} megapixels each), and press "
-            "Restore.</p><p>Here you then compare before and after: drag the line, zoom with the "
-            "wheel or two fingers.</p></div>"
-        )
-
-    def _models(self, task: str, scale: int) -> list[tuple[str, str]]:
-        """The choices of a task and a scale: what is shown, and its value."""
-        fitting = [
-            network
-            for network in self._networks.values()
-            if network.task == task and network.scale == (scale if task == "upscale" else 1)
-        ]
-        shown = [(f"{network.name}: for {network.about}", network.name) for network in fitting]
-        return [("Automatic", _AUTOMATIC), *shown]
-
     def _choices(self, task: str, scale: int) -> tuple[Any, Any, Any]:
-        """What can be chosen beside a task."""
+        """Updates of the controls that depend on the task and the scale."""
         enlarges = task == "upscale"
-        model = gr.Dropdown(choices=self._models(task, scale), value=_AUTOMATIC)  # pyright: ignore
+        model = gr.Dropdown(choices=models_of(self._networks, task, scale), value=AUTOMATIC)  # pyright: ignore
         return gr.Radio(visible=enlarges), model, gr.Slider(visible=not enlarges)
 
     async def _restore(
@@ -223,46 +102,48 @@ class Page:
         form: str,
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
-        """Restores pictures one after the other, and shows how far it is."""
+        """Restores the pictures of an order in turn; yields updates for all of ``Results``."""
         if not files:
-            yield self._shown(None, _note("There is no picture yet: drop one into the field."))
+            yield self._shown(
+                None, markup.note("There is no picture yet: drop one into the field.")
+            )
             return
         if len(files) > self.most_pictures:
-            sentence = f"These are {len(files)} pictures, and {self.most_pictures} are taken."
-            yield self._shown(None, _note(sentence, wrong=True))
+            sentence = f"These are {len(files)} pictures: choose at most {self.most_pictures}."
+            yield self._shown(None, markup.note(sentence, wrong=True))
             return
         visit = await self._begin(str(request.session_hash))
         wish = Wish(task, scale if task == "upscale" else None, _named(model))
         try:
             orders = await asyncio.to_thread(
-                self._orders, visit, files, wish, strength, _FORMATS[form]
+                self._orders, visit, files, wish, strength, FORMATS[form]
             )
         except UserError as error:
-            yield self._shown(visit, _note(str(error), wrong=True))
+            yield self._shown(visit, markup.note(str(error), wrong=True))
             return
         started = time.monotonic()
         for i, order in enumerate(orders):
-            async for note in self._one(visit, order, str(request.session_hash)):
+            async for state in self._one(visit, order, str(request.session_hash)):
                 place = f"Picture {i + 1} of {len(orders)}: " if len(orders) > 1 else ""
                 share = (i + (visit.ticket.share if visit.ticket else 0)) / len(orders)
                 took = time.monotonic() - started
                 yield self._shown(
-                    visit, _progress(share, f"{place}{note}, {took:.0f} s"), working=True
+                    visit, markup.progress(share, f"{place}{state}, {took:.0f} s"), working=True
                 )
             if visit.stopped:
                 break
         visit.ticket = None
         archive, views = None, None
         if visit.restored and not self._left(visit):
-            yield self._shown(visit, _progress(1, "Making what is shown"), working=True)
-            archive = await asyncio.to_thread(_download, visit)
+            yield self._shown(visit, markup.progress(1, "Making what is shown"), working=True)
+            archive = await asyncio.to_thread(download, visit)
             views = await self._views(visit.restored[0], None)
             if self._left(visit):
                 visit.folder.cleanup()  # what was made since the page was closed
-        yield self._shown(visit, _summary(visit, len(orders)), views=views, download=archive)
+        yield self._shown(visit, markup.summary(visit, len(orders)), views=views, download=archive)
 
-    async def _one(self, visit: _Visit, order: Order, session: str) -> AsyncIterator[str]:
-        """Says what a picture is waiting for, until it is done or not to be done."""
+    async def _one(self, visit: Visit, order: Order, session: str) -> AsyncIterator[str]:
+        """Restores one picture; yields its state in words, such as its place in the queue."""
         while True:
             try:
                 ticket = await asyncio.to_thread(self._restorer.submit, order, session)
@@ -271,7 +152,7 @@ class Page:
                 yield "the queue is full, waiting for a place"
                 await asyncio.sleep(1)
             except UserError as error:
-                visit.done.append(_Done(order.job, None, order.sentence(error)))
+                visit.done.append(Done(order.job, None, order.sentence(error)))
                 return
             if visit.stopped:
                 return
@@ -283,20 +164,20 @@ class Page:
             yield f"{ahead} before it" if ahead else f"{100 * ticket.share:.0f}%"
             await asyncio.sleep(_LOOK)
         try:
-            visit.done.append(_Done(order.job, ticket.future.result()))
+            visit.done.append(Done(order.job, ticket.future.result()))
         except CancelledError:
             visit.stopped = True
         except (UserError, OSError, MemoryError) as error:
-            visit.done.append(_Done(order.job, None, order.sentence(error)))
+            visit.done.append(Done(order.job, None, order.sentence(error)))
         except Exception:
             log.exception("A picture of %s failed", session)
             fault = UserError("something is wrong with this page's program; its log says what.")
-            visit.done.append(_Done(order.job, None, order.sentence(fault)))
+            visit.done.append(Done(order.job, None, order.sentence(fault)))
 
     def _orders(
-        self, visit: _Visit, files: Sequence[str], wish: Wish, strength: float, form: str | None
+        self, visit: Visit, files: Sequence[str], wish: Wish, strength: float, form: str | None
     ) -> list[Order]:
-        """The orders of a visit, whose pictures get a folder each, as names may be the same."""
+        """One order per picture. Each gets a folder of its own, since two may have one name."""
         folder = Path(visit.folder.name)
         sources = []
         for i, file in enumerate(files):
@@ -312,15 +193,16 @@ class Page:
             for job, network in zip(jobs, networks, strict=True)
         ]
 
-    async def _begin(self, session: str) -> _Visit:
+    async def _begin(self, session: str) -> Visit:
         """A new visit in place of the page's last one."""
         self._end(session)
         folder = await asyncio.to_thread(new_folder, self.folder)
-        visit = _Visit(folder)
+        visit = Visit(folder)
         self._visits[session] = visit
         return visit
 
     def _end(self, session: str) -> None:
+        """Cancels what is left of a visit, and removes its folder."""
         visit = self._visits.pop(session, None)
         if visit is None:
             return
@@ -329,10 +211,10 @@ class Page:
             visit.folder.cleanup()
         else:
             self._restorer.cancel(visit.ticket)
-            # A tile may still be worked, and the folder be written to.
+            # A tile may still be in progress, and write to the folder.
             visit.ticket.future.add_done_callback(lambda _: visit.folder.cleanup())
 
-    def _left(self, visit: _Visit) -> bool:
+    def _left(self, visit: Visit) -> bool:
         return visit not in self._visits.values()
 
     def _leave(self, request: gr.Request) -> None:
@@ -351,14 +233,14 @@ class Page:
     ) -> tuple[Any, Any, Any]:
         """Shows another picture, or another part of it."""
         visit = self._visits.get(str(request.session_hash))
-        part = view == _PART
+        part = view == PART
         shown = gr.Slider(visible=part)
         if visit is None or pick is None or not 0 <= pick < len(visit.restored):
             return gr.skip(), shown, shown
         views = await self._views(visit.restored[pick], (across, down) if part else None)
         return gr.ImageSlider(value=views), shown, shown
 
-    async def _views(self, done: _Done, place: tuple[float, float] | None) -> tuple[str, str]:
+    async def _views(self, done: Done, place: tuple[float, float] | None) -> tuple[str, str]:
         folder = done.job.target.parent / f".{secrets.token_hex(8)}"  # the browser keeps addresses
         async with self._viewing:
             before, after = await asyncio.to_thread(
@@ -368,14 +250,14 @@ class Page:
 
     def _shown(
         self,
-        visit: _Visit | None,
+        visit: Visit | None,
         status: str,
         *,
         working: bool = False,
         views: tuple[str, str] | None = None,
         download: str | None = None,
     ) -> tuple[Any, ...]:
-        """Updates of all that ``_restore`` shows."""
+        """Updates of the controls of ``Results``, in their order, and of the two buttons."""
         restored = visit.restored if visit is not None else []
         choices = [(done.job.target.name, i) for i, done in enumerate(restored)]
         there = views is not None
@@ -387,12 +269,12 @@ class Page:
         )
         return (
             status,
-            gr.ImageSlider(value=views, visible=there, slider_position=50, label=_LABELS[enlarged]),
+            gr.ImageSlider(value=views, visible=there, slider_position=50, label=LABELS[enlarged]),
             gr.Slider(value=50, visible=there),
             gr.Dropdown(
                 choices=choices, value=0 if there else None, visible=there and len(choices) > 1
             ),  # pyright: ignore[reportArgumentType]
-            gr.Radio(value=_WHOLE, visible=there and large),
+            gr.Radio(value=WHOLE, visible=there and large),
             gr.Slider(visible=False),
             gr.Slider(visible=False),
             gr.DownloadButton(
@@ -400,7 +282,7 @@ class Page:
                 value=download,
                 visible=download is not None,
             ),
-            _table(visit.done if visit is not None else []),
+            markup.table(visit.done if visit is not None else []),
             gr.Button(interactive=not working),
             gr.Button(interactive=working),
         )
@@ -410,8 +292,8 @@ def create_app(page: Page, most_bytes: int) -> FastAPI:
     """The application that answers the page's requests.
 
     Args:
-        page: the page.
-        most_bytes: of a file.
+        page: The page.
+        most_bytes: The largest size of an uploaded file.
     """
     blocks = page.blocks()
     blocks.queue(max_size=256, default_concurrency_limit=16)
@@ -445,68 +327,4 @@ def create_app(page: Page, most_bytes: int) -> FastAPI:
 
 
 def _named(model: str) -> str | None:
-    return None if model == _AUTOMATIC else model
-
-
-def _download(visit: _Visit) -> str:
-    """The one result, or a ZIP of all."""
-    files = [done.job.target for done in visit.restored]
-    if len(files) == 1:
-        return str(files[0])
-    archive = Path(visit.folder.name) / "restored.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as output:  # they are compressed
-        for file in files:
-            output.write(file, file.name)
-    return str(archive)
-
-
-def _note(sentence: str, *, wrong: bool = False) -> str:
-    kind = "alert" if wrong else "status"
-    return f'<p role="{kind}" class="{"wrong" if wrong else "note"}">{html.escape(sentence)}</p>'
-
-
-def _progress(share: float, words: str) -> str:
-    text = html.escape(words)
-    bar = f'<progress max="1" value="{share:.3f}" aria-label="done"></progress>'
-    return f'<div class="note">{bar}<p role="status">{text}</p></div>'
-
-
-def _summary(visit: _Visit, count: int) -> str:
-    restored, failed = len(visit.restored), len(visit.done) - len(visit.restored)
-    seconds = sum(done.result.seconds for done in visit.restored if done.result)
-    parts = [f"{restored} of {count} restored in {seconds:.1f} s"]
-    if failed:
-        parts.append(f"{failed} failed")
-    if visit.stopped:
-        parts.append("stopped")
-    return _note("; ".join(parts) + ".", wrong=bool(failed) and not restored)
-
-
-def _table(done: Sequence[_Done]) -> str:
-    """What became of each picture; names come from visitors, so that everything is escaped."""
-    if not done:
-        return ""
-    head = ("Picture", "Before", "After", "File", "Network", "Time", "Notes")
-    rows = []
-    for one in done:
-        name = one.job.source.name
-        if one.result is None:
-            rows.append(
-                f'<tr><td>{html.escape(name)}</td><td colspan="6" class="wrong">'
-                f"{html.escape(one.sentence)}</td></tr>"
-            )
-            continue
-        result = one.result
-        size = result.file.stat().st_size if result.file.exists() else 0
-        cells = (
-            name,
-            "{} x {}".format(*result.before),
-            "{} x {}".format(*result.after),
-            f"{size / 1e6:.2f} MB",
-            result.network,
-            f"{result.seconds:.1f} s",
-            "; ".join(result.notes),
-        )
-        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    titles = "".join(f"<th>{title}</th>" for title in head)
-    return f"<div class='wide'><table><tr>{titles}</tr>{''.join(rows)}</table></div>"
+    return None if model == AUTOMATIC else model
