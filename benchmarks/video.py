@@ -20,8 +20,8 @@ from PIL import Image
 import binsr_jax
 from binsr_jax.deploy.listing import Job
 from binsr_jax.pretrained import NETWORKS
+from binsr_jax.video.frames import Span
 from binsr_jax.video.job import Settings, restore_video
-from binsr_jax.video.source import Span
 
 PHOTOGRAPH = Path(binsr_jax.__file__).parent / "data" / "samples" / "valid" / "skyline.png"
 WIDTH, HEIGHT = 640, 360

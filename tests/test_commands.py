@@ -12,7 +12,7 @@ from binsr_jax import __version__, cost, models
 from binsr_jax.commands import COMMANDS, main
 from binsr_jax.config import FIELDS, default
 from binsr_jax.deploy.model_file import fingerprint, load_model_file
-from binsr_jax.deploy.pack import from_workdir
+from binsr_jax.deploy.pack import from_network, network_at
 from binsr_jax.json_lines import json_line
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.scores import Score
@@ -81,7 +81,7 @@ def test_smaller_floats_say_what_they_cost(workdir, tmp_path, capsys, flags, flo
     assert "dB against float32" in output
     size = sum(array.nbytes for array in load_file(path).values())
     assert f"{size:,} of them tensors" in output
-    assert cost.count(from_workdir(workdir).config).bytes_of(floats) == size
+    assert cost.count(from_network(network_at(workdir)).config).bytes_of(floats) == size
     assert load_model_file(path).floats == floats
 
 

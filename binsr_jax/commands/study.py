@@ -17,28 +17,23 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from binsr_jax import cost, launcher
+from binsr_jax import launcher
 from binsr_jax.commands import plot
 from binsr_jax.compress.importance import METHODS
 from binsr_jax.compress.prune import prune
 from binsr_jax.config import Config, copy_of
-from binsr_jax.data.degradations import DEGRADATIONS, as_image
-from binsr_jax.data.sources import source_names
 from binsr_jax.deploy.unpack import read_network
 from binsr_jax.errors import UserError
-from binsr_jax.evaluation.benchmark import validator
 from binsr_jax.files import expanded, printable, printable_lines, replace_text
 from binsr_jax.json_lines import json_line
 from binsr_jax.recipes import open_recipe
-from binsr_jax.studies import activations, amplification, figures, pruning, table
+from binsr_jax.studies import activations, amplification, figures, pruning, report, table
 from binsr_jax.studies.rows import Budget, Row, assign, choose, reduced, row_of
 from binsr_jax.studies.runs import Result, StudyStoppedError, check, train_rows
-from binsr_jax.tasks import task_of
 from binsr_jax.training.trained import load_model
 from binsr_jax.training.workdir import writing_to
 
@@ -143,11 +138,11 @@ def _table(args: argparse.Namespace) -> int:
     rows = _rows(args)
     images = check(rows)
     done: list[Result] = []
-    lines = _inputs(rows)
+    lines = report.inputs(rows)
     for result in train_rows(rows, args.workdir, images):
         done.append(result)
-        lines.append(_json_row(result))
-        about = _about(rows, len(done))
+        lines.append(report.json_row(result))
+        about = report.about(rows, len(done))
         found = table.agreement(lines)
         _write(args.output / "table.md", table.markdown(about, lines))
         _write(args.output / "table.tex", table.latex(about, lines))
@@ -179,7 +174,7 @@ def _amplification(args: argparse.Namespace) -> int:
                 "error": result.error,
             }
         )
-        _write_rows(args.output / "k.jsonl", [{"about": _about(rows, len(done))}, *points])
+        _write_rows(args.output / "k.jsonl", [{"about": report.about(rows, len(done))}, *points])
     figures.save(amplification.figure(points), args.output / "k.png")
     print(printable(f"Wrote {args.output / 'k.png'} and k.jsonl."))
     return _status(done)
@@ -260,79 +255,6 @@ def _reduced(config: Config, args: argparse.Namespace, features: int | None) -> 
         sets=args.sets,
         settings=args.set,
     )
-
-
-def _inputs(rows: Sequence[Row]) -> list[table.Row]:
-    """The scores of the degraded input itself, the baseline, for each task among the rows."""
-    found: dict[str, table.Row] = {}
-    for row in rows:
-        task = task_of(row.config)
-        title = f"{DEGRADATIONS[task.degradation].title} ({task.name})"
-        if title not in found:
-            scores, _, images = validator(row.config)(partial(as_image, scale=task.scale), 0)
-            found[title] = {"title": title, "scores": scores, "images": images}
-    return list(found.values())
-
-
-def _json_row(result: Result) -> table.Row:
-    """A row of the table, for ``binsr_jax.studies.table``."""
-    row, config, published = result.row, result.row.config, result.row.published
-    convention = cost.CONVENTIONS[published.convention]
-    counted = cost.count(config, convention.size)
-    operations = convention.true_operations or convention.operations
-    return {
-        "title": row.title,
-        "recipe": row.recipe,
-        "operations": operations(counted) / 1e9,
-        "parameters": convention.parameters(counted) / 1e3 if convention.parameters else None,
-        "convention": published.convention,
-        "file_bytes": counted.file_bytes,
-        "scores": result.scores,
-        "images": result.images,
-        "steps": config.train.steps,
-        "seconds": result.seconds,
-        "error": result.error,
-        "published": {
-            "operations": published.operations,
-            "parameters": published.parameters,
-            "scores": dict(published.scores),
-        },
-    }
-
-
-def _about(rows: Sequence[Row], finished: int) -> str:
-    """The common settings of the rows, in a sentence or two."""
-    configs = [row.config for row in rows]
-    train = configs[0].train
-
-    def of(part: str, field: str) -> str:
-        values = sorted({config[part][field] for config in configs}, key=str)
-        return " or ".join(f"{value:g}" for value in values)
-
-    conventions = {
-        row.published.convention: cost.CONVENTIONS[row.published.convention] for row in rows
-    }
-    costs = [
-        f"{name} ({'x'.join(map(str, convention.size))} pixels, {convention.summary}"
-        + ("; here without counting them again)" if convention.true_operations else ")")
-        for name, convention in conventions.items()
-    ]
-    protocols = dict.fromkeys(task_of(config).protocol for config in configs)
-    seeds = sorted({config.seed for config in configs})
-    sources = dict.fromkeys(name for config in configs for name in source_names(config))
-    text = (
-        f"Reduced-budget study: {train.steps:,} steps of batch {train.batch}, HQ patches of "
-        f"{of('data', 'patch')} pixels from {' and '.join(sources)}, networks of "
-        f"{of('model', 'features')} features and {of('model', 'blocks')} blocks; "
-        f"Adam ({train.beta1:g}, {train.beta2:g}) on L1, {train.warmup} steps of "
-        f"warm-up to {train.learning_rate:g} and a cosine to {train.final_rate:g}; "
-        f"seed {' or '.join(map(str, seeds))}. PSNR in dB "
-        f"({'; '.join(protocols)}) after the last step. In brackets: published, of the full "
-        f"network and training. Costs as in {' and '.join(costs)}."
-    )
-    if finished < len(rows):
-        text += f" So far {finished} of {len(rows)} rows."
-    return text
 
 
 def _write(path: Path, text: str) -> None:

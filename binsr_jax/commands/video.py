@@ -131,8 +131,8 @@ def _video(
     most_pixels: int,
 ) -> None:
     require_av()
+    from binsr_jax.video.frames import Span
     from binsr_jax.video.job import Settings, restore_video
-    from binsr_jax.video.source import Span
 
     network: dict[str, Any] = {
         "models": [hashlib.sha256(file_of(model).read_bytes()).hexdigest() for model in models],

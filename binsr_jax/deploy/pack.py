@@ -85,21 +85,6 @@ def from_network(network: Network) -> PackedModel:
     return PackedModel(network.config, params, network.provenance)
 
 
-def from_workdir(
-    workdir: str | os.PathLike[str], which: Literal["best", "latest"] = "best"
-) -> PackedModel:
-    """Packs a trained network.
-
-    Args:
-        workdir: The work dir of its training.
-        which: The checkpoint: "best" by the first evaluation set's PSNR, or "latest".
-
-    Raises:
-        UserError: There is no checkpoint, or it is damaged.
-    """
-    return from_network(network_of_run(workdir, which))
-
-
 def pack(
     workdir: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -113,7 +98,8 @@ def pack(
     Args:
         workdir: The work dir of its training, or a trainable file.
         output: The model file.
-        which: See ``from_workdir``.
+        which: The checkpoint of a work dir: "best" by the first evaluation set's PSNR, or
+            "latest".
         floats: How to store floats, a name of ``ops.quantise.FLOATS``.
         trainable: A trainable file to write as well. The model file is then packed from its
             content, so that it can be reproduced from it bit for bit.

@@ -19,9 +19,10 @@ from binsr_jax.errors import UserError
 from binsr_jax.video import encoder, parts
 from binsr_jax.video.colour import to_rgb
 from binsr_jax.video.encoder import Encoding
+from binsr_jax.video.frames import Frame, Span, read_frames
 from binsr_jax.video.mux import mux, require_container
 from binsr_jax.video.progress import Progress
-from binsr_jax.video.source import Frame, Span, Video, probe, read_frames
+from binsr_jax.video.source import Video, probe
 
 Restore = Callable[[np.ndarray], np.ndarray]
 

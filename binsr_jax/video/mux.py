@@ -15,9 +15,10 @@ import numpy as np
 from av.container import InputContainer, OutputContainer
 
 from binsr_jax.errors import UserError
+from binsr_jax.video.container import is_cover, named, opened
 from binsr_jax.video.encoder import CODECS, Encoding, add_stream
+from binsr_jax.video.frames import Span
 from binsr_jax.video.parts import Parts
-from binsr_jax.video.source import Span, is_cover, named, opened
 
 # Containers that are written, by the endings of their files.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}

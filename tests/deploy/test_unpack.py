@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax.commands import main
 from binsr_jax.config import default
 from binsr_jax.deploy.model_file import load_model_file, save_model
-from binsr_jax.deploy.pack import from_workdir, pack_params
+from binsr_jax.deploy.pack import from_network, network_at, pack_params
 from binsr_jax.deploy.unpack import unpack_params
 from binsr_jax.deploy.upscaler import PRETRAINED
 from binsr_jax.errors import UserError
@@ -63,7 +63,7 @@ def test_the_packaged_model_becomes_a_run(tmp_path, capsys):
     config, _, variables, step = load_model(tmp_path / "box")
     box = load_model_file(PRETRAINED)
     assert (step, config.model) == (0, box.config.model)
-    assert from_workdir(tmp_path / "box").provenance["data"].startswith("unpacked ")
+    assert from_network(network_at(tmp_path / "box")).provenance["data"].startswith("unpacked ")
     words = flatten_dict(pack_params(config, variables))[("body_7", "conv", "w_bits")]
     np.testing.assert_array_equal(words, flatten_dict(box.params)[("body_7", "conv", "w_bits")])
     assert main(["unpack", "-o", str(tmp_path / "box")]) == 1

@@ -19,9 +19,10 @@ from worker import HEIGHT, PART, WIDTH, settings, twice
 from binsr_jax.deploy.listing import Job
 from binsr_jax.errors import UserError
 from binsr_jax.video import parts
+from binsr_jax.video.frames import Span
 from binsr_jax.video.job import restore_video
 from binsr_jax.video.mux import decode_times
-from binsr_jax.video.source import Span, planes_of
+from binsr_jax.video.planes import planes_of
 
 # Not evenly spaced, in a unit that milliseconds do not divide.
 UNEVEN = [0, 3003, 5000, 9009, 12012, 12500, 18018, 20000, 30000, 30001, 45000, 60000, 63003]

@@ -19,7 +19,7 @@ from binsr_jax.deploy.model_file import PackedModel, save_model
 from binsr_jax.deploy.pack import pack_params
 from binsr_jax.deploy.upscaler import load
 from binsr_jax.video.colour import Coding, from_rgb, to_rgb
-from binsr_jax.video.source import planes_of
+from binsr_jax.video.planes import planes_of
 
 
 @pytest.fixture(scope="module")

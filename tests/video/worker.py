@@ -8,8 +8,8 @@ import numpy as np
 
 from binsr_jax.deploy.listing import Job
 from binsr_jax.video import parts
+from binsr_jax.video.frames import Span
 from binsr_jax.video.job import Settings, restore_video
-from binsr_jax.video.source import Span
 
 PART = 4
 WIDTH, HEIGHT = 32, 24  # of the videos that tests make

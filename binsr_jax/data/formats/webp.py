@@ -1,6 +1,5 @@
 """Looks at the head of a WebP file before its pixels are decoded."""
 
-HEAD = 30  # bytes that hold the size
 _ALWAYS = 2**24  # pixels of which a file may have as few bytes as it likes
 _MOST_PIXELS = 4096  # most pixels per byte beyond those: a picture without anything on it
 
@@ -12,7 +11,7 @@ def require_pixels(head: bytes, length: int) -> None:
     bytes could take a gigabyte of memory.
 
     Args:
-        head: The first ``HEAD`` bytes of the file, or more.
+        head: The first 30 bytes of the file, or more; they hold the size.
         length: The size of the file, in bytes.
 
     Raises:
