@@ -8,27 +8,15 @@ applies half of the change. Everything else is as in binsr upscale.
 """
 
 import argparse
-from pathlib import Path
 
-from binsr_jax.commands import pictures
-from binsr_jax.pretrained import find
+from binsr_jax.commands import cleaning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr denoise``."""
-    pictures.add_arguments(parser, "_denoised")
-    pictures.add_strength(parser)
-    help_ = "a name, or a model file (default: the packaged network)"
-    parser.add_argument("-m", "--model", metavar="MODEL", help=help_)
+    cleaning.add_arguments(parser, "denoise")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs ``binsr denoise``."""
-    model = args.model or find("denoise").name
-
-    def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
-        otherwise = "enlarge with binsr upscale"
-        upscaler = pictures.load_one(model, 1, memory, otherwise, args.strength)
-        return [pictures.Group(model, upscaler, files)]
-
-    return pictures.run(args, choose, "_denoised")
+    return cleaning.run(args, "denoise")

@@ -11,6 +11,8 @@ from pathlib import Path
 from binsr_jax.errors import UserError
 
 KINDS = ("clean", "photo", "commercial", "fast", "sharp", "drawing")
+# Suffixes in the names of outputs that have the size of their images.
+SUFFIXES = {"denoise": "_denoised", "dejpeg": "_dejpeg"}
 
 
 @dataclass(frozen=True)

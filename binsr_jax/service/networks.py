@@ -7,7 +7,7 @@ from pathlib import Path
 from binsr_jax.deploy.choice import by_default
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.errors import UserError
-from binsr_jax.pretrained import KINDS, NETWORKS, Packaged, find
+from binsr_jax.pretrained import KINDS, NETWORKS, SUFFIXES, Packaged, find
 
 # What is offered, and in which words.
 TASKS = {
@@ -15,10 +15,6 @@ TASKS = {
     "denoise": "Remove noise",
     "dejpeg": "Remove JPEG artifacts",
 }
-
-
-# Of the names of results that have the size of their pictures; as on the command line.
-_SUFFIXES = {"denoise": "_denoised", "dejpeg": "_dejpeg"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def choose(networks: dict[str, Packaged], wish: Wish, file: Path) -> Packaged:
 
 def suffix_of(network: Packaged) -> str:
     """What goes into the names of a network's results."""
-    return f"_x{network.scale}" if network.scale > 1 else _SUFFIXES[network.task]
+    return f"_x{network.scale}" if network.scale > 1 else SUFFIXES[network.task]
 
 
 def _offered(networks: dict[str, Packaged], network: Packaged) -> Packaged:

@@ -1,0 +1,27 @@
+"""What ``binsr denoise`` and ``binsr dejpeg`` share: they keep the size of an image."""
+
+import argparse
+from pathlib import Path
+
+from binsr_jax.commands import pictures
+from binsr_jax.pretrained import SUFFIXES, find
+
+
+def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
+    """Declares the flags of the command for a task."""
+    pictures.add_arguments(parser, SUFFIXES[task])
+    pictures.add_strength(parser)
+    help_ = "a name, or a model file (default: the packaged network)"
+    parser.add_argument("-m", "--model", metavar="MODEL", help=help_)
+
+
+def run(args: argparse.Namespace, task: str) -> int:
+    """Restores the named images, and returns the exit status."""
+    model = args.model or find(task).name
+
+    def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
+        otherwise = "enlarge with binsr upscale"
+        upscaler = pictures.load_one(model, 1, memory, otherwise, args.strength)
+        return [pictures.Group(model, upscaler, files)]
+
+    return pictures.run(args, choose, SUFFIXES[task])
