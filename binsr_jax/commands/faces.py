@@ -101,9 +101,17 @@ def _restore(
         _copy(job)
         return notes
     image = canvas(picture, 1)
-    paste(image, slice(0, image.height), slice(0, image.width), pixels)
+    height, width = pixels.shape[:2]
+    paste(image, slice(0, height), slice(0, width), pixels)
     finish(image, picture)
-    write_picture(image, job.target, exif=picture.exif, dpi=picture.dpi, quality=options.quality)
+    write_picture(
+        image,
+        job.target,
+        profile=picture.profile,
+        exif=picture.exif,
+        dpi=picture.dpi,
+        quality=options.quality,
+    )
     return notes
 
 

@@ -13,7 +13,8 @@ models, or a file of binsr pack. By default, JPEG files are enlarged by the netw
 if this version has it, and all others by the one for clean pictures.
 
 Large images are processed in tiles that overlap by the receptive field, with the same result as in
-one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, plus --memory.
+one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, twice that for colours of
+16 bits, plus --memory.
 
     binsr upscale photo.jpg
     binsr upscale -s 4 --model photo photo.jpg

@@ -48,6 +48,9 @@ def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
 
 def _pixels(file: BinaryIO) -> np.ndarray:
     image = decoded(open_picture(file, _MOST_PIXELS))
+    if isinstance(image, np.ndarray):
+        high = (image >> 8).astype(np.uint8)
+        return high[..., :1].copy() if high.shape[-1] == 2 else _grey_or_rgb(high)
     if image.mode.startswith("I;16"):  # convert("L") would clip them to white
         return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
     if image.mode in _GREY_MODES:
@@ -55,7 +58,11 @@ def _pixels(file: BinaryIO) -> np.ndarray:
     if image.mode not in _COLOUR_MODES:
         raise UserError(f"its pixels are of Pillow's mode {image.mode!r}: convert it to RGB")
     mode = "RGBA" if image.has_transparency_data else "RGB"
-    rgb = np.asarray(image.convert(mode))[..., :3].copy()
+    return _grey_or_rgb(np.asarray(image.convert(mode)))
+
+
+def _grey_or_rgb(pixels: np.ndarray) -> np.ndarray:
+    rgb = pixels[..., :3].copy()
     grey = (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 0] == rgb[..., 2]).all()
     return rgb[..., :1].copy() if grey else rgb
 

@@ -187,7 +187,9 @@ def restore_file(
     """
     picture = fitted(read_picture(job.source, options.most_pixels), job.target, upscaler.scale)
     try:
-        work = upscaler.plan(*picture.pixels.shape[:2], tile=options.tile, pre=options.pre)
+        work = upscaler.plan(
+            *picture.pixels.shape[:2], tile=options.tile, pre=options.pre, deep=picture.deep
+        )
         image = canvas(picture, upscaler.scale)
         pixels, before = upscaler.prepared(picture.pixels, options.pre, options.post)
         for piece in upscaler.run(pixels, work, ensemble=options.ensemble):
@@ -198,7 +200,14 @@ def restore_file(
         finish(image, picture)
     except MemoryError as error:
         raise UserError(f"{job.source}: out of memory; give a smaller --memory.") from error
-    write_picture(image, job.target, exif=picture.exif, dpi=picture.dpi, quality=options.quality)
+    write_picture(
+        image,
+        job.target,
+        profile=picture.profile,
+        exif=picture.exif,
+        dpi=picture.dpi,
+        quality=options.quality,
+    )
     return (*picture.notes, *_note_of(work))
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from binsr_jax.data.formats import deep
 from binsr_jax.data.formats.ifd import add_exif, kept_exif
 from binsr_jax.data.formats.opening import Opened, decoded, open_picture, reason_of, upright_size
-from binsr_jax.deploy.pictures import Picture, from_pillow
+from binsr_jax.deploy.pictures import Canvas, Picture, from_array, from_pillow, in_8_bits
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.files import open_regular, replacing
 from binsr_jax.image_files import FORMATS
@@ -51,6 +53,8 @@ def read_picture(file: Path, most_pixels: int) -> Picture:
 def picture_of(image: Image.Image) -> Picture:
     """The pixels of a Pillow image, upright; one that is not decoded yet as ``read_picture`` does.
 
+    Several channels of 16 bits become 8, since a Pillow image is to come of it.
+
     Raises:
         UserError: its file is damaged, or its pixels are of a kind that cannot be restored.
     """
@@ -61,7 +65,8 @@ def picture_of(image: Image.Image) -> Picture:
             place = source.tell()
             source.seek(0)
             try:
-                return _picture(open_picture(source, image.width * image.height))
+                picture = _picture(open_picture(source, image.width * image.height))
+                return in_8_bits(picture, "a Pillow image") if picture.deep else picture
             finally:
                 source.seek(place)
     with _named(None):
@@ -81,17 +86,21 @@ def _picture(opened: Opened) -> Picture:
             exif = kept_exif(opened.exif)
         except ValueError:
             opened.notes.append("its EXIF cannot be read and is left out")
-    image.info["icc_profile"] = opened.profile
-    picture = from_pillow(image)
+    if isinstance(image, np.ndarray):
+        picture = from_array(image, opened.profile)
+    else:
+        image.info["icc_profile"] = opened.profile
+        picture = from_pillow(image)
     notes = (*opened.notes, *picture.notes)
     form = opened.image.format or ""
     return replace(picture, exif=exif, dpi=_known(opened.dpi), notes=notes, form=form)
 
 
 def write_picture(
-    image: Image.Image,
+    image: Canvas,
     file: Path,
     *,
+    profile: bytes | None = None,
     exif: bytes = b"",
     dpi: tuple[float, float] | None = None,
     quality: int = 95,
@@ -99,8 +108,9 @@ def write_picture(
     """Writes an image, so that there is never half a file under its name.
 
     Args:
-        image: its ``info["icc_profile"]`` is written, if there is one.
+        image: a canvas; an array goes into PNG and TIFF alone.
         file: its suffix, one of ``FORMATS``, says the format.
+        profile: ICC profile to go with it.
         exif: EXIF to go with it.
         dpi: dots an inch, across and down.
         quality: 1 to 100, of JPEG and WebP.
@@ -109,25 +119,39 @@ def write_picture(
         UserError: the file cannot be written.
     """
     form = FORMATS[file.suffix.lower()]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as opened:
+            output = cast(BinaryIO, opened)
+            if isinstance(image, Image.Image):
+                image.save(output, form, **_options(form, profile, exif, dpi, quality))
+            elif form == "PNG":
+                for part in deep.png_parts(image, profile=profile, exif=exif, dpi=dpi):
+                    output.write(part)
+            else:
+                deep.write_tiff(output, image, profile=profile, dpi=dpi)
+            if exif and form == "TIFF":
+                add_exif(output, exif)
+    except MemoryError:
+        raise
+    except Exception as error:  # encoders raise any of a dozen types where a format ends
+        raise UserError(f"Cannot write {file} ({reason_of(error)}).") from error
+
+
+def _options(
+    form: str, profile: bytes | None, exif: bytes, dpi: tuple[float, float] | None, quality: int
+) -> dict[str, Any]:
+    """What Pillow is told when it saves a file."""
     options: dict[str, Any] = dict(_OPTIONS.get(form, {}))
     if form in ("JPEG", "WEBP"):
         options["quality"] = quality
     if exif and form != "TIFF":  # into which Pillow writes no other text than ASCII
         options["exif"] = exif
-    if profile := image.info.get("icc_profile"):
+    if profile is not None:
         options["icc_profile"] = profile
     if dpi is not None and form != "WEBP":  # which has no place for it
         options["dpi"] = dpi
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as output:
-            image.save(cast(BinaryIO, output), form, **options)
-            if exif and form == "TIFF":
-                add_exif(cast(BinaryIO, output), exif)
-    except MemoryError:
-        raise
-    except Exception as error:  # encoders raise any of a dozen types where a format ends
-        raise UserError(f"Cannot write {file} ({reason_of(error)}).") from error
+    return options
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Pictures with their metadata: transparency, colour profile and EXIF."""
+"""Pictures with their metadata: transparency, colour profile and EXIF; and canvases for results."""
 
 import io
 from collections.abc import Sequence
@@ -14,10 +14,15 @@ from binsr_jax.errors import UserError
 from binsr_jax.image_files import FORMATS
 
 _LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # limits of libjpeg and of the WebP format
-_DEEP = {"PNG", "TIFF"}  # can hold 16 bits of grey
+_DEEP = {"PNG", "TIFF"}  # can hold 16 bits
 _CLEAR = {"PNG", "WEBP", "TIFF"}  # can hold transparency
 _MOST_DPI = 65_535  # JPEG's limit
 _LARGEST_PROFILE = 2**23
+_OTHER_PROFILE = "its colour profile does not belong to such pixels and is left out"
+
+# Where the result of a picture is put together: a Pillow image; or uint16 ``[H, W, C]`` with its
+# opacity, if it has several channels of 16 bits, for which Pillow has no mode.
+Canvas = Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Picture:
 
     Attributes:
         pixels: uint8 or uint16 ``[H, W, 1]`` (grey) or ``[H, W, 3]`` (RGB).
-        alpha: Its opacity, uint8 ``[H, W]``, or None.
+        alpha: Its opacity, ``[H, W]`` of the same type, or None.
         profile: Its ICC profile, or None.
         exif: The part of its EXIF that is copied to outputs; may be empty.
         dpi: Its dots per inch, horizontally and vertically, or None.
@@ -41,6 +46,12 @@ class Picture:
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     form: str = ""
+
+    @property
+    def deep(self) -> bool:
+        """Whether it has several channels of 16 bits, for which Pillow has no mode."""
+        several = self.pixels.shape[-1] > 1 or self.alpha is not None
+        return several and self.pixels.dtype == np.uint16
 
 
 def from_pillow(image: Image.Image) -> Picture:
@@ -62,12 +73,12 @@ def from_pillow(image: Image.Image) -> Picture:
     if not deep and not grey and image.mode not in others:
         raise UserError(
             f"Pixels of Pillow's mode {image.mode!r} cannot be restored; convert the image to "
-            "8-bit RGB or grey, or to 16-bit grey."
+            "RGB or grey of 8 or 16 bits."
         )
     notes = []
     if profile is not None and not _fits(profile, grey or deep):
         profile = None
-        notes.append("its colour profile does not belong to such pixels and is left out")
+        notes.append(_OTHER_PROFILE)
     alpha = None
     if deep:
         if image.has_transparency_data:
@@ -83,23 +94,45 @@ def from_pillow(image: Image.Image) -> Picture:
     return Picture(pixels, alpha, profile, notes=tuple(notes))
 
 
+def from_array(array: np.ndarray, profile: bytes | None) -> Picture:
+    """A picture of uint16 ``[H, W, C]``: grey or RGB, and opacity for C = 2 and 4."""
+    clear = array.shape[-1] in (2, 4)
+    pixels, alpha = (array[..., :-1], array[..., -1]) if clear else (array, None)
+    notes = ()
+    if profile is not None and not _fits(profile, pixels.shape[-1] == 1):
+        profile, notes = None, (_OTHER_PROFILE,)
+    return Picture(pixels if alpha is None else filled(pixels, alpha), alpha, profile, notes=notes)
+
+
+def in_8_bits(picture: Picture, where: str) -> Picture:
+    """The same picture, whose 16 bits are rounded, with a note that ``where`` holds no more."""
+    if picture.pixels.dtype == np.uint8:
+        return picture
+    alpha = None if picture.alpha is None else _rounded(picture.alpha)
+    notes = (*picture.notes, f"its 16 bits become 8, all that {where} holds")
+    return replace(picture, pixels=_rounded(picture.pixels), alpha=alpha, notes=notes)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def fitted(picture: Picture, file: Path, scale: int) -> Picture:
     """The picture in a form that its output file can hold: 8 bits, or without transparency.
 
     Raises:
         UserError: ``scale`` times the picture is too large for the file's format.
     """
-    form, notes = FORMATS[file.suffix.lower()], list(picture.notes)
+    form = FORMATS[file.suffix.lower()]
     side = scale * max(picture.pixels.shape[:2])
     if side > _LARGEST_SIDE.get(form, side):
         raise UserError(
             f"{form} holds sides of at most {_LARGEST_SIDE[form]} pixels, and {file} would have "
             f"{side}; choose another format, such as -f png."
         )
-    pixels, alpha = picture.pixels, picture.alpha
-    if pixels.dtype == np.uint16 and form not in _DEEP:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        notes.append(f"its 16 bits become 8, all that {form} holds")
+    if form not in _DEEP:
+        picture = in_8_bits(picture, form)
+    pixels, alpha, notes = picture.pixels, picture.alpha, list(picture.notes)
     if alpha is not None and form not in _CLEAR:
         opacity = alpha.astype(np.uint16)[..., None]
         pixels = ((pixels * opacity + (255 - opacity) * 255 + 127) // 255).astype(np.uint8)
@@ -116,15 +149,21 @@ def fitted(picture: Picture, file: Path, scale: int) -> Picture:
     )
 
 
-def canvas(picture: Picture, scale: int) -> Image.Image:
-    """An empty image for the result, ``scale`` times as large, with the same kind of pixels."""
+def canvas(picture: Picture, scale: int) -> Canvas:
+    """An empty canvas for the result, ``scale`` times as large, with the same kind of pixels."""
     height, width, channels = picture.pixels.shape
+    if picture.deep:
+        bands = channels + (picture.alpha is not None)
+        return np.empty((scale * height, scale * width, bands), np.uint16)
     grey = "L" if picture.pixels.dtype == np.uint8 else "I;16"
     return Image.new("RGB" if channels == 3 else grey, (scale * width, scale * height))
 
 
-def paste(image: Image.Image, rows: slice, columns: slice, pixels: np.ndarray) -> None:
-    """Writes pixels ``[h, w, 1 or 3]`` into an image from ``canvas``."""
+def paste(image: Canvas, rows: slice, columns: slice, pixels: np.ndarray) -> None:
+    """Writes pixels ``[h, w, 1 or 3]`` into a canvas."""
+    if isinstance(image, np.ndarray):
+        image[rows, columns, : pixels.shape[-1]] = pixels
+        return
     image.paste(
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels),
         (columns.start, rows.start),
@@ -132,30 +171,39 @@ def paste(image: Image.Image, rows: slice, columns: slice, pixels: np.ndarray) -
 
 
 def enhance_canvas(
-    image: Image.Image, steps: Sequence[enhance.Step], before: enhance.Input | None
+    image: Canvas, steps: Sequence[enhance.Step], before: enhance.Input | None
 ) -> None:
-    """Applies steps of ``binsr_jax.enhance`` to an image from ``canvas``, in place."""
+    """Applies steps of ``binsr_jax.enhance`` to a canvas, in place."""
     if not any(step.strength for step in steps):
         return
-    dtype = np.dtype(np.uint8 if image.mode in ("L", "RGB") else np.uint16)
+    if isinstance(image, np.ndarray):
+        (height, width), dtype = image.shape[:2], image.dtype
+    else:
+        height, width = image.height, image.width
+        dtype = np.dtype(np.uint8 if image.mode in ("L", "RGB") else np.uint16)
 
     def rows(start: int, stop: int) -> np.ndarray:
-        pixels = np.asarray(image.crop((0, start, image.width, stop))).astype(dtype)
-        pixels = pixels.reshape(stop - start, image.width, -1)
+        if isinstance(image, np.ndarray):
+            pixels = image[start:stop, :, : 1 if image.shape[-1] == 2 else 3]
+        else:
+            pixels = np.asarray(image.crop((0, start, width, stop))).astype(dtype)
+            pixels = pixels.reshape(stop - start, width, -1)
         return enhance.rows_of(pixels)(0, len(pixels))
 
-    for start, strip in enhance.enhanced_strips(rows, image.height, steps, before):
-        columns = slice(0, image.width)
-        paste(image, slice(start, start + len(strip)), columns, enhance.as_type(strip, dtype))
+    for start, strip in enhance.enhanced_strips(rows, height, steps, before):
+        rows_of_strip = slice(start, start + len(strip))
+        paste(image, rows_of_strip, slice(0, width), enhance.as_type(strip, dtype))
 
 
-def finish(image: Image.Image, picture: Picture) -> None:
-    """Adds the picture's transparency, enlarged by bicubic, and its profile to the result."""
-    if picture.alpha is not None:
+def finish(image: Canvas, picture: Picture) -> None:
+    """Adds the picture's transparency, enlarged by bicubic, to a canvas."""
+    if picture.alpha is None:
+        return
+    if isinstance(image, np.ndarray):
+        image[..., -1] = bicubic(picture.alpha, len(image) // len(picture.alpha))
+    else:
         scale = image.height // len(picture.alpha)
         image.putalpha(Image.fromarray(bicubic(picture.alpha, scale)))
-    if picture.profile is not None:
-        image.info["icc_profile"] = picture.profile
 
 
 def bicubic(plane: np.ndarray, scale: int) -> np.ndarray:

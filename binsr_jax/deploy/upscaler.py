@@ -152,7 +152,8 @@ class Upscaler:
         Returns:
             An image of the same kind: an array of the same type and number of axes, floats clipped
             to 0..1; or a Pillow image in grey ("L", "I;16", "LA") or colour ("RGB", "RGBA"),
-            upright, with the ICC profile. Alpha is enlarged by bicubic interpolation. Fully
+            upright, with the ICC profile; colours and alpha of 16 bits become 8, since Pillow has
+            no mode for them. Alpha is enlarged by bicubic interpolation. Fully
             transparent pixels get the colours of the visible pixels around them.
 
         Raises:
@@ -167,10 +168,13 @@ class Upscaler:
             work = self.plan(*picture.pixels.shape[:2], tile=tile, pre=before)
             pixels, given = self.prepared(picture.pixels, before, after)
             canvas = pictures.canvas(picture, self.scale)
+            assert isinstance(canvas, Image.Image)  # as of any picture from ``picture_of``
             for piece in self.run(pixels, work, ensemble=ensemble):
                 pictures.paste(canvas, piece.rows, piece.columns, piece.pixels)
             pictures.enhance_canvas(canvas, after, given)
             pictures.finish(canvas, picture)
+            if picture.profile is not None:
+                canvas.info["icc_profile"] = picture.profile
             return canvas
         return self._upscale_array(image, tile, ensemble, before, after)
 
@@ -191,11 +195,18 @@ class Upscaler:
         return pixels, enhance.Input(colours, self.scale)
 
     def plan(
-        self, height: int, width: int, *, tile: int = 0, pre: Sequence[enhance.Step] = ()
+        self,
+        height: int,
+        width: int,
+        *,
+        tile: int = 0,
+        pre: Sequence[enhance.Step] = (),
+        deep: bool = False,
     ) -> Work:
         """Cuts an image into tiles of a given side; with ``tile=0`` the memory decides it.
 
-        ``pre``, the steps before the network, only count for the memory.
+        ``pre``, the steps before the network, and ``deep``, whether a picture has several channels
+        of 16 bits, only count for the memory.
 
         Raises:
             ValueError: There are no pixels, or the side is negative.
@@ -203,7 +214,7 @@ class Upscaler:
         """
         if tile < 0:
             raise ValueError(f"a tile has a side of at least 1 pixel, not {tile}")
-        self.require_memory(height, width, pre)
+        self.require_memory(height, width, pre, deep)
         radius, pixels = self._engine.radius, int(self._memory / self._bytes_per_pixel)
         least = (tile + 2 * radius) ** 2 if tile else least_pixels(radius)
         overlap = self._engine.overlap
@@ -225,10 +236,13 @@ class Upscaler:
         reduction = math.ceil(math.sqrt(max(1, height * width / max(1, pixels))))
         return Work(tiles, reduction, overlap)
 
-    def require_memory(self, height: int, width: int, pre: Sequence[enhance.Step] = ()) -> None:
+    def require_memory(
+        self, height: int, width: int, pre: Sequence[enhance.Step] = (), deep: bool = False
+    ) -> None:
         """Raises TooLargeError if the machine has too little memory for an image and its output."""
-        # Pillow takes 4 bytes per pixel, and its encoders up to as much again.
-        bytes_per_pixel = 8 + 8 * self.scale**2 + enhance.bytes_per_pixel(pre)
+        # Pillow takes 4 bytes per pixel, and its encoders up to as much again; with 16 bits for
+        # each of up to 4 channels it is twice as much.
+        bytes_per_pixel = (16 if deep else 8) * (1 + self.scale**2) + enhance.bytes_per_pixel(pre)
         needed = height * width * bytes_per_pixel + self._memory
         available = available_memory()
         if available is not None and needed > available:

@@ -41,8 +41,7 @@ def write_views(
         small = tuple(value / scale for value in box)
         images = [_resized(before, (width, height), small), after.crop(box)]
     for image, whole, file in zip(images, (before, after), files, strict=True):
-        image.info = whole.info
-        write_picture(image, file, quality=_QUALITY)
+        write_picture(image, file, profile=whole.info.get("icc_profile"), quality=_QUALITY)
     return files
 
 
@@ -50,9 +49,11 @@ def _shown(file: Path, view: Path) -> Image.Image:
     """A picture in 8 bits, upright, on white where it is clear."""
     picture = fitted(read_picture(file, Options().most_pixels * 64), view, 1)
     image = canvas(picture, 1)
+    assert isinstance(image, Image.Image)  # as all of 8 bits
     height, width = picture.pixels.shape[:2]
     paste(image, slice(0, height), slice(0, width), np.ascontiguousarray(picture.pixels))
     finish(image, picture)
+    image.info["icc_profile"] = picture.profile
     return image
 
 

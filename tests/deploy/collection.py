@@ -106,27 +106,20 @@ def _png() -> Iterator[Case]:
         beside = [chunk(b"PLTE", palette.tobytes())] if colour == 3 else []
         if colour == 3:
             pixels = palette[values[..., 0]]
-        elif colour == 0 and bits == 16:
-            pixels = values
         else:
-            pixels = (values // 257 if bits == 16 else values * (255 // high)).astype(np.uint8)
-        within = 1.0 if bits == 16 and colour else 0.0
-        says = "16-bit" if within else ""
+            pixels = values if bits == 16 else (values * (255 // high)).astype(np.uint8)
         alpha = pixels[..., -1] if colour in (4, 6) else None
         opaque = pixels[..., :-1] if colour in (4, 6) else pixels
         for interlaced in (False, True):
             name = f"colour{colour}_{bits}{'_interlaced' if interlaced else ''}.png"
             data = png(values, bits, colour, *beside, interlaced=interlaced)
-            yield Case(name, data, opaque, alpha, within, says)
+            yield Case(name, data, opaque, alpha)
         if colour in (0, 2):
             key = values[5, 7]
             clear = chunk(b"tRNS", key.astype(">u2").tobytes())
-            alpha = np.where((values == key).all(-1), 0, 255).astype(np.uint8)
-            left = bits == 16
-            yield Case(
-                f"clear{colour}_{bits}.png", png(values, bits, colour, clear), pixels,
-                None if left else alpha, within, "is left out" if left else "",
-            )  # fmt: skip
+            alpha = np.where((values == key).all(-1), 0, np.iinfo(pixels.dtype).max)
+            yield Case(f"clear{colour}_{bits}.png", png(values, bits, colour, clear), pixels,
+                       alpha.astype(pixels.dtype))  # fmt: skip
         if colour == 3:
             opacity = np.arange(high + 1)[::-1].astype(np.uint8) * (255 // high)
             clear = chunk(b"tRNS", opacity.tobytes())
@@ -187,6 +180,13 @@ def _png_beside() -> Iterator[Case]:
     yield Case("huge.png", png(v, 8, 2, size=(2**31 - 1, 2**31 - 1)), says="--max-megapixels")
     yield Case("large_claim.png", png(v, 8, 2, size=(900, 900)), says="cut off")
     yield Case("no_size.png", png(v, 8, 2, size=(0, 5)), says="damaged")
+    deep = smooth(3, 65_535)
+    bad_filters = b"".join(b"\x09" + row.astype(">u2").tobytes() for row in deep)
+    yield Case("bad_filters_16.png", png(deep, 16, 2, raw=bad_filters), says="are damaged")
+    yield Case("few_rows_16.png", png(deep, 16, 2, raw=bad_filters[:200]), says="cut off")
+    yield Case("huge_16.png", png(deep, 16, 2, size=(2**31 - 1, 2**31 - 1)),
+               says="--max-megapixels")  # fmt: skip
+    yield Case("large_claim_16.png", png(deep, 16, 2, size=(900, 900)), says="cut off")
     yield Case("no_palette.png", png(smooth(1), 8, 3), says="palette")
     yield Case("three_bits.png", png(smooth(1), 3, 0), says="damaged")
 
@@ -365,8 +365,56 @@ def _tiff() -> Iterator[Case]:
     for orientation in range(1, 9):
         data = tiff(rgb, 8, 2, t274=[orientation])
         yield Case(f"orientation{orientation}.tif", data, _turned(rgb, orientation))
+    yield from _tiff_deep()
     reversed_bits = np.packbits(np.unpackbits(rgb[..., None], axis=-1)[..., ::-1], axis=-1)
     yield Case("bits_from_below.tif", tiff(reversed_bits[..., 0], 8, 2, t266=[2]), rgb)
+
+
+def _tiff_deep() -> Iterator[Case]:
+    """Several channels of 16 bits, beside those by tifffile above."""
+    values = smooth(2, 65_535)
+    for order in "<>":
+        data = tiff(values, 16, 1, order, t338=[2])
+        name = f"grey_alpha_16_{'ii' if order == '<' else 'mm'}.tif"
+        yield Case(name, data, values[..., :1], values[..., 1])
+    yield Case("white_alpha_16.tif", tiff(values, 16, 0, t338=[2]), 65_535 - values[..., :1],
+               values[..., 1])  # fmt: skip
+    rgb, rgba = smooth(3, 65_535), smooth(4, 65_535)
+    yield Case("rgbx_16.tif", tiff(rgba, 16, 2, t338=[0]), rgb)
+    yield Case("rgb_and_one_16.tif", tiff(rgba, 16, 2), rgb, rgba[..., 3])
+    yield Case("rgbxa_16.tif", tiff(np.concatenate([rgba, rgba[..., :1]], -1), 16, 2, t338=[0, 2]),
+               rgb, rgba[..., 0])  # fmt: skip
+    alpha = np.maximum(rgba[..., 3:], 1).astype(np.uint32)
+    multiplied = (rgb.astype(np.uint32) * alpha // 65_535).astype(np.uint16)
+    own = np.minimum(np.rint(multiplied / (alpha / 65_535)), 65_535).astype(np.uint16)
+    data = tiff(np.concatenate([multiplied, alpha.astype(np.uint16)], -1), 16, 2, t338=[1])
+    yield Case("multiplied_16.tif", data, own, alpha[..., 0].astype(np.uint16))
+    for compression in ("lzw", "adobe_deflate", "zstd"):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, rgb, photometric="rgb", compression=compression, predictor=True,
+                         rowsperstrip=5)  # fmt: skip
+        yield Case(f"predicted_{compression}_16.tif", buffer.getvalue(), rgb)
+    for end, options in (("ii", {"byteorder": "<"}), ("mm", {"byteorder": ">"})):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, rgb, photometric="rgb", bigtiff=True, **options)  # pyright: ignore
+        yield Case(f"big_16_{end}.tif", buffer.getvalue(), rgb)
+    for orientation in range(1, 9):
+        data = tiff(rgb, 16, 2, t274=[orientation])
+        yield Case(f"orientation{orientation}_16.tif", data, _turned(rgb, orientation))
+    cmyk = np.asarray(Image.fromarray(smooth(3)).convert("CMYK")).astype(np.uint16) * 257
+    yield Case("cmyk_16.tif", tiff(cmyk, 16, 5), smooth(3), within=1, says="are read as 8 bits")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, rgb, photometric="rgb", compression="lzw")
+    half = bytearray(buffer.getvalue())
+    half[len(half) // 2 :] = bytes(len(half) - len(half) // 2)
+    yield Case("lzw_damaged_16.tif", bytes(half), says="its pixels are damaged")
+    yield Case("cut_16.tif", tiff(rgb, 16, 2)[:-400], says="")
+    yield Case("large_claim_16.tif", tiff(rgb, 16, 2, t256=[900], t257=[900], t278=[900]),
+               says="claims more")  # fmt: skip
+    yield Case("huge_16.tif", tiff(rgb, 16, 2, t256=[2**31], t257=[2**31]), says="")
+    data = tiff(rgb, 16, 2, t273=[], t278=[], t279=[], t322=[40_000], t323=[40_000], t324=[8],
+                t325=[100])  # fmt: skip
+    yield Case("large_tiles_16.tif", data, says="larger than the picture")
 
 
 def _by_tifffile(
@@ -384,11 +432,8 @@ def _by_tifffile(
         (values.dtype.name, "rgba" if extra else "rgb", planes, "tiles" if tile else "strips",
          compression or "raw", "ii" if order == "<" else "mm")
     )  # fmt: skip
-    deep = values.dtype == np.uint16
-    pixels = (values // 257).astype(np.uint8) if deep else values
-    alpha = pixels[..., 3] if extra else None
-    within, says = (1.0, "16-bit") if deep else (0.0, "")
-    return Case(f"{name}.tif", buffer.getvalue(), pixels[..., :3], alpha, within, says)
+    alpha = values[..., 3] if extra else None
+    return Case(f"{name}.tif", buffer.getvalue(), values[..., :3], alpha)
 
 
 def _tiff_refused() -> Iterator[Case]:
@@ -404,7 +449,8 @@ def _tiff_refused() -> Iterator[Case]:
         "mask": tiff(smooth(1, 1), 1, 4),
         "logl": tiff(smooth(1, 65_535), 16, 32844),
         "four_inks": tiff(smooth(4), 8, 5, t332=[2]),
-        "grey_alpha_16": tiff(smooth(2, 65_535), 16, 1, t338=[2]),
+        "two_greys_16": tiff(smooth(2, 65_535), 16, 1, t338=[0]),
+        "rgb_and_six_16": tiff(smooth(9, 65_535), 16, 2, t338=[0] * 6),
         "two_bits": tiff(rgb, 8, 2, t258=[8, 8, 16]),
     }
     for name, data in unsupported.items():

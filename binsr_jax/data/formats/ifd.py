@@ -20,7 +20,7 @@ _MOST_ENTRIES = 4096
 _MOST_PART = 65_000  # bytes of EXIF, in one value and in all: a JPEG segment holds 65,533
 
 _ORIENTATION, _ACROSS, _DOWN, _UNIT = 0x0112, 0x011A, 0x011B, 0x0128
-_EXIF, _GPS = 0x8769, 0x8825
+_EXIF, _GPS, _PROFILE = 0x8769, 0x8825, 0x8773
 # The EXIF tags that are copied besides those two: description, maker, model, software, date,
 # artist, copyright. The rest describes the layout of the old file, or the orientation, which has
 # been applied.
@@ -133,6 +133,13 @@ def orientation_and_dpi(directories: Directories) -> tuple[int, tuple[float, flo
     ratios = [struct.unpack(f"{directories.order}II", value) for value in values]
     across, down = (a / b * (2.54 if unit == 3 else 1) if b else 0.0 for a, b in ratios)
     return orientation, (across, down)
+
+
+def profile_of(directories: Directories) -> bytes | None:
+    """The ICC profile of the first picture, or None."""
+    entries, _ = directories.read(directories.first)
+    entry = entries.get(_PROFILE)
+    return None if entry is None else directories.content(entry)
 
 
 def kept_exif(directories: Directories) -> bytes:

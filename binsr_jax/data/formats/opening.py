@@ -1,9 +1,11 @@
 """Opens the file of a picture for decoding: checked, within limits, and as what it is.
 
-Pillow takes some files for others without a word, and asks more of some than a picture needs.
+Pillow takes some files for others without a word, and asks more of some than a picture needs. It
+decodes all but several channels of 16 bits, which are left to ``binsr_jax.data.formats.deep``.
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -16,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from binsr_jax.data.formats import gif, jpeg, png, tiff, webp
-from binsr_jax.data.formats.ifd import EXIF_MARK, Directories, orientation_and_dpi
+from binsr_jax.data.formats import deep, gif, jpeg, png, tiff, webp
+from binsr_jax.data.formats.ifd import EXIF_MARK, Directories, orientation_and_dpi, profile_of
 from binsr_jax.errors import TooLargeError, UserError
 from binsr_jax.memory import available_memory
 
@@ -80,12 +82,12 @@ class Opened:
         dpi: Dots an inch as the file has them; of any type.
         notes: What was left out, as short clauses.
         exif: The directories of the EXIF, or None.
-        orientation: As EXIF numbers it; Pillow itself turns a TIFF.
+        orientation: As EXIF numbers it; Pillow itself turns the TIFF that it decodes.
         of_png: What was found in a PNG.
         of_tiff: What was found in a TIFF.
     """
 
-    image: ImageFile.ImageFile
+    image: ImageFile.ImageFile | deep.Deep
     most_pixels: int = 0
     more_frames: bool = False
     profile: bytes | None = None
@@ -114,6 +116,9 @@ def open_picture(source: BinaryIO, most_pixels: int, *, pixels: bool = True) -> 
     source.seek(0)
     with _limits(most_pixels):
         opened = _open(source, head, most_pixels, pixels)
+    width, height = opened.image.size
+    if width * height > most_pixels:
+        raise _too_large(most_pixels)
     opened.most_pixels = most_pixels
     if not all(opened.image.size):
         raise ValueError("it has no pixels")
@@ -123,26 +128,29 @@ def open_picture(source: BinaryIO, most_pixels: int, *, pixels: bool = True) -> 
 def upright_size(opened: Opened) -> tuple[int, int]:
     """(width, height) of what ``decoded`` returns."""
     width, height = opened.image.size
-    return (height, width) if opened.orientation >= 5 else (width, height)
+    return (height, width) if 5 <= opened.orientation <= 8 else (width, height)
 
 
-def decoded(opened: Opened) -> Image.Image:
+def decoded(opened: Opened) -> Image.Image | np.ndarray:
     """Decodes the first frame, upright, with what Pillow misreads put right.
 
-    Grey of more than 8 bits has the mode ``I;16`` and white as 65535.
+    Grey of more than 8 bits has the mode ``I;16`` and white as 65535. Several channels of 16 bits
+    are uint16 ``[H, W, C]``: grey or RGB, and opacity for C = 2 and 4.
 
     Raises:
         Exception: Whatever a decoder raises on broken data.
     """
     image = opened.image
+    if isinstance(image, deep.Deep):
+        return deep.turned(image.decode(), opened.orientation)
     layout = str(image.tile)  # how the pixels are stored; gone after load()
     # Pillow looks at its limit again where it decodes a TIFF.
     with _limits(opened.most_pixels) if opened.of_tiff else contextlib.nullcontext():
         image.load()
-    if ";16" in layout and not image.mode.startswith("I"):
+    if ";16" in layout and not image.mode.startswith("I"):  # CMYK
         opened.notes.append("its 16-bit colours are read as 8 bits")
     _mend(image, opened)
-    upright = image.convert("LA") if "'LA;16" in layout else image
+    upright: Image.Image = image
     if opened.of_tiff is not None and upright.mode.startswith("I;16"):
         upright = Image.fromarray(_levels(np.asarray(upright).astype(np.uint16), opened.of_tiff))
     if opened.orientation in _TURNS:
@@ -162,11 +170,15 @@ def _limits(most_pixels: int) -> Iterator[None]:
         try:
             yield
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise TooLargeError(
-                f"it has more than {most_pixels / 1e6:g} megapixels, which may be an attack"
-            ) from error
+            raise _too_large(most_pixels) from error
         finally:
             Image.MAX_IMAGE_PIXELS, TiffImagePlugin.READ_LIBTIFF = usual
+
+
+def _too_large(most_pixels: int) -> TooLargeError:
+    return TooLargeError(
+        f"it has more than {most_pixels / 1e6:g} megapixels, which may be an attack"
+    )
 
 
 def _required_size(source: BinaryIO, most_pixels: int) -> int:
@@ -194,13 +206,12 @@ def _required_size(source: BinaryIO, most_pixels: int) -> int:
 
 def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> Opened:
     if head[:4] in _TIFF:  # which is read in parts
-        return _open_tiff(source, head)
+        return _open_tiff(source, head, most_pixels)
     length = _required_size(source, most_pixels)
     if head.startswith(png.SIGNATURE):
         found = png.read(source, most_pixels, pixels=pixels)
-        image = Image.open(found.stream, formats=("PNG",))
         opened = Opened(
-            image,
+            _png_image(found),
             more_frames=found.animated,
             profile=found.profile,
             dpi=found.dpi,
@@ -235,11 +246,20 @@ def _open(source: BinaryIO, head: bytes, most_pixels: int, pixels: bool) -> Open
     return _with_exif(opened, info.get("exif"), info.get("xmp") or b"")
 
 
-def _open_tiff(source: BinaryIO, head: bytes) -> Opened:
+def _png_image(found: png.Png) -> ImageFile.ImageFile | deep.Deep:
+    if found.bits == 16 and (found.colour or found.key):
+        decode = functools.partial(deep.png_pixels, found.stream.getvalue(), found.size)
+        return deep.Deep(found.size, "PNG", decode)
+    return Image.open(found.stream, formats=("PNG",))
+
+
+def _open_tiff(source: BinaryIO, head: bytes, most_pixels: int) -> Opened:
     if head[8:10] == b"CR":  # Canon's mark
         raise UserError(tiff.RAW)
     directories = Directories(source)
     layout = tiff.layout(directories)
+    if layout.deep:
+        return _open_deep_tiff(source, directories, layout, most_pixels)
     TiffImagePlugin.READ_LIBTIFF = layout.libtiff
     source.seek(0)
     try:
@@ -261,7 +281,35 @@ def _open_tiff(source: BinaryIO, head: bytes) -> Opened:
         exif=directories,
         of_tiff=layout,
     )
-    if layout.thumbnail:
+    return _with_thumbnail_noted(opened)
+
+
+def _open_deep_tiff(
+    source: BinaryIO, directories: Directories, layout: tiff.Layout, most_pixels: int
+) -> Opened:
+    assert layout.deep is not None
+    _required_size(source, most_pixels)
+
+    def decode() -> np.ndarray:
+        assert layout.deep is not None
+        source.seek(0)
+        return deep.tiff_pixels(source.read(), layout.size, layout.deep)
+
+    orientation, dpi = orientation_and_dpi(directories)
+    opened = Opened(
+        deep.Deep(layout.size, "TIFF", decode),
+        more_frames=layout.pages,
+        profile=profile_of(directories),
+        dpi=dpi,
+        exif=directories,
+        orientation=orientation,
+        of_tiff=layout,
+    )
+    return _with_thumbnail_noted(opened)
+
+
+def _with_thumbnail_noted(opened: Opened) -> Opened:
+    if opened.of_tiff is not None and opened.of_tiff.thumbnail:
         opened.notes.append("it is a reduced picture of another one in its file")
     return opened
 
@@ -287,12 +335,9 @@ def _with_exif(opened: Opened, exif: bytes | None, xmp: bytes) -> Opened:
 def _mend(image: ImageFile.ImageFile, opened: Opened) -> None:
     """Gives a decoded image the transparency and palette that Pillow has misread."""
     found = opened.of_png
-    if found is not None and found.key:
-        if found.bits in (2, 4):  # its samples were made larger, but not the transparent one
-            image.info["transparency"] = found.key[0] * (255 // (2**found.bits - 1))
-        elif found.bits == 16 and found.colour == 2:
-            del image.info["transparency"]  # of 16 bits, among pixels of 8
-            opened.notes.append("its transparent colour is left out")
+    if found is not None and found.key and found.bits in (2, 4):
+        # Its samples were made larger, but not the transparent one.
+        image.info["transparency"] = found.key[0] * (255 // (2**found.bits - 1))
     if opened.of_tiff is not None and opened.of_tiff.palette and image.mode == "P":
         image.putpalette(opened.of_tiff.palette)
 
@@ -311,5 +356,5 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if str(error).startswith("decoder error"):  # which says only a number
-        return "its pixels are damaged, or compressed in a way that is not supported"
+        return deep.DAMAGED
     return str(error).rstrip(".") or type(error).__name__

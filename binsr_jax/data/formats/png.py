@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from binsr_jax.data.formats.ifd import EXIF_MARK
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _ADAM7 = (
@@ -28,6 +30,7 @@ _MOST_TEXT = 2**20
 _PIECE = 2**16
 _MOST_CHUNKS = 1000  # plus one per KiB of the file: encoders write chunks of 8 KiB
 _INCH = 0.0254
+_HEADER = len(SIGNATURE) + 25  # bytes until after the header's chunk
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Png:
 
     Attributes:
         stream: The file with only its header, palette, transparency and pixels.
+        size: Width and height.
         bits: Bits per sample.
         colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
         key: The grey value or colour that is transparent, if there is one.
@@ -47,7 +51,8 @@ class Png:
         notes: The parts that were left out.
     """
 
-    stream: BinaryIO = field(default_factory=io.BytesIO)
+    stream: io.BytesIO = field(default_factory=io.BytesIO)
+    size: tuple[int, int] = (0, 0)
     bits: int = 8
     colour: int = 0
     key: tuple[int, ...] = ()
@@ -104,8 +109,24 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
         size = 2 * _CHANNELS[colour]
         if len(content) >= size:
             png.key = struct.unpack(f">{size // 2}H", content[:size])
-    png.stream, png.bits, png.colour = io.BytesIO(b"".join(parts)), bits, colour
+    png.stream, png.size = io.BytesIO(b"".join(parts)), (width, height)
+    png.bits, png.colour = bits, colour
     return png
+
+
+def with_metadata(
+    data: memoryview, profile: bytes | None, exif: bytes, dpi: tuple[float, float] | None
+) -> Iterator[bytes | memoryview]:
+    """The parts of a PNG file, with a profile, EXIF and dots per inch before its pixels."""
+    yield data[:_HEADER]
+    if profile is not None:
+        yield _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+    if dpi is not None:
+        across, down = (round(value / _INCH) for value in dpi)
+        yield _chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
+    if exif:
+        yield _chunk(b"eXIf", exif.removeprefix(EXIF_MARK))
+    yield data[_HEADER:]
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
