@@ -4,11 +4,13 @@
 
 Each figure is of processes of its own: the median over rounds, and the range. A "new machine" has
 empty caches, so the compiler runs; "first picture" has the native code alone, so the network is
-traced; "cached" has everything. Nothing else should run meanwhile. Prints Markdown.
+traced; "cached" has everything. "CPU" is the time of all cores, the compiler's included, which a
+busy machine changes less. Nothing else should run meanwhile. Prints Markdown.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -36,7 +38,7 @@ def main() -> None:
     print_machine()
     with tempfile.TemporaryDirectory() as folder:
         rows = measured(Path(folder), args.model, args.rounds)
-    print_table(["what", "median, s", "range, s"], rows)
+    print_table(["what", "median, s", "range, s", "CPU, median, s"], rows)
 
 
 def measured(folder: Path, model: str, rounds: int) -> list[list[str]]:
@@ -64,13 +66,16 @@ def measured(folder: Path, model: str, rounds: int) -> list[list[str]]:
     home.mkdir()
     rows = []
     for what, (arguments, cleared, status) in cases.items():
-        seconds = []
+        seconds, cpu = [], []
         for _ in range(rounds):
             if cleared is not None:
                 clear(*cleared)
+            before = cpu_of_children()
             seconds.append(run(arguments, environment, status))
+            cpu.append(cpu_of_children() - before)
         low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-        rows.append([what, f"{middle:.2f}", f"{low:.2f} .. {high:.2f}"])
+        row = [what, f"{middle:.2f}", f"{low:.2f} .. {high:.2f}", f"{statistics.median(cpu):.2f}"]
+        rows.append(row)
     return rows
 
 
@@ -83,6 +88,11 @@ def run(arguments: list[str], environment: dict[str, str], status: int) -> float
     if done.returncode != status:
         raise SystemExit(f"binsr {' '.join(arguments)}: {done.stderr}")
     return seconds
+
+
+def cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

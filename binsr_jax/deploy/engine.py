@@ -63,7 +63,8 @@ class Engine:
         self._params, self._features = model.params, model.config.model.features
         network: Any = models.build(model.config, _CONVOLUTIONS[arithmetic])
         self._network, self.stride = network, int(network.stride)
-        image = jax.ShapeDtypeStruct((1, self.stride, self.stride, self.channels), jnp.float32)
+        # An empty batch, as in ``models.shapes``.
+        image = jax.ShapeDtypeStruct((0, self.stride, self.stride, self.channels), jnp.float32)
         features, pooled = jax.eval_shape(partial(_extract, network), self._params, None, image)
         self.global_pooling: bool = bool(jax.tree.leaves(pooled))
         tail = jax.eval_shape(
@@ -75,7 +76,7 @@ class Engine:
         maps = network.unit().feature_maps * features.shape[-1] / self.stride**2
         self.bytes_per_pixel: float = 4 * (maps + pixels)
 
-        on_cpu = jax.default_backend() == "cpu"
+        self._on_cpu = on_cpu = jax.default_backend() == "cpu"
         # Vectors of 512 bits, if the CPU has them: XLA's default is 256.
         options = {"xla_cpu_prefer_vector_width": "512"} if on_cpu else None
         strips = partial(_reconstruct, network, halo=max(1, self._halo))
@@ -146,6 +147,8 @@ class Engine:
     def _input(self, image: np.ndarray) -> jax.Array:
         """The image as the programs take it, which are made room for if its shape is a new one."""
         check_image(image, self.channels)
+        if (form := choose.chosen_form()) != "xla" and self._on_cpu:
+            choose.load(form)  # JAX may have kept a trace for ``program``, which did not
         x = pad_to_multiple(jnp.asarray(image)[None], self.stride)
         self._shapes.add(x.shape)
         if len(self._shapes) > _MOST_PROGRAMS:

@@ -45,9 +45,11 @@ def load_engine(model: str | Path) -> "TileEngine":
     """
     file = expanded(file_of(model))
     place = _place(file)
-    program = None if place is None else _read(place)
-    if program is not None:
-        return program
+    if place is not None:
+        choose.begin()  # the compiler works while this imports JAX and reads the model
+        program = _read(place)
+        if program is not None and choose.chosen_form() != "xla":
+            return program
     from binsr_jax.deploy.model_file import load_model_file
 
     engine = engine_of(load_model_file(file))
@@ -80,11 +82,10 @@ def _place(file: Path) -> Path | None:
 
 
 def _runs_on_cpu() -> bool:
-    """Whether JAX would choose the CPU, and native code is there."""
+    """Whether JAX would choose the CPU."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     accelerated = any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
-    chooses_cpu = platforms == "cpu" if platforms else not accelerated
-    return chooses_cpu and choose.chosen_form() != "xla"
+    return platforms == "cpu" if platforms else not accelerated
 
 
 @functools.cache

@@ -33,8 +33,6 @@ from binsr_jax.files import expanded, open_regular, replace_bytes
 from binsr_jax.nn.packed import SignConv
 from binsr_jax.ops.quantise import dequantise, quantise, stored_as
 from binsr_jax.tasks import Task, task_of
-from binsr_jax.training import transfer
-from binsr_jax.training.trainable import Network
 
 _MAX_HEADER = 1 << 19
 _MAX_REASON = 300  # characters
@@ -71,6 +69,10 @@ class PackedModel:
 
 def fingerprint(model: PackedModel) -> str:
     """A hash of a packed network's settings and weights; notes on its training do not change it."""
+    # Here, since this imports all of training, which takes longer than reading a model.
+    from binsr_jax.training import transfer
+    from binsr_jax.training.trainable import Network
+
     config = without_training(model.config)
     return transfer.fingerprint(Network(config, {"params": model.params}, {}))
 

@@ -11,6 +11,7 @@ from jax.extend import core
 
 from binsr_jax.deploy.fusing import fused
 from binsr_jax.deploy.program import ELEMENTWISE, ENLARGING, KERNELS, Half, Step
+from binsr_jax.ops.native import choose
 
 # The image that a network is traced on. Its sides are no multiples of each other or of anything.
 _SIDES = (37, 41)
@@ -24,6 +25,13 @@ _CALLS = {
 }
 # These leave a value as it is.
 _SUMS = ("add", "sub")
+# What only moves values, by numpy: XLA would compile each one for each shape.
+_MOVES: dict[str, Callable[[Any, list[np.ndarray]], np.ndarray]] = {
+    "broadcast_in_dim": lambda params, arrays: _broadcast(arrays[0], **params),
+    "concatenate": lambda params, arrays: np.concatenate(arrays, params["dimension"]),
+    "squeeze": lambda params, arrays: np.squeeze(arrays[0], params["dimensions"]),
+    "stack": lambda params, arrays: np.stack(arrays, params["axis"]),
+}
 _UNNAMED = core.DebugInfo("step", "step", None, None)
 _NOTHING = ("copy", "copy_p", "name", "optimization_barrier", "stop_gradient")
 
@@ -47,7 +55,8 @@ def half_of(
         UntraceableError: there is a step that programs do not have.
     """
     images = [jax.ShapeDtypeStruct((1, *_SIDES, count), jnp.float32) for count in channels]
-    trace = jax.make_jaxpr(function)(params, *images)
+    with choose.for_steps():
+        trace = jax.make_jaxpr(function)(params, *images)
     tracer = _Tracer(form)
     leaves = jax.tree.leaves(params)
     known = [tracer.constant(leaf) for leaf in leaves]
@@ -123,6 +132,9 @@ class _Tracer:
         return self.walk(getattr(trace, "jaxpr", trace), consts, inputs)
 
     def _computed(self, equation: core.JaxprEqn, inputs: list[int]) -> list[int]:
+        if (move := _MOVES.get(equation.primitive.name)) is not None:
+            arrays = [np.asarray(self._known[number]) for number in inputs]
+            return [self.constant(move(equation.params, arrays))]
         values = {}
         for value, number in zip(equation.invars, inputs, strict=True):
             if not isinstance(value, core.Literal):
@@ -151,6 +163,16 @@ class _Tracer:
         number = next(self._numbers)
         self._steps.append(Step(name, tuple(inputs), number, attributes, size, channels))
         return number
+
+
+def _broadcast(
+    x: np.ndarray, shape: Sequence[int], broadcast_dimensions: Sequence[int], **_: Any
+) -> np.ndarray:
+    """``lax.broadcast_in_dim``."""
+    sides = [1] * len(shape)
+    for axis, size in zip(broadcast_dimensions, x.shape, strict=True):
+        sides[axis] = size
+    return np.broadcast_to(x.reshape(sides), shape)
 
 
 def _attributes(attributes: Any) -> dict[str, Any]:

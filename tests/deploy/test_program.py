@@ -141,10 +141,10 @@ print(status, *(name in sys.modules for name in ("numpy", "jax", "flax")))
 """
 
 
-def imported(*arguments):
+def imported(*arguments, **environment):
     """The exit status of ``binsr``, and whether it imports numpy, JAX and Flax."""
     command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     return done.stdout.splitlines()[-1]
 
@@ -160,3 +160,13 @@ def test_a_picture_is_enlarged_without_jax(tmp_path):
     command = ["upscale", tmp_path / "a.png", "-m", "x2", "--overwrite"]
     imported(*command)  # keeps the program
     assert imported(*command) == "0 True False False"
+
+
+def test_on_a_new_machine_only_the_kernels_are_compiled(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    status = imported("upscale", tmp_path / "a.png", "-m", "x2", HOME=str(tmp_path))
+    assert status == "0 True True True"
+    (library,) = (tmp_path / ".cache/binsr-jax/native").glob("*.so")
+    assert "-kernels-" in library.name

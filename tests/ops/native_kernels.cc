@@ -216,8 +216,8 @@ void CheckUpsample(Shape s, int64_t features, int64_t shuffle) {
   const auto k = Numbers(side * side * features * 3);
   std::vector<float> parts(tail.batch * tail.height * tail.width * 3), y(parts.size());
   FloatConv(pool, tail, large.data(), k.data(), parts.data());
-  PackedUpsample<Form, 3>(pool, s, x.data(), unit.threshold.data(), unit.k.data(), epilogue,
-                          residual, shuffle, k.data(), side, side, y.data());
+  PackedUpsample<Form>(pool, s, x.data(), unit.threshold.data(), unit.k.data(), epilogue,
+                          residual, shuffle, k.data(), side, side, 3, y.data());
   Check(y == parts, "an upsampler and what follows it", s);
 }
 

@@ -1,14 +1,16 @@
 """How native code is compiled, kept and chosen, each in a process of its own."""
 
+import functools
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from test_native import FORMS
 
 from binsr_jax.cache_folder import cache_folder
-from binsr_jax.ops.native import build
+from binsr_jax.ops.native import build, choose
 
 needs_compiler = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
 SCRIPT = """
@@ -97,13 +99,68 @@ def test_what_the_compiler_makes_of_other_sources_is_refused(tmp_path, fake_comp
     assert list((tmp_path / ".cache/binsr-jax/native").iterdir()) == []
 
 
+HANDLERS = """
+import jax.numpy as jnp
+from binsr_jax.ops.native import choose
+print(choose.chosen_form(), choose.form_for_conv(jnp.ones((1, 2, 2, 16)), jnp.ones((3, 3, 16, 16))))
+"""
+
+
+@needs_compiler
+def test_without_handlers_for_xla_it_is_xla_where_xla_runs(tmp_path):
+    compiler = tmp_path / "c++"
+    script = (
+        '#!/bin/sh\ncase "$*" in *xla.cc*) echo "error: none" >&2; exit 1;; esac\nexec c++ "$@"\n'
+    )
+    compiler.write_text(script)
+    compiler.chmod(0o755)
+    home, form = str(tmp_path), FORMS[0]
+    out, errors = choice(HANDLERS, CXX=str(compiler), HOME=home)
+    assert out == f"{form} xla"
+    assert "XLA's convolutions are used" in errors[-1]
+    out, errors = choice(HANDLERS, CXX=str(compiler), HOME=home, BINSR_KERNEL=form)
+    assert out == ""
+    assert f"BINSR_KERNEL is {form!r}, which cannot be made because" in errors[-1]
+
+
+def test_what_is_begun_in_the_background_is_not_made_again(monkeypatch):
+    made = []
+
+    @functools.cache
+    def slow_library(form, part, names):
+        time.sleep(0.2)
+        made.append((form, part))
+
+    monkeypatch.setattr(choose, "_library", slow_library)
+    monkeypatch.setattr(build, "macros", frozenset)
+    monkeypatch.setenv("BINSR_KERNEL", "portable")
+    choose.chosen_form.cache_clear()
+    choose.begin()
+    assert choose.chosen_form() == "portable"
+    assert made == [("portable", "kernels")]
+    choose.chosen_form.cache_clear()
+
+
+def test_what_fails_in_the_background_is_said_by_who_needs_it(monkeypatch):
+    def library(form, part, names):
+        raise build.BuildError("of the test")
+
+    monkeypatch.setattr(choose, "_library", library)
+    monkeypatch.setattr(build, "macros", frozenset)
+    monkeypatch.setenv("BINSR_KERNEL", "portable")
+    choose.chosen_form.cache_clear()
+    choose.begin()
+    with pytest.raises(ValueError, match="because of the test"):
+        choose.chosen_form()
+
+
 @needs_compiler
 @pytest.mark.parametrize("size", [0, 64, 100_000])
 def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
     cache_folder.cache_clear()
     monkeypatch.setenv("HOME", str(tmp_path))
     made = []
-    monkeypatch.setattr(build, "_compile", lambda form, file: made.append(file) or file)
+    monkeypatch.setattr(build, "_compile", lambda form, part, file: made.append(file) or file)
     file = build.library("Portable")
     file.write_bytes(os.urandom(200_000))
     build._hash_file(file).write_text(build.hashlib.sha256(file.read_bytes()).hexdigest())
@@ -119,7 +176,7 @@ def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
 
 
 def test_a_cache_on_a_full_disk_is_one_line(monkeypatch, caplog):
-    def full(file, content):
+    def full(form, part, file):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(build, "_is_whole", lambda file: False)

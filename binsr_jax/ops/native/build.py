@@ -22,6 +22,9 @@ _CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else
 # in another, and then a chain and its units, or two tiles, differ in the last bit.
 _FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-pthread")
 _SECONDS = 300  # time limit of the compiler
+# The sources of the two libraries of a form. A picture is enlarged without XLA, whose headers take
+# as long to compile as a kernel, and without what trains: nobody waits for these there.
+_PARTS = {"kernels": ("packed", "floats", "host"), "xla": ("xla", "training")}
 
 
 class BuildError(Exception):
@@ -39,26 +42,29 @@ def macros() -> frozenset[str]:
     return frozenset(_run(command).split())
 
 
-def library(form: str) -> Path:
-    """The shared library of a form; it is compiled if it is missing or damaged.
+def library(form: str, part: str = "kernels") -> Path:
+    """A shared library of a form; it is compiled if it is missing or damaged.
 
     Its hash is stored beside it. A library truncated by a full disk or a power failure would crash
     the program without a message.
 
     Args:
         form: The name of its struct in ``kernels``.
+        part: "kernels" for what runs a network, or "xla" for its handlers of XLA's calls and what
+            trains. The second one loads the first one.
 
     Raises:
         BuildError: It cannot be compiled.
     """
-    from importlib import metadata  # here, as it takes a while
+    about = [*_sources(), *sorted(macros()), *_FLAGS, *_compiler()]
+    if part == "xla":
+        from importlib import metadata  # here, as it takes a while
 
-    version = metadata.version("jaxlib")
-    parts = (*_sources(), *sorted(macros()), *_FLAGS, *_compiler(), version)
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        about.append(metadata.version("jaxlib"))
+    key = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
     try:
-        file = cache_folder("native") / f"{form.lower()}-{key}.so"
-        return file if _is_whole(file) else _compile(form, file)
+        file = cache_folder("native") / f"{form.lower()}-{part}-{key}.so"
+        return file if _is_whole(file) else _compile(form, part, file)
     except OSError as error:
         where = error.filename or "the folder of what is compiled"
         raise BuildError(f"{where}: {error.strerror}") from error
@@ -118,24 +124,27 @@ def _run(command: list[str]) -> str:
         raise BuildError(f"{command[0]} cannot be run: {error.strerror}") from error
 
 
-def _compile(form: str, file: Path) -> Path:
+def _compile(form: str, part: str, file: Path) -> Path:
     if sys.stderr.isatty():  # a user is waiting
         print("Compiling the convolutions for this CPU, once, in some seconds.", file=sys.stderr)
     with tempfile.TemporaryDirectory() as private:
         made = Path(private) / "library.so"
-        options = [*_compiler(), *_FLAGS, f"-DFORM={form}", "-isystem", _headers()]
+        options, needed = [*_compiler(), *_FLAGS, f"-DFORM={form}"], []
+        if part == "xla":
+            options += ["-isystem", _headers()]
+            needed = [str(library(form))]
 
-        def compiled(source: Path) -> str:
-            object_file = str(Path(private) / f"{source.stem}.o")
-            _run([*options, "-c", str(source), "-o", object_file])
+        def compiled(source: str) -> str:
+            object_file = str(Path(private) / f"{source}.o")
+            _run([*options, "-c", str(_KERNELS / f"{source}.cc"), "-o", object_file])
             return object_file
 
         with concurrent.futures.ThreadPoolExecutor() as pool:  # each waits for a compiler
-            objects = list(pool.map(compiled, sorted(_KERNELS.glob("*.cc"))))
-        _run([*_compiler(), "-shared", "-pthread", *objects, "-o", str(made)])
-        library = made.read_bytes()
-    replace_bytes(file, library)
-    replace_bytes(_hash_file(file), hashlib.sha256(library).hexdigest().encode())
+            objects = list(pool.map(compiled, _PARTS[part]))
+        _run([*_compiler(), "-shared", "-pthread", *objects, *needed, "-o", str(made)])
+        content = made.read_bytes()
+    replace_bytes(file, content)
+    replace_bytes(_hash_file(file), hashlib.sha256(content).hexdigest().encode())
     return file
 
 

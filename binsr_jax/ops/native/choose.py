@@ -9,9 +9,10 @@ import ctypes
 import functools
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from binsr_jax.ops.native import build
 
@@ -32,21 +33,22 @@ _FORMS = {
     "neon": _Form("Neon", "__aarch64__"),
     "portable": _Form("Portable", None),
 }
-_HANDLERS = (
+_KERNELS = (
     "packed_conv",
     "packed_branch",
     "packed_upsample",
     "packed_chain",
     "float_conv",
     "float_layer",
-    "kernel_gradients",
-    "bf16_conv",
-    "bf16_kernel_gradients",
 )
+_TRAINING = ("kernel_gradients", "bf16_conv", "bf16_kernel_gradients")
 _FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # as in float_conv.h
 _LANES = 16  # most floats in a vector
-_IN_XLA = contextvars.ContextVar("in_xla", default=False)
+_TRACED_FOR: contextvars.ContextVar[Literal["here", "elsewhere", "steps"]]
+_TRACED_FOR = contextvars.ContextVar("traced_for", default="here")
 _AMX_CHANNELS = 32  # kBlock of amx.h
+_UNMADE = "which cannot be made because"
+_LOCK = threading.RLock()  # a library is compiled once, though several threads ask for it
 
 
 def forms() -> tuple[str, ...]:
@@ -72,7 +74,7 @@ def chosen_form() -> str:
         return _explicit(wanted)
     try:
         build.macros()
-        form = next((form for form in forms() if form != "portable"), "xla")
+        form = _fastest()
         if form != "xla":
             library(form)
         return form
@@ -80,9 +82,7 @@ def chosen_form() -> str:
         import jax
 
         if jax.default_backend() == "cpu":
-            logging.getLogger("binsr_jax").warning(
-                "XLA's convolutions are used, which are slower than native ones, because %s", error
-            )
+            _warn(error)
         return "xla"
 
 
@@ -99,21 +99,52 @@ def _explicit(wanted: str) -> str:
             raise ValueError(f"{choice}, which this CPU cannot run: choose from {can}")
         library(wanted)
     except build.BuildError as error:
-        raise ValueError(f"{choice}, which cannot be made because {error}") from error
+        raise ValueError(f"{choice}, {_UNMADE} {error}") from error
     return wanted
 
 
-@functools.cache
+def begin() -> None:
+    """Starts to compile the form that ``chosen_form`` chooses, which then waits for the rest."""
+    threading.Thread(target=_try, name="compiler").start()
+
+
+def _try() -> None:
+    wanted = os.environ.get("BINSR_KERNEL", "")
+    form = wanted or _fastest()
+    # Whatever fails is raised where the form is chosen.
+    with contextlib.suppress(build.BuildError):
+        if form in forms():
+            library(form)
+
+
+def _fastest() -> str:
+    return next((form for form in forms() if form != "portable"), "xla")
+
+
 def library(form: str) -> ctypes.CDLL:
-    """The library of a form; compiles it if necessary.
+    """The library of a form's kernels; compiles it if necessary.
 
     Raises:
         build.BuildError: It cannot be compiled.
     """
-    file = build.library(_FORMS[form].struct)
+    with _LOCK:
+        return _library(form, "kernels", (*_KERNELS, "call"))
+
+
+def library_for_xla(form: str) -> ctypes.CDLL:
+    """The library of a form's handlers for XLA, with the kernels for training; see ``library``."""
+    names = [f"xla_{name}" for name in (*_KERNELS, *_TRAINING)]
+    with _LOCK:
+        _library(form, "kernels", (*_KERNELS, "call"))  # an unusable one is discarded
+        return _library(form, "xla", (*names, *_TRAINING))
+
+
+@functools.cache
+def _library(form: str, part: str, names: tuple[str, ...]) -> ctypes.CDLL:
+    file = build.library(_FORMS[form].struct, part)
     try:
         loaded = ctypes.CDLL(str(file))
-        for name in (*_HANDLERS, "call"):
+        for name in names:
             getattr(loaded, f"binsr_{name}")
     except (OSError, AttributeError) as error:
         build.discard(file)
@@ -121,18 +152,55 @@ def library(form: str) -> ctypes.CDLL:
     return loaded
 
 
-@functools.cache
+def address(form: str, kernel: str) -> int | None:
+    """Where a kernel is in memory.
+
+    Raises:
+        build.BuildError: Its library cannot be compiled.
+    """
+    own = library_for_xla(form) if kernel in _TRAINING else library(form)
+    return ctypes.cast(getattr(own, f"binsr_{kernel}"), ctypes.c_void_p).value
+
+
 def load(form: str) -> None:
-    """Registers a form with XLA; compiles it if necessary.
+    """Makes a form known to XLA; compiles it if necessary.
+
+    A trace for ``steps`` is carried out without XLA and needs no more than the names.
 
     Raises:
         build.BuildError: It cannot be compiled.
     """
+    if _TRACED_FOR.get() != "steps":
+        _register(form)
+
+
+@functools.cache
+def _register(form: str) -> None:
     import jax
 
-    for name in _HANDLERS:
-        handler = jax.ffi.pycapsule(getattr(library(form), f"binsr_{name}"))
+    handlers = library_for_xla(form)
+    for name in (*_KERNELS, *_TRAINING):
+        handler = jax.ffi.pycapsule(getattr(handlers, f"binsr_xla_{name}"))
         jax.ffi.register_ffi_target(f"binsr_{form}_{name}", handler, platform="cpu")
+
+
+@functools.cache
+def _has_handlers(form: str) -> bool:
+    """Whether a form can be called by XLA; if its handlers cannot be compiled, a line says why."""
+    try:
+        _register(form)
+        return True
+    except build.BuildError as error:
+        if os.environ.get("BINSR_KERNEL"):
+            raise ValueError(f"BINSR_KERNEL is {form!r}, {_UNMADE} {error}") from error
+        _warn(error)
+        return False
+
+
+def _warn(error: build.BuildError) -> None:
+    logging.getLogger("binsr_jax").warning(
+        "XLA's convolutions are used, which are slower than native ones, because %s", error
+    )
 
 
 @contextlib.contextmanager
@@ -142,20 +210,38 @@ def without_native() -> Iterator[None]:
     JAX keeps traces by the shapes of arrays: a program for shapes that are also run natively must
     not be traced in here.
     """
-    token = _IN_XLA.set(True)
+    with _traced_for("elsewhere"):
+        yield
+
+
+@contextlib.contextmanager
+def for_steps() -> Iterator[None]:
+    """In its block everything is traced for steps that are carried out without XLA.
+
+    Who then runs an equal trace with XLA calls ``load`` before.
+    """
+    with _traced_for("steps"):
+        yield
+
+
+@contextlib.contextmanager
+def _traced_for(whom: Literal["elsewhere", "steps"]) -> Iterator[None]:
+    token = _TRACED_FOR.set(whom)
     try:
         yield
     finally:
-        _IN_XLA.reset(token)
+        _TRACED_FOR.reset(token)
 
 
 def has_amx(form: str) -> bool:
     """Whether a form can round factors to bfloat16: this needs the CPU's matrix unit (AMX)."""
-    return form != "xla" and bool(library(form).binsr_has_amx())
+    return form != "xla" and bool(library_for_xla(form).binsr_has_amx())
 
 
 def _form() -> str:
-    return "xla" if _IN_XLA.get() else chosen_form()
+    whom = _TRACED_FOR.get()
+    form = "xla" if whom == "elsewhere" else chosen_form()
+    return form if form == "xla" or whom == "steps" or _has_handlers(form) else "xla"
 
 
 def form_for_packed(x: "jax.Array", w_bits: "jax.Array") -> str:

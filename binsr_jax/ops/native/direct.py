@@ -9,7 +9,7 @@ import numpy as np
 
 from binsr_jax.ops.native import choose
 
-_TYPES = {"float32": 11, "uint32": 8, "int16": 3}  # of XLA_FFI_DataType
+_TYPES = {"float32": 11, "uint32": 8, "int16": 3}  # Type of call.h
 _BOOL, _INTEGER = 1, 5
 _ERROR_BYTES = 1000
 
@@ -102,4 +102,4 @@ def _entry(form: str):
 
 @functools.cache
 def _address(form: str, name: str) -> int | None:
-    return ctypes.cast(getattr(choose.library(form), f"binsr_{name}"), ctypes.c_void_p).value
+    return choose.address(form, name)

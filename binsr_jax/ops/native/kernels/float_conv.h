@@ -14,36 +14,47 @@
 
 namespace binsr {
 
-// The float convolution of x [B, H, W, C] with k [kh, kw, C, kOuts] to few outputs. Eight lanes sum
-// over the channels, and then the eight sums are added. The order is the same for each pixel, wherever
-// it lies. Taps outside of the image are skipped.
-template <int kOuts>
+// The supported sizes: at most kFewOutputs outputs from a multiple of kFewInputs channels, or more
+// outputs. Gradients have a multiple of kManyOutputs outputs.
+constexpr int64_t kFewOutputs = 3, kFewInputs = 8, kManyOutputs = 16;
+
+// The float convolution of x [B, H, W, C] with k [kh, kw, C, outputs] to at most kFewOutputs outputs.
+// Eight lanes sum over the channels, and then the eight sums are added. The order is the same for each
+// pixel, wherever it lies. Taps outside of the image are skipped.
 struct FewOutputs {
   static constexpr int64_t kLanes = 8;
 
-  FewOutputs(const Shape& s, const float* k) : s(s), k(s.kh * s.kw * s.channels / kLanes * kOuts) {
+  FewOutputs(const Shape& s, const float* k)
+      : s(s), k(s.kh * s.kw * s.channels / kLanes * s.outputs) {
     for (int64_t i = 0; i < s.kh * s.kw * s.channels; ++i)
-      for (int64_t o = 0; o < kOuts; ++o)
-        this->k[i / kLanes * kOuts + o][i % kLanes] = k[i * kOuts + o];
+      for (int64_t o = 0; o < s.outputs; ++o)
+        this->k[i / kLanes * s.outputs + o][i % kLanes] = k[i * s.outputs + o];
   }
 
   // Computes a row of the output from the kh input rows around it; rows outside the image are null.
-  BINSR_NOINLINE void Row(const float* const* rows, float* y) const {
+  void Row(const float* const* rows, float* y) const {
+    if (s.outputs == 1) RowOf<1>(rows, y);
+    if (s.outputs == 2) RowOf<2>(rows, y);
+    if (s.outputs == 3) RowOf<3>(rows, y);
+  }
+
+ private:
+  template <int kOuts>
+  BINSR_NOINLINE void RowOf(const float* const* rows, float* y) const {
     const int64_t beside = s.kw / 2;
     int64_t w = 0;
     while (w < s.width) {
       if (w >= beside && w + kPixels + beside <= s.width) {
-        Block<kPixels>(rows, w, y + w * kOuts);
+        Block<kPixels, kOuts>(rows, w, y + w * kOuts);
         w += kPixels;
       } else {
-        Block<1>(rows, w, y + w * kOuts);
+        Block<1, kOuts>(rows, w, y + w * kOuts);
         w += 1;
       }
     }
   }
 
- private:
-  template <int kCount>
+  template <int kCount, int kOuts>
   void Block(const float* const* rows, int64_t w, float* y) const {
     Eight sums[kCount][kOuts] = {};
     for (int64_t i = 0; i < s.kh; ++i) {
@@ -160,10 +171,6 @@ void Reached(const Shape& s, int64_t j, const Add& add) {
   if (first < last) add(first + right, first, last - first);
 }
 
-// The supported sizes: at most kFewOutputs outputs from a multiple of kFewInputs channels, or more
-// outputs. Gradients have a multiple of kManyOutputs outputs.
-constexpr int64_t kFewOutputs = 3, kFewInputs = 8, kManyOutputs = 16;
-
 // What follows the sums of a float convolution: a bias, a leaky ReLU (where `bias` is not null), and a
 // pixel shuffle in the channel order of PyTorch.
 struct Ending {
@@ -203,13 +210,13 @@ struct Ending {
   }
 };
 
-template <int kOuts, class Pool>
+template <class Pool>
 void ConvolveToFew(Pool& pool, const Shape& s, const float* x, const float* k, const Ending& ending,
                    float* y) {
-  const FewOutputs<kOuts> convolution(s, k);
+  const FewOutputs convolution(s, k);
   InParallel(pool, s.batch * s.height, LeastRows(s, s.channels), [&](int64_t first, int64_t last) {
     std::vector<const float*> rows(s.kh);
-    std::vector<float> sums(s.width * kOuts);
+    std::vector<float> sums(s.width * s.outputs);
     for (int64_t n = first; n < last; ++n) {
       for (int64_t i = 0; i < s.kh; ++i) {
         const int64_t h = n % s.height + i - s.kh / 2;
@@ -217,7 +224,7 @@ void ConvolveToFew(Pool& pool, const Shape& s, const float* x, const float* k, c
                                          : x + (n + i - s.kh / 2) * s.width * s.channels;
       }
       convolution.Row(rows.data(), sums.data());
-      ending(s, sums.data(), kOuts, n, 0, s.width, y);
+      ending(s, sums.data(), s.outputs, n, 0, s.width, y);
     }
   });
 }
@@ -272,9 +279,7 @@ void ConvolveToMany(Pool& pool, const Shape& s, const float* x, const float* k, 
 template <class Pool>
 void FloatConv(Pool& pool, const Shape& s, const float* x, const float* k, float* y,
                const Ending& ending = {}) {
-  if (s.outputs == 1) return ConvolveToFew<1>(pool, s, x, k, ending, y);
-  if (s.outputs == 2) return ConvolveToFew<2>(pool, s, x, k, ending, y);
-  if (s.outputs == 3) return ConvolveToFew<3>(pool, s, x, k, ending, y);
+  if (s.outputs <= kFewOutputs) return ConvolveToFew(pool, s, x, k, ending, y);
   ConvolveToMany(pool, s, x, k, ending, y);
 }
 

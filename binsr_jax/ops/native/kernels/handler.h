@@ -1,88 +1,60 @@
-// What handlers share: XLA's types, and the checks of arguments. Every handler checks ranks, types,
-// sizes and attributes of its arguments, and returns an error that names the argument that does not
-// fit.
+// What handlers share: the checks of arguments. Every handler checks the number, ranks, types, sizes and
+// attributes of its arguments, and writes an error that names the argument that does not fit.
 
 #ifndef BINSR_HANDLER_H_
 #define BINSR_HANDLER_H_
 
-#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
-#include <utility>
 
+#include "call.h"
 #include "shape.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace binsr {
 
-namespace ffi = xla::ffi;
-using ffi::AnyBuffer;
-using Result = ffi::Result<AnyBuffer>;
+// A part of a sentence.
+struct Words {
+  Words(const char* text) : text(text) {}
+  Words(const std::string& text) : text(text) {}
+  Words(int64_t number) : text(std::to_string(number)) {}
 
-constexpr auto kFloat = ffi::DataType::F32;
-constexpr auto kWord = ffi::DataType::U32;
+  std::string text;
+};
 
-// Finds the first wrong argument of a handler.
+// Finds the first wrong argument of a handler. A check that fails returns false and writes the error.
 class Checks {
  public:
-  explicit Checks(std::string handler) : handler(std::move(handler)) {}
+  Checks(Call& call, const char* handler) : call(call), handler(handler) {}
+
+  // Whether there are so many arrays, and these attributes in the order of their names; `kinds` has a
+  // letter for each: "i" for an integer, "b" for a bool, "t" for a text.
+  bool Takes(int64_t inputs, std::initializer_list<const char*> names = {}, const char* kinds = "");
 
   // Whether a buffer has this type and rank.
-  bool Is(const char* name, const AnyBuffer& buffer, ffi::DataType type, size_t rank) {
-    if (buffer.element_type() != type)
-      return Fails(std::string(name) + " must be " + (type == kFloat ? "float32" :
-                   type == kWord ? "uint32" : "int16"));
-    if (buffer.dimensions().size() != rank)
-      return Fails(std::string(name) + " must have " + std::to_string(rank) + " axes, not " +
-                   std::to_string(buffer.dimensions().size()));
-    return true;
-  }
+  bool Is(const char* name, const Buffer& buffer, Type type, int64_t rank);
 
   // Whether a buffer has these sizes.
-  bool Has(const char* name, const AnyBuffer& buffer, std::initializer_list<int64_t> sizes) {
-    const auto dims = buffer.dimensions();
-    if (std::equal(dims.begin(), dims.end(), sizes.begin(), sizes.end())) return true;
-    return Fails(std::string(name) + " is " + Text(dims) + " and must be " + Text(sizes));
+  bool Has(const char* name, const Buffer& buffer, std::initializer_list<int64_t> sizes);
+
+  // Whether something holds; the words say what is wrong otherwise.
+  template <class... Parts>
+  bool That(bool holds, const Parts&... words) {
+    return holds || Fails({Words(words)...});
   }
-
-  bool That(bool holds, const std::string& sentence) { return holds || Fails(sentence); }
-
-  ffi::Error Error() const { return ffi::Error::InvalidArgument(handler + ": " + sentence); }
 
  private:
-  bool Fails(std::string what) {
-    sentence = std::move(what);
-    return false;
-  }
+  bool Fails(std::initializer_list<Words> words);
 
-  template <class Sizes>
-  static std::string Text(const Sizes& sizes) {
-    std::string text;
-    for (const int64_t size : sizes) text += (text.empty() ? "[" : ", ") + std::to_string(size);
-    return text.empty() ? "[]" : text + "]";
-  }
-
-  const std::string handler;
-  std::string sentence;
+  Call& call;
+  const char* const handler;
 };
 
 // The shape of a convolution of x [batch, height, width, words or channels] with kernels
-// [..., kh, kw, words or channels, outputs].
-inline Shape ShapeOf(ffi::Span<const int64_t> xs, ffi::Span<const int64_t> ks, int64_t channels) {
+// [..., kh, kw, words or channels, outputs]. `ks` are the last four sizes of the kernels.
+inline Shape ShapeOf(const int64_t* xs, const int64_t* ks, int64_t channels) {
   return {xs[0], xs[1], xs[2], channels, ks[2], ks[0], ks[1], ks[3]};
 }
-
-// A binding that takes the pool of threads and so many buffers; attributes and the result follow.
-template <int kBuffers>
-auto Takes() {
-  if constexpr (kBuffers == 0)
-    return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>();
-  else
-    return Takes<kBuffers - 1>().template Arg<AnyBuffer>();
-}
-
-inline bool IsEmpty(const AnyBuffer& buffer) { return buffer.element_count() == 0; }
 
 }  // namespace binsr
 

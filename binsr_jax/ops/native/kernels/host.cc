@@ -1,22 +1,65 @@
-// Calls a handler where there is no XLA. It hands over buffers and attributes as XLA does, takes an
-// error as text, and has threads of its own.
+// Calls a kernel where there is no XLA, on threads of its own, and has the checks of arguments.
 
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <deque>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <utility>
-#include <vector>
 
-#include "xla/ffi/api/c_api.h"
+#include "call.h"
+#include "handler.h"
 
-struct XLA_FFI_Error {
-  std::string message;
-};
+namespace binsr {
+
+bool Checks::Takes(int64_t inputs, std::initializer_list<const char*> names, const char* kinds) {
+  if (call.inputs != inputs)
+    return Fails({"it takes ", inputs, " arguments, not ", call.inputs});
+  if (call.count != static_cast<int64_t>(names.size()))
+    return Fails({"it takes ", static_cast<int64_t>(names.size()), " attributes, not ", call.count});
+  const Attribute* given = call.attributes;
+  for (const std::string name : names) {
+    if (given->name != name) return Fails({"it has an attribute ", name, ", not ", given->name});
+    const char kind = given->text != nullptr ? 't' : given->type == Type::kBool ? 'b' : 'i';
+    if (kind != *kinds) return Fails({"the attribute ", name, " has another type"});
+    ++given;
+    ++kinds;
+  }
+  return true;
+}
+
+bool Checks::Is(const char* name, const Buffer& buffer, Type type, int64_t rank) {
+  if (buffer.type != type)
+    return Fails({name, " must be ",
+                  type == Type::kFloat ? "float32" : type == Type::kWord ? "uint32" : "int16"});
+  if (buffer.rank != rank)
+    return Fails({name, " must have ", rank, " axes, not ", buffer.rank});
+  return true;
+}
+
+namespace {
+
+std::string Text(const int64_t* sizes, int64_t count) {
+  std::string text = "[";
+  for (int64_t i = 0; i < count; ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
+  return text + "]";
+}
+
+}  // namespace
+
+bool Checks::Has(const char* name, const Buffer& buffer, std::initializer_list<int64_t> sizes) {
+  bool equal = buffer.rank == static_cast<int64_t>(sizes.size());
+  for (int64_t i = 0; equal && i < buffer.rank; ++i) equal = buffer.dims[i] == sizes.begin()[i];
+  return equal || Fails({name, " is ", Text(buffer.dims, buffer.rank), " and must be ",
+                         Text(sizes.begin(), sizes.size())});
+}
+
+bool Checks::Fails(std::initializer_list<Words> words) {
+  call.error = std::string(handler) + ": ";
+  for (const Words& part : words) call.error += part.text;
+  return false;
+}
 
 namespace {
 
@@ -28,7 +71,7 @@ class Threads {
     return *threads;
   }
 
-  void Schedule(XLA_FFI_Task* task, void* data, int64_t workers) {
+  void Schedule(void (*task)(void*), void* data, int64_t workers) {
     std::lock_guard<std::mutex> lock(mutex);
     for (; started < workers; ++started) std::thread([this] { Work(); }).detach();
     tasks.emplace_back(task, data);
@@ -49,113 +92,25 @@ class Threads {
 
   std::mutex mutex;
   std::condition_variable some;
-  std::deque<std::pair<XLA_FFI_Task*, void*>> tasks;
+  std::deque<std::pair<void (*)(void*), void*>> tasks;
   int64_t started = 0;
 };
 
-// What a handler is given as its context: how many threads work on it.
-int64_t& ThreadsOf(XLA_FFI_ExecutionContext* context) { return *reinterpret_cast<int64_t*>(context); }
-
-XLA_FFI_Error* CreateError(XLA_FFI_Error_Create_Args* args) {
-  return new XLA_FFI_Error{args->message};
-}
-
-void GetMessage(XLA_FFI_Error_GetMessage_Args* args) { args->message = args->error->message.c_str(); }
-
-void DestroyError(XLA_FFI_Error_Destroy_Args* args) { delete args->error; }
-
-XLA_FFI_Error* Schedule(XLA_FFI_ThreadPool_Schedule_Args* args) {
-  Threads::Get().Schedule(args->task, args->data, ThreadsOf(args->ctx) - 1);
-  return nullptr;
-}
-
-XLA_FFI_Error* NumThreads(XLA_FFI_ThreadPool_NumThreads_Args* args) {
-  *args->num_threads = ThreadsOf(args->ctx);
-  return nullptr;
-}
-
-XLA_FFI_Api MakeApi() {
-  XLA_FFI_Api api = {};
-  api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
-  api.api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR,
-                     XLA_FFI_API_MINOR};
-  api.XLA_FFI_Error_Create = CreateError;
-  api.XLA_FFI_Error_GetMessage = GetMessage;
-  api.XLA_FFI_Error_Destroy = DestroyError;
-  api.XLA_FFI_ThreadPool_Schedule = Schedule;
-  api.XLA_FFI_ThreadPool_NumThreads = NumThreads;
-  return api;
+void Schedule(void*, int64_t threads, void (*task)(void*), void* data) {
+  Threads::Get().Schedule(task, data, threads - 1);
 }
 
 }  // namespace
+}  // namespace binsr
 
-extern "C" {
-
-struct BinsrBuffer {
-  int64_t type;  // of XLA_FFI_DataType
-  int64_t rank;
-  int64_t* dims;
-  void* data;
-};
-
-struct BinsrAttribute {
-  const char* name;
-  const char* text;  // or null: then it is a number
-  int64_t type;      // of the number: XLA_FFI_DataType_S64 or _PRED
-  int64_t number;
-};
-
-// Calls a handler with `inputs` buffers and one more for its result, and attributes in the order of
-// their names. Returns 0, or 1 after writing what is wrong into `error`.
-int binsr_call(XLA_FFI_Handler* handler, int64_t threads, int64_t inputs,
-               const BinsrBuffer* buffers, int64_t count, const BinsrAttribute* attributes,
-               char* error, int64_t error_size) {
-  static const XLA_FFI_Api api = MakeApi();
-  std::vector<XLA_FFI_Buffer> handed(inputs + 1);
-  std::vector<void*> places(inputs + 1);
-  for (int64_t i = 0; i <= inputs; ++i) {
-    const BinsrBuffer& b = buffers[i];
-    handed[i] = {XLA_FFI_Buffer_STRUCT_SIZE, nullptr, static_cast<XLA_FFI_DataType>(b.type), b.data,
-                 b.rank, b.dims};
-    places[i] = &handed[i];
-  }
-  std::vector<XLA_FFI_ArgType> arg_types(inputs, XLA_FFI_ArgType_BUFFER);
-  XLA_FFI_RetType ret_type = XLA_FFI_RetType_BUFFER;
-  std::vector<XLA_FFI_ByteSpan> names(count), texts(count);
-  std::vector<XLA_FFI_ByteSpan*> name_places(count);
-  std::vector<XLA_FFI_Scalar> scalars(count);
-  std::vector<XLA_FFI_AttrType> attr_types(count);
-  std::vector<void*> values(count);
-  std::vector<int64_t> numbers(count);
-  for (int64_t i = 0; i < count; ++i) {
-    const BinsrAttribute& a = attributes[i];
-    names[i] = {a.name, std::strlen(a.name)};
-    name_places[i] = &names[i];
-    if (a.text != nullptr) {
-      texts[i] = {a.text, std::strlen(a.text)};
-      attr_types[i] = XLA_FFI_AttrType_STRING;
-      values[i] = &texts[i];
-      continue;
-    }
-    numbers[i] = a.number;  // a bool is its first byte, as CPUs with our forms are little-endian
-    scalars[i] = {static_cast<XLA_FFI_DataType>(a.type), &numbers[i]};
-    attr_types[i] = XLA_FFI_AttrType_SCALAR;
-    values[i] = &scalars[i];
-  }
-  XLA_FFI_CallFrame frame = {};
-  frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
-  frame.api = &api;
-  frame.ctx = reinterpret_cast<XLA_FFI_ExecutionContext*>(&threads);
-  frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
-  frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, inputs, arg_types.data(), places.data()};
-  frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, 1, &ret_type, &places[inputs]};
-  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr,           count, attr_types.data(),
-                 name_places.data(),        values.data()};
-  XLA_FFI_Error* failed = handler(&frame);
-  if (failed == nullptr) return 0;
-  std::snprintf(error, error_size, "%s", failed->message.c_str());
-  delete failed;
+// Calls a kernel with `inputs` buffers and one more for its result, and attributes in the order of their
+// names. Returns 0, or 1 after writing what is wrong into `error`.
+extern "C" int binsr_call(void (*kernel)(binsr::Call&), int64_t threads, int64_t inputs,
+                          const binsr::Buffer* buffers, int64_t count,
+                          const binsr::Attribute* attributes, char* error, int64_t error_size) {
+  binsr::Call call = {{nullptr, threads, binsr::Schedule}, inputs, buffers, count, attributes, ""};
+  kernel(call);
+  if (call.error.empty()) return 0;
+  std::snprintf(error, error_size, "%s", call.error.c_str());
   return 1;
 }
-
-}  // extern "C"

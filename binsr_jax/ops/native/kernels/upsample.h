@@ -12,16 +12,17 @@
 
 namespace binsr {
 
-// The branch has the shape s and a pixel shuffle, followed by the kernel `tail` [kh, kw, features, kOuts].
-// y is [batch, shuffle * height, shuffle * width, kOuts].
-template <class Form, int kOuts, class Pool>
+// The branch has the shape s and a pixel shuffle, followed by the kernel `tail` [kh, kw, features, outs].
+// y is [batch, shuffle * height, shuffle * width, outs].
+template <class Form, class Pool>
 void PackedUpsample(Pool& pool, const Shape& s, const float* x, const float* threshold,
                     const uint32_t* k, const Epilogue& epilogue, const Residual& residual,
-                    int64_t shuffle, const float* tail, int64_t kh, int64_t kw, float* y) {
+                    int64_t shuffle, const float* tail, int64_t kh, int64_t kw, int64_t outs,
+                    float* y) {
   const Kernels<Form> kernels(s, k);
   const int64_t features = s.outputs / (shuffle * shuffle);
-  const Shape large = {s.batch, s.height * shuffle, s.width * shuffle, features, 0, kh, kw, kOuts};
-  const FewOutputs<kOuts> convolution(large, tail);
+  const Shape large = {s.batch, s.height * shuffle, s.width * shuffle, features, 0, kh, kw, outs};
+  const FewOutputs convolution(large, tail);
   const int64_t row = large.width * features, kept = kh + shuffle - 1;
   // The fewest rows of the branch that are worth their halo, which is computed twice.
   constexpr int64_t kLeast = 8;
@@ -45,7 +46,7 @@ void PackedUpsample(Pool& pool, const Shape& s, const float* x, const float* thr
           const int64_t h = r + i - kh / 2;
           rows[i] = h < 0 || h >= large.height ? nullptr : place(h);
         }
-        convolution.Row(rows.data(), y + (image * large.height + r) * large.width * kOuts);
+        convolution.Row(rows.data(), y + (image * large.height + r) * large.width * outs);
       }
       start = stop;
     }
