@@ -45,9 +45,13 @@ def _loaded(request):
 
 
 def assert_exact(form, seed, image, channels, outputs, kernel):
-    x, w = random_operands(seed, image, channels, outputs, kernel)
-    x_bits, w_bits = pack_activations(x), pack_weights(w)
-    y = jax.jit(lambda x, w: call.packed_conv(x, w, channels, form))(x_bits, w_bits)
+    # One program for a shape, since what a test of many shapes costs is their compilation.
+    @jax.jit
+    def run(x, w):
+        x_bits, w_bits = pack_activations(x), pack_weights(w)
+        return x_bits, w_bits, call.packed_conv(x_bits, w_bits, channels, form)
+
+    x_bits, w_bits, y = run(*random_operands(seed, image, channels, outputs, kernel))
     assert y.dtype == jnp.int16
     expected = packed_conv_reference(np.asarray(x_bits), np.asarray(w_bits), channels)
     np.testing.assert_array_equal(y, expected)
@@ -91,20 +95,23 @@ def test_parts_worked_by_several_threads_fit_together(form):
 def branch_operands(channels, outputs, size=(2, 5, 7)) -> tuple[jax.Array, Branch]:
     x, w = random_operands(outputs, size, channels, outputs, (3, 3))
     rng = np.random.default_rng(channels)
-    threshold = jnp.asarray(rng.normal(size=channels), jnp.float32)
-    others = jnp.asarray(rng.normal(size=(5, outputs)), jnp.float32)
+    threshold = rng.normal(size=channels).astype(np.float32)
+    others = rng.normal(size=(5, outputs)).astype(np.float32)
     # Some features lie exactly on their threshold, which is negative.
-    x = x.at[0, 0].set(threshold)
-    return x, Branch(threshold, pack_weights(w), *others, residual=None)
+    x = np.array(x)
+    x[0, 0] = threshold
+    w_bits = jax.jit(pack_weights)(w)
+    arrays = (jnp.asarray(a) for a in (threshold, *others))
+    threshold, *others = arrays
+    return jnp.asarray(x), Branch(threshold, w_bits, *others, residual=None)
 
 
 def residuals(channels):
     """What may be added to a branch: nothing, x times a number, or times a map of it."""
-    numbers = jnp.asarray(
-        np.random.default_rng(channels + 1).normal(size=2 + channels), jnp.float32
-    )
-    spatial = SpatialResidual(numbers[0], numbers[1], jnp.float32(0.3) * numbers[2:])
-    return {"none": None, "plain": PlainResidual(numbers[0]), "spatial": spatial}
+    drawn = np.random.default_rng(channels + 1).normal(size=2 + channels).astype(np.float32)
+    gain, bias, weights = map(jnp.asarray, (drawn[0], drawn[1], np.float32(0.3) * drawn[2:]))
+    spatial = SpatialResidual(gain, bias, weights)
+    return {"none": None, "plain": PlainResidual(gain), "spatial": spatial}
 
 
 def test_the_residual_with_a_map_is_that_of_numpy():
@@ -190,9 +197,13 @@ def test_upsampling_to_an_image_is_its_two_parts(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "chosen_form", lambda: form)
         assert can_upsample(x, branch, tail, shuffle)
-        large = jax.jit(lambda x, branch: packed_branch(x, branch, shuffle))(x, branch)
-        y = jax.jit(partial(packed_upsample, shuffle=shuffle))(x, branch, tail)
-    np.testing.assert_array_equal(y, call.conv(large, tail, form))
+
+        @jax.jit
+        def both(x, branch, tail):
+            large = packed_branch(x, branch, shuffle)
+            return packed_upsample(x, branch, tail, shuffle=shuffle), call.conv(large, tail, form)
+
+        np.testing.assert_array_equal(*both(x, branch, tail))
 
 
 @needs_each
@@ -400,14 +411,20 @@ def test_bfloat16_on_the_matrix_unit(image, inputs, outputs, kernel):
 
 def test_results_past_16_bits_are_left_to_xla():
     x, w = random_operands(0, (1, 2, 2), 3680, 1, (3, 3))
-    x_bits, w_bits = pack_activations(x), pack_weights(w)
+    x_bits, w_bits = jax.jit(lambda x, w: (pack_activations(x), pack_weights(w)))(x, w)
     assert choose.form_for_packed(x_bits, w_bits) == "xla"
     expected = packed_conv_reference(np.asarray(x_bits), np.asarray(w_bits), 3680)
-    np.testing.assert_array_equal(packed_conv(x_bits, w_bits, 3680), expected)
+    y = jax.jit(packed_conv, static_argnums=2)(x_bits, w_bits, 3680)
+    np.testing.assert_array_equal(y, expected)
 
 
 def test_under_vmap():
     x, w = random_operands(2, (3, 2, 4), 32, 5, (3, 3))
-    bits, w_bits = pack_activations(x), pack_weights(w)
-    each = jax.vmap(lambda image: packed_conv(image[None], w_bits, 32)[0])(bits)
-    np.testing.assert_array_equal(each, packed_conv(bits, w_bits, 32))
+
+    @jax.jit
+    def both(x, w):
+        bits, w_bits = pack_activations(x), pack_weights(w)
+        each = jax.vmap(lambda image: packed_conv(image[None], w_bits, 32)[0])(bits)
+        return each, packed_conv(bits, w_bits, 32)
+
+    np.testing.assert_array_equal(*both(x, w))
