@@ -1,5 +1,6 @@
 """Settings of all tests, bounded memory, and the two folders of outside data they may find."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -82,19 +83,28 @@ SLOW = (
     "video/test_job.py",
 )
 # Modules that compile many programs and run each once or twice, and whose expectations hold to a
-# tolerance. There LLVM optimises little, and XLA writes the loop of a fusion in its older way, which
-# together halve their time. What is fused is as always, and so is everything in the other modules,
-# which are those about equal bits, speed and memory.
+# tolerance. There LLVM optimises little, and XLA writes the loops of fusions in its older way. Both
+# together halve the time of compilation. What is fused is as always. The other modules, which are
+# those about equal bits, speed and memory, are as always too. A single test has the marker.
 LITTLE_OPTIMISED = (
     "compress/",
+    "deploy/export/test_onnx_graph.py",
+    "evaluation/test_benchmark.py",
+    "evaluation/test_subject.py",
     "models/test_dfdnet.py",
     "models/test_discriminators.py",
+    "models/test_dncnn.py",
     "models/test_edsr.py",
     "models/test_every_unit.py",
     "models/test_srresnet.py",
     "nn/test_fence.py",
+    "nn/test_packed_convolution.py",
     "nn/test_progressive.py",
     "nn/test_units.py",
+    "ops/test_binarize.py",
+    "ops/test_conv.py",
+    "test_prune_study.py",
+    "test_studies.py",
     "training/test_adversarial.py",
     "training/test_compression.py",
     "training/test_step.py",
@@ -104,10 +114,13 @@ _MOST_MEMORY = 2 << 30  # bytes that a worker keeps from one module to the next
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of the modules in ``SLOW``."""
+    """Marks the tests of the modules in ``SLOW`` and in ``LITTLE_OPTIMISED``."""
     for item in items:
-        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SLOW):
+        module = item.path.relative_to(ROOT / "tests").as_posix()
+        if module.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        if module.startswith(LITTLE_OPTIMISED):
+            item.add_marker(pytest.mark.little_optimised)
 
 
 _compile_options = compiler.get_compile_options
@@ -122,11 +135,10 @@ def _older_loops(*args, **kwargs):
     return options
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _optimised_as_much_as_it_pays(request: pytest.FixtureRequest) -> None:
-    """Compiles the programs of ``LITTLE_OPTIMISED`` modules in half the time."""
-    module = request.path.relative_to(ROOT / "tests").as_posix()
-    little = module.startswith(LITTLE_OPTIMISED)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compiles the programs of ``little_optimised`` tests and their fixtures in half the time."""
+    little = item.get_closest_marker("little_optimised") is not None
     if little != jax.config.read("jax_disable_most_optimizations"):
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", little)
@@ -143,6 +155,8 @@ def _bounded_memory() -> Iterator[None]:
         if resident > _MOST_MEMORY:
             jax.clear_caches()
             gc.collect()
+            # glibc keeps what was freed among what was not.
+            getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
 def _outside_folder(variable: str, default: str) -> Path:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from binsr_jax import models
+from binsr_jax.commands import main
 from binsr_jax.config import default
 from binsr_jax.data.images import read_pixels
 from binsr_jax.data.sources import SAMPLES
@@ -201,11 +202,24 @@ def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -
     ],
 )
 def test_mistakes_are_one_sentence(
-    tmp_path: Path, arguments: tuple[str, ...], sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    sentence: str,
 ) -> None:
-    done = _evaluate(tmp_path, *arguments)
-    assert done.returncode != 0
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BINSR_DATA", raising=False)
+    assert main(["evaluate", *arguments]) != 0
+    printed, errors = capsys.readouterr()
+    assert printed == ""
+    (line,) = errors.splitlines()
     assert re.search(sentence, line), line
     assert not list(tmp_path.iterdir())
+
+
+def test_the_program_in_the_root_passes_mistakes_on(tmp_path: Path) -> None:
+    done = _evaluate(tmp_path, "--bicubic", "--scael=2")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: .*scael.*scale.*\n", done.stderr)

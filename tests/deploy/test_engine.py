@@ -29,6 +29,7 @@ def engine(make_model):
     return make
 
 
+@pytest.mark.little_optimised
 @pytest.mark.parametrize(("residual", "binary"), ATTENTIONS)
 def test_packed_equals_float(make_config, make_variables, make_model, residual, binary):
     fields = {"residual_attention": residual, "binary_attention": binary}
@@ -49,6 +50,7 @@ def test_packed_equals_float(make_config, make_variables, make_model, residual, 
     np.testing.assert_allclose(Engine(model, "float").run(x), y, atol=1e-4)
 
 
+@pytest.mark.little_optimised
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("image_skip", ["none", "bilinear"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (13, 6)])
