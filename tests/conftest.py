@@ -89,6 +89,8 @@ SLOW = (
 LITTLE_OPTIMISED = (
     "compress/",
     "deploy/export/test_onnx_graph.py",
+    "deploy/test_pack.py",
+    "deploy/test_unpack.py",
     "evaluation/test_benchmark.py",
     "evaluation/test_subject.py",
     "models/test_dfdnet.py",
@@ -106,8 +108,13 @@ LITTLE_OPTIMISED = (
     "test_prune_study.py",
     "test_studies.py",
     "training/test_adversarial.py",
+    "training/test_checkpoint.py",
     "training/test_compression.py",
+    "training/test_normalised.py",
+    "training/test_state.py",
     "training/test_step.py",
+    "training/test_taught.py",
+    "training/test_trainable.py",
     "training/test_transfer.py",
 )
 _MOST_MEMORY = 2 << 30  # bytes that a worker keeps from one module to the next
