@@ -43,7 +43,10 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "select_n": lambda which, no, yes: np.where(which, yes, no),
     "reduce_precision": reduced_precision,
 }
-KERNELS = ("float_conv", "float_layer", "packed_branch", "packed_chain", "packed_upsample")
+KERNELS = ("float_conv", "packed_branch", "packed_chain", "packed_upsample")
+# Those that ``fusing`` makes of several steps. The result of the last may take its first input's
+# memory.
+FLOAT_LAYER, IMAGE_SKIP = "float_layer", "image_skip"
 # Functions of an array and a factor that enlarge, by the names that ``ops.upsampling`` gives them.
 ENLARGING: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "upsample_bilinear": upsample_bilinear,
@@ -104,8 +107,10 @@ class Half:
                 needed = {step.output for step in steps if last_use[step.output] >= done}
                 _elementwise(steps, sides, values, needed, free)
             else:
-                for step in steps:
-                    values[step.output] = _made(step, sides, [values[n] for n in step.inputs])
+                for i, step in enumerate(steps, done - len(steps)):
+                    taken, first = [values[n] for n in step.inputs], step.inputs[0]
+                    reused = step.name == IMAGE_SKIP and first not in kept and last_use[first] == i
+                    values[step.output] = _made(step, sides, taken, taken[0] if reused else None)
             for number in free:
                 del values[number]
         return values[self.output]
@@ -193,11 +198,14 @@ def _kind(step: Step) -> tuple[bool, int]:
     return step.name in ELEMENTWISE, step.size
 
 
-def _made(step: Step, sides: tuple[int, ...], inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """The output of a step that is not elementwise."""
+def _made(
+    step: Step, sides: tuple[int, ...], inputs: Sequence[np.ndarray], y: np.ndarray | None
+) -> np.ndarray:
+    """The output of a step that is not elementwise; a kernel writes it to y, if that is given."""
     if step.name in ENLARGING:
         return _enlarged(step, inputs[0], sides[0] // inputs[0].shape[1])
-    y = np.empty((len(inputs[0]), *sides, step.channels), np.float32)
+    if y is None:
+        y = np.empty((len(inputs[0]), *sides, step.channels), np.float32)
     direct.call(choose.chosen_form(), step.name, inputs, step.attributes, y)
     return y
 

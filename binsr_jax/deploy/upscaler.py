@@ -277,7 +277,9 @@ class Upscaler:
                 turn_back(self._engine.run(turn(x), means))
                 for (turn, turn_back), means in zip(symmetries, pooled, strict=True)
             )
-            y = functools.reduce(np.add, results) / np.float32(len(symmetries))
+            y = functools.reduce(np.add, results)
+            if ensemble:
+                y = y / np.float32(len(symmetries))
             if pixels.shape[-1] == 3 and y.shape[-1] == 1:
                 # Added equally to R, G and B, it changes only luma and no colour difference.
                 y = seen + (y - x)
@@ -290,9 +292,10 @@ class Upscaler:
                 y = grey_of_rgb(y)
             if not np.isfinite(y).all():
                 raise NotFiniteError
-            y = np.clip(y, 0, 1) * np.float32(white)
+            y = np.clip(y, 0, 1)  # an array of its own, which is changed in place
+            y *= np.float32(white)
             if pixels.dtype != np.float32:
-                y = np.rint(y)
+                np.rint(y, out=y)
             yield Piece(rows, columns, y.astype(pixels.dtype))
 
     @property

@@ -53,6 +53,15 @@ def test_a_program_gives_the_bits_of_xla(make, name):
         assert getattr(program, attribute) == getattr(engine, attribute)
 
 
+@pytest.mark.parametrize("name", ["spatial", "x3", "x4", "direct"])
+def test_an_image_skip_is_one_native_call(make, name):
+    program = Engine(make(**NETWORKS[name])).program()
+    assert program is not None
+    assert [step.name for step in program.reconstruct.steps].count("image_skip") == 1
+    assert "upsample_bilinear" not in [step.name for step in program.reconstruct.steps]
+    assert program.reconstruct.steps[-1].name == "image_skip"
+
+
 @pytest.mark.parametrize("name", ["spatial", "x4", "direct"])
 def test_rows_worked_together_make_no_difference(make, monkeypatch, name):
     """Neither those of elementwise steps, nor enlarged ones, nor the strips of the second half."""

@@ -16,6 +16,7 @@
 #include "chain.h"
 #include "float_conv.h"
 #include "form.h"
+#include "image_skip.h"
 #include "upsample.h"
 
 namespace {
@@ -354,6 +355,46 @@ void CheckForm(const char* name) {
   std::printf("%s: %d checks\n", name, checks - before);
 }
 
+// An enlarged image that is added, beside the sum that is written out for each pixel.
+void CheckSkip(Shape s, int64_t factor) {
+  Threads pool(3);
+  s.height *= 3;
+  const int64_t channels = s.channels, height = s.height * factor, width = s.width * factor;
+  const auto x = Numbers(s.batch * s.height * s.width * channels);
+  const auto z = Numbers(s.batch * height * width * channels), n = Numbers(5 * channels);
+  std::vector<float> y(z.size()), own = z;
+  const auto numbers = SkipNumbers::Of(n.data(), channels);
+  ImageSkip(pool, s, factor, x.data(), z.data(), numbers, y.data());
+  ImageSkip(pool, s, factor, x.data(), own.data(), numbers, own.data());
+  Check(own == y, "an image skip in the memory of its input", s);
+  // The two input pixels of an output pixel along a side, and the weight of the second one.
+  const auto place = [&](int64_t i, int64_t size, int64_t* from) {
+    const double at = (i + 0.5) / factor - 0.5, below = std::floor(at);
+    from[0] = std::max<int64_t>(0, static_cast<int64_t>(below));
+    from[1] = std::min<int64_t>(size - 1, static_cast<int64_t>(below) + 1);
+    return at - below;
+  };
+  bool close = true;
+  Pixels({s.batch, height, width, 0, 0, 1, 1, 0}, [&](int64_t b, int64_t h, int64_t w, int64_t pixel) {
+    for (int64_t c = 0; c < channels; ++c) {
+      int64_t rows[2], columns[2];
+      const double down = place(h, s.height, rows), right = place(w, s.width, columns);
+      double sum = 0, size = 0;
+      for (int i = 0; i < 2; ++i)
+        for (int j = 0; j < 2; ++j) {
+          const int64_t from = (b * s.height + rows[i]) * s.width + columns[j];
+          const double one = n[2 * channels + c] * (double(x[from * channels + c]) - n[channels + c]);
+          sum += (i ? down : 1 - down) * (j ? right : 1 - right) * one;
+          size += std::abs(one);
+        }
+      const int64_t to = pixel * channels + c;
+      const double v = n[3 * channels + c] * (double(z[to]) + n[c] + sum) + n[4 * channels + c];
+      close &= std::abs(y[to] - v) <= 1e-4 * (1 + size + std::abs(v));
+    }
+  });
+  Check(close, "an image skip", s);
+}
+
 }  // namespace
 
 int main() {
@@ -377,6 +418,8 @@ int main() {
       wide.height = 1 + wide.height / 4;
       CheckFloats(wide);
     }
+  for (const int64_t channels : {1, 3})
+    for (const int64_t factor : {1, 2, 3, 4}) CheckSkip(AnyShape(channels, channels), factor);
 #ifdef BINSR_AMX
   if (HasAmx())
     for (const int64_t channels : {32, 64})

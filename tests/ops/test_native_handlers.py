@@ -59,6 +59,11 @@ FITTING = {
         {"shuffle": np.int64(2)},
         ((1, 8, 10, 3), F),
     ),
+    "image_skip": (
+        {"z": ((1, 8, 10, 16), F), "x": X, "numbers": ((5, 16), F)},
+        {"factor": np.int64(2)},
+        ((1, 8, 10, 16), F),
+    ),
     "kernel_gradients": ({"x": X, "dy": ((1, 4, 5, 32), F)}, {}, ((1, 3, 3, 16, 32), F)),
 }
 
@@ -127,6 +132,9 @@ def test_what_does_not_fit_is_refused(handler):
         ("float_layer", {"shuffle": np.int64(0)}, "shuffle 0 does not fit 12 outputs"),
         ("float_layer", {"shuffle": np.int64(3)}, "shuffle 3 does not fit 12 outputs"),
         ("float_layer", {"shuffle": np.int64(1 << 40)}, "does not fit 12 outputs"),
+        ("image_skip", {"factor": np.int64(0)}, "there is no factor 0"),
+        ("image_skip", {"factor": np.int64(1 << 40)}, "there is no factor"),
+        ("image_skip", {"factor": np.int64(4)}, "z is [1, 8, 10, 16] and must be [1, 16, 20, 16]"),
         ("packed_chain", {"kind": "none"}, "no residual none"),
         ("packed_chain", {"kind": "spatial"}, "residual is [2, 1] and must be [2, 18]"),
     ],

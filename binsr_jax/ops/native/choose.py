@@ -40,6 +40,7 @@ _KERNELS = (
     "packed_chain",
     "float_conv",
     "float_layer",
+    "image_skip",
 )
 _TRAINING = ("kernel_gradients", "bf16_conv", "bf16_kernel_gradients")
 _FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # as in float_conv.h

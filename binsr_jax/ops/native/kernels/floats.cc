@@ -4,6 +4,7 @@
 
 #include "float_conv.h"
 #include "handler.h"
+#include "image_skip.h"
 
 namespace {
 
@@ -59,4 +60,27 @@ extern "C" void binsr_float_layer(Call& call) {
     return;
   binsr::FloatConv(call.pool, s, x.As<float>(), k.As<float>(), y.As<float>(),
                    {bias.As<float>(), *slope.As<float>(), shuffle});
+}
+
+// The end of a network: see image_skip.h. The result may be the memory of z.
+extern "C" void binsr_image_skip(Call& call) {
+  Checks checks(call, "image_skip");
+  if (!checks.Takes(3, {"factor"}, "i")) return;
+  const Buffer &z = call.buffers[0], &x = call.buffers[1], &numbers = call.buffers[2],
+               &y = call.Result();
+  const int64_t factor = call.attributes[0].number;
+  if (!checks.Is("z", z, Type::kFloat, 4) || !checks.Is("x", x, Type::kFloat, 4) ||
+      !checks.Is("numbers", numbers, Type::kFloat, 2) ||
+      !checks.Is("the result", y, Type::kFloat, 4) ||
+      !checks.That(1 <= factor && factor <= 64, "there is no factor ", factor))
+    return;
+  const Shape s = {x.dims[0], x.dims[1], x.dims[2], x.dims[3], 0, 1, 1, x.dims[3]};
+  if (!checks.Has("z", z, {s.batch, s.height * factor, s.width * factor, s.channels}) ||
+      !checks.Has("numbers", numbers, {5, s.channels}) ||
+      !checks.Has("the result", y,
+                  {s.batch, s.height * factor, s.width * factor, s.channels}) ||
+      y.IsEmpty())
+    return;
+  binsr::ImageSkip(call.pool, s, factor, x.As<float>(), z.As<float>(),
+                   binsr::SkipNumbers::Of(numbers.As<float>(), s.channels), y.As<float>());
 }

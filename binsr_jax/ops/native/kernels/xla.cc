@@ -89,6 +89,7 @@ BINSR_HANDLER(packed_upsample);
 BINSR_HANDLER(packed_chain);
 BINSR_HANDLER(float_conv);
 BINSR_HANDLER(float_layer);
+BINSR_HANDLER(image_skip);
 BINSR_HANDLER(kernel_gradients);
 BINSR_HANDLER(bf16_conv);
 BINSR_HANDLER(bf16_kernel_gradients);
