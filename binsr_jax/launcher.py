@@ -72,6 +72,7 @@ def launch(program: Program, name: str, argv: Sequence[str]) -> int:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_worth_a_line)
+    logging.get_absl_handler().setFormatter(_Line())
     keep_compiled_programs()
     check_kernel()
     return program.run(values) or 0
@@ -88,6 +89,18 @@ def check_kernel() -> None:
             choose.chosen_form()
         except ValueError as error:
             raise UserError(f"The environment variable {error}.") from error
+
+
+class _Line(python_logging.Formatter):
+    """A line of the log: the time of day, ``warning:`` or ``error:`` if it is one, the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(kind)s%(message)s", "%H:%M:%S")
+
+    def format(self, record: python_logging.LogRecord) -> str:
+        calm = record.levelno < python_logging.WARNING
+        record.kind = "" if calm else f"{record.levelname.lower()}: "
+        return super().format(record)
 
 
 def _is_worth_a_line(record: python_logging.LogRecord) -> bool:

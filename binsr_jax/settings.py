@@ -29,61 +29,69 @@ _PRECISION = one_of("float", "binary")
 class ModelConfig(Section):
     """The network."""
 
-    name: str = field(
-        "edsr", "the backbone", one_of("edsr", "srresnet", "dncnn", "rrdbnet", "srvgg")
-    )
+    name: str = field("edsr", "the backbone", _BACKBONE)
     unit: str = field("attention", "the unit of the body", one_of(*_UNITS))
     features: int = field(64, "channels of the body", ABOVE_0)
-    blocks: int = field(16, "of two convolutions each; of dncnn: convolutions of the body", ABOVE_0)
+    blocks: int = field(
+        16, "blocks of two convolutions each; for dncnn: convolutions of the body", ABOVE_0
+    )
     residual_attention: str = field(
         "none", "attention on the residual branch of a unit", _ATTENTION
     )
     binary_attention: str = field("none", "attention on the binary branch of a unit", _ATTENTION)
     attention_hidden: int = field(4, "hidden features of squeeze-and-excitation", ABOVE_0)
     surrogate: str = field(
-        "parabola", "gradient of the activations' sign", one_of("parabola", "clip", "tanh")
+        "parabola",
+        "the surrogate gradient of the activations' sign",
+        one_of("parabola", "clip", "tanh"),
     )
     weight_scale: str = field(
-        "mean", "how binary weights are scaled", one_of("mean", "learnable", "libra")
+        "mean",
+        "the scale of binary weights, per output channel",
+        one_of("mean", "learnable", "libra"),
     )
     progressive: str = field(
         "none",
-        "in training the signs of the body come together or in turn",
+        "in training, the body's activations become signs all together or unit by unit",
         one_of("none", "together", "in_turn"),
     )
     progressive_until: float = field(
-        0.5, "the part of the training after which all are signs", PART
+        0.5, "the part of the training after which all of them are signs", PART
     )
     head: str = field("float", "the first convolution", _PRECISION)
     head_activation: str = field(
         "leaky_relu",
-        "what follows it (the slope of leaky_relu is 0.1)",
+        "the activation after it (the slope of leaky_relu is 0.1)",
         one_of("none", "relu", "leaky_relu"),
     )
     body_end: str = field(
         "unit",
-        "what closes the body of edsr: one more unit, or a float convolution",
+        "the end of edsr's body: one more unit, or a float convolution",
         one_of("unit", "conv"),
     )
     upsampler: str = field(
         "binary",
-        "the upsampler; of edsr also direct: none, the tail makes all pixels of an input pixel",
+        "the upsampler; direct (edsr only): none, the tail makes all pixels of an input pixel",
         one_of("float", "binary", "direct"),
     )
     hr_conv: str = field(
-        "none", "of srresnet: a convolution after the upsampler", one_of("none", "float", "binary")
+        "none", "for srresnet: a convolution after the upsampler", one_of("none", "float", "binary")
     )
     tail: str = field("float", "the last convolution", _PRECISION)
     bias: str = field("float", "which convolutions have biases", one_of("none", "float", "all"))
     amplification: float = field(
-        130.0, "k: the image times k goes in, and k is undone at the end", MILLION
+        130.0, "the factor k of the input; the output is divided by it", MILLION
     )
-    residual_scale: float = field(1.0, "of the float unit's branch (0.1 in the large EDSR)", FINITE)
-    growth: int = field(32, "of rrdbnet: channels that each convolution of a block adds", ABOVE_0)
-    unshuffle: bool = field(True, "of rrdbnet: below x4 pixels of the input become channels first")
+    residual_scale: float = field(
+        1.0, "the factor of the float unit's branch (0.1 in the large EDSR)", FINITE
+    )
+    growth: int = field(32, "for rrdbnet: channels that each convolution of a block adds", ABOVE_0)
+    unshuffle: bool = field(
+        True, "for rrdbnet: below x4, pixels of the input become channels first"
+    )
     activation: str = field(
         "prelu",
-        "of srvgg (the slope of leaky_relu is 0.1)",
+        "for srvgg: the activation (the slope of leaky_relu is 0.1)",
         one_of("prelu", "relu", "leaky_relu"),
     )
     image_skip: str = field(
@@ -99,54 +107,60 @@ class DataConfig(Section):
         "where training images come from: tfds is DIV2K, samples come with the package",
         one_of("tfds", "folder", "samples"),
     )
-    dir: str = field("", "of folder: where HR (and LR) images are; of tfds: its data_dir")
+    dir: str = field("", "for folder: the folder of HR (and LR) images; for tfds: its data_dir")
     sources: tuple[str, ...] = field(
-        (), "several instead: ('folder:DIR=3', 'samples=1'), mixed by weight"
+        (), "several sources instead, mixed by weight: ('folder:DIR=3', 'samples=1')"
     )
-    skip_broken: bool = field(False, "leave out images that cannot be read, instead of refusing")
+    skip_broken: bool = field(False, "leave out images that cannot be read, instead of stopping")
     patch: int = field(64, "side of an HR training patch, a multiple of the scale")
     sigma: tuple[float, ...] = field(
         (0.0, 75.0),
-        "denoise, photo: range of the noise's deviation, in units of 0..255",
+        "denoise, photo: range of the noise's standard deviation, in units of 0..255",
         elements=(float, int),
     )
     quality: tuple[int, ...] = field(
-        (0, 50), "jpeg, jpeg_colour, photo: range of quality, ends included", elements=(int,)
+        (0, 50),
+        "jpeg, jpeg_colour, photo: range of the JPEG quality, ends included",
+        elements=(int,),
     )
     subsampling: tuple[str, ...] = field(
-        ("4:2:0", "4:4:4"), "jpeg_colour, photo: of chroma, drawn evenly"
+        ("4:2:0", "4:4:4"), "jpeg_colour, photo: the subsamplings of chroma, drawn evenly"
     )
     grey: float = field(0.1, "jpeg_colour: share of patches that are grey")
     blur: tuple[float, ...] = field(
         (0.0, 0.5),
-        "photo: range of the blur's deviation, in LR pixels",
+        "photo: range of the blur's standard deviation, in LR pixels",
         elements=(float, int),
     )
-    twice: float = field(0.3, "photo: share of degraded patches reduced and compressed twice")
+    twice: float = field(
+        0.3, "photo: share of the degraded patches that are reduced and compressed twice"
+    )
     clean: float = field(0.2, "photo: share of patches that are only reduced, by the bicubic")
     taught: int = field(
         0,
-        "with train.teacher: so many pairs, whose target is the teacher's output, are made once "
-        "and kept in cache_dir; 0: the teacher is run in every step",
+        "with train.teacher: the number of pairs whose targets the teacher makes once, before the "
+        "training, and which cache_dir keeps; 0: the teacher runs in every step",
         AT_LEAST_0,
     )
     window: int = field(
-        192, "side of the targets of these pairs, out of which patches are cut", AT_LEAST_1
+        192, "side of the targets of these pairs, from which patches are cut", AT_LEAST_1
     )
     flip: bool = field(True, "random horizontal flips")
     rotate: bool = field(True, "random rotations by 90 degrees")
     workers: int = field(
         0, "processes that prepare batches; 0 prepares them in a thread", AT_LEAST_0
     )
-    cache_dir: str = field("", "where decoded images are kept; empty: ~/.cache/binsr-jax")
+    cache_dir: str = field("", "the folder of decoded images; empty: ~/.cache/binsr-jax")
 
 
 class RealConfig(Section):
-    """The task real: Real-ESRGAN's degradation, in two rounds. Pairs are ranges, drawn evenly."""
+    """The task real: Real-ESRGAN's degradation in two rounds. Pairs are ranges, drawn evenly."""
 
-    margin: int = field(144, "pixels of a patch around what is trained on, at random places")
-    sharpen: float = field(0.5, "the unsharp mask of targets and of what is degraded; 0: none")
-    sizes: tuple[int, ...] = field((7, 21), "sides of kernels, odd", elements=(int,))
+    margin: int = field(
+        144, "a degraded patch is so many pixels larger a side; the pair is cut out at random"
+    )
+    sharpen: float = field(0.5, "strength of the unsharp mask on images and targets; 0: none")
+    sizes: tuple[int, ...] = field((7, 21), "range of the sides of kernels, odd", elements=(int,))
     blur_1: float = field(1.0, "round 1: share of patches that are blurred")
     blur_2: float = field(0.8, "round 2: share of patches that are blurred")
     kernels_1: tuple[float, ...] = field(
@@ -160,10 +174,10 @@ class RealConfig(Section):
         elements=(float, int),
     )
     sigma_1: tuple[float, ...] = field(
-        (0.2, 3.0), "round 1: deviation of kernels, in pixels", elements=(float, int)
+        (0.2, 3.0), "round 1: standard deviation of kernels, in pixels", elements=(float, int)
     )
     sigma_2: tuple[float, ...] = field(
-        (0.2, 1.5), "round 2: deviation of kernels, in pixels", elements=(float, int)
+        (0.2, 1.5), "round 2: standard deviation of kernels, in pixels", elements=(float, int)
     )
     generalised_1: tuple[float, ...] = field(
         (0.5, 4.0), "round 1: exponent of generalised Gaussian kernels", elements=(float, int)
@@ -180,56 +194,64 @@ class RealConfig(Section):
     sinc_1: float = field(0.1, "round 1: share of kernels that are sinc filters")
     sinc_2: float = field(0.1, "round 2: share of kernels that are sinc filters")
     cutoff_small: tuple[float, ...] = field(
-        (1 / 3, 1.0), "of sinc filters below 13 pixels, in units of pi", elements=(float, int)
+        (1 / 3, 1.0),
+        "cutoff of sinc filters below 13 pixels, in units of pi",
+        elements=(float, int),
     )
     cutoff_large: tuple[float, ...] = field(
-        (1 / 5, 1.0), "of sinc filters from 13 pixels on", elements=(float, int)
+        (1 / 5, 1.0),
+        "cutoff of sinc filters from 13 pixels on, in units of pi",
+        elements=(float, int),
     )
     resize_1: tuple[float, ...] = field(
         (0.2, 0.7, 0.1),
-        "round 1: shares of patches enlarged, reduced and left",
+        "round 1: shares of patches that are enlarged, reduced and left as they are",
         elements=(float, int),
     )
     resize_2: tuple[float, ...] = field(
         (0.3, 0.4, 0.3),
-        "round 2: shares of patches enlarged, reduced and left",
+        "round 2: shares of patches that are enlarged, reduced and left as they are",
         elements=(float, int),
     )
     factor_1: tuple[float, ...] = field(
-        (0.15, 1.5), "round 1: ends of the factor of size", elements=(float, int)
+        (0.15, 1.5), "round 1: smallest and largest factor of the size", elements=(float, int)
     )
     factor_2: tuple[float, ...] = field(
-        (0.3, 1.2), "round 2: ends of the factor of size", elements=(float, int)
+        (0.3, 1.2), "round 2: smallest and largest factor of the size", elements=(float, int)
     )
-    gaussian_1: float = field(0.5, "round 1: share with Gaussian noise; the rest has Poisson's")
-    gaussian_2: float = field(0.5, "round 2: share with Gaussian noise; the rest has Poisson's")
+    gaussian_1: float = field(
+        0.5, "round 1: share of patches with Gaussian noise; the others have Poisson noise"
+    )
+    gaussian_2: float = field(
+        0.5, "round 2: share of patches with Gaussian noise; the others have Poisson noise"
+    )
     noise_1: tuple[float, ...] = field(
         (1.0, 30.0),
-        "round 1: deviation of Gaussian noise, in units of 0..255",
+        "round 1: standard deviation of Gaussian noise, in units of 0..255",
         elements=(float, int),
     )
     noise_2: tuple[float, ...] = field(
         (1.0, 25.0),
-        "round 2: deviation of Gaussian noise, in units of 0..255",
+        "round 2: standard deviation of Gaussian noise, in units of 0..255",
         elements=(float, int),
     )
     poisson_1: tuple[float, ...] = field(
-        (0.05, 3.0), "round 1: factor of Poisson's noise", elements=(float, int)
+        (0.05, 3.0), "round 1: strength of Poisson noise", elements=(float, int)
     )
     poisson_2: tuple[float, ...] = field(
-        (0.05, 2.5), "round 2: factor of Poisson's noise", elements=(float, int)
+        (0.05, 2.5), "round 2: strength of Poisson noise", elements=(float, int)
     )
-    grey_1: float = field(0.4, "round 1: share of noise that is grey")
-    grey_2: float = field(0.4, "round 2: share of noise that is grey")
+    grey_1: float = field(0.4, "round 1: share of patches whose noise is grey")
+    grey_2: float = field(0.4, "round 2: share of patches whose noise is grey")
     quality_1: tuple[float, ...] = field(
-        (30.0, 95.0), "round 1: quality of JPEG", elements=(float, int)
+        (30.0, 95.0), "round 1: JPEG quality", elements=(float, int)
     )
     quality_2: tuple[float, ...] = field(
-        (30.0, 95.0), "round 2: quality of JPEG", elements=(float, int)
+        (30.0, 95.0), "round 2: JPEG quality", elements=(float, int)
     )
-    final_sinc: float = field(0.8, "share of patches with ringing at the end")
+    final_sinc: float = field(0.8, "share of patches that a sinc filter gives ringing at the end")
     final_cutoff: tuple[float, ...] = field(
-        (1 / 3, 1.0), "of the last sinc filter, in units of pi", elements=(float, int)
+        (1 / 3, 1.0), "cutoff of that sinc filter, in units of pi", elements=(float, int)
     )
 
 
@@ -237,89 +259,103 @@ class TrainConfig(Section):
     """The training."""
 
     steps: int = field(1000, "updates of the parameters", AT_LEAST_1)
-    batch: int = field(16, "of all devices and processes together", AT_LEAST_1)
+    batch: int = field(16, "patches in a step, on all devices and processes together", AT_LEAST_1)
     accumulate: int = field(
-        1, "a batch is processed in so many parts, one after the other", AT_LEAST_1
+        1, "number of parts in which a batch is processed, one after the other", AT_LEAST_1
     )
     compute: str = field(
-        "float32", "the type of products in convolutions", one_of("float32", "bfloat16")
+        "float32", "the type in which convolutions multiply", one_of("float32", "bfloat16")
     )
-    remat: bool = field(False, "on accelerators: keep only the input of a unit for its gradient")
+    remat: bool = field(
+        False, "on accelerators: save only the input of a unit, and recompute the rest backward"
+    )
     scan: bool = field(False, "on accelerators: run equal units in a loop, compiled once")
-    loss: str = field("l1", "the loss", one_of("l1", "l2", "charbonnier", "psnr"))
+    loss: str = field("l1", "the penalty of the error", one_of("l1", "l2", "charbonnier", "psnr"))
     loss_epsilon: float = field(
-        1e-3, "of charbonnier and psnr: its square is added to the squared error", ABOVE_0
+        1e-3, "for charbonnier and psnr: its square is added to the squared error", ABOVE_0
     )
     luma_weight: float = field(
-        0.0, "weight of the same loss on luma alone, which is added", AT_LEAST_0
+        0.0, "weight of the same loss on luma alone, added to the loss", AT_LEAST_0
     )
-    ssim_weight: float = field(0.0, "weight of 1 - SSIM, which is added to the loss", AT_LEAST_0)
+    ssim_weight: float = field(0.0, "weight of 1 - SSIM, added to the loss", AT_LEAST_0)
     pixel_weight: float = field(
-        1.0, "weight of the loss beside perceptual and adversarial ones", AT_LEAST_0
+        1.0, "weight of the loss beside perceptual and adversarial losses", AT_LEAST_0
     )
     perceptual_weight: float = field(
-        0.0, "weight of the distance in the features of VGG19", AT_LEAST_0
+        0.0, "weight of the perceptual loss, the distance in features of VGG19", AT_LEAST_0
     )
-    perceptual_file: str = field("", "its weights: torchvision's vgg19, .pth or .safetensors")
+    perceptual_file: str = field(
+        "", "the weights of VGG19: torchvision's vgg19, .pth or .safetensors"
+    )
     perceptual_layers: tuple[str, ...] = field(
-        ("conv5_4=1",), "its layers, before their activation, and their weights"
+        ("conv5_4=1",), "the layers of VGG19, before their activation, and the weight of each"
     )
     gan_weight: float = field(
         0.0, "weight of the adversarial loss; 0: no discriminator", AT_LEAST_0
     )
     gan_loss: str = field("relativistic", "the adversarial loss", one_of("vanilla", "relativistic"))
     discriminator: str = field(
-        "unet", "unet has spectral, vgg batch normalisation", one_of("unet", "vgg")
+        "unet",
+        "the discriminator: unet has spectral normalisation, vgg batch normalisation",
+        one_of("unet", "vgg"),
     )
-    discriminator_features: int = field(64, "channels of its first layer", AT_LEAST_1)
+    discriminator_features: int = field(
+        64, "channels of the discriminator's first layer", AT_LEAST_1
+    )
     discriminator_rate: float = field(
-        1e-4, "its highest rate; the schedule is the network's", ABOVE_0
+        1e-4, "the discriminator's highest learning rate; its schedule is the network's", ABOVE_0
     )
     init_from: str = field(
         "",
-        "a work dir, a trainable file (.safetensors) or a model file: a new run starts from its "
+        "a work dir, a trainable file (.safetensors) or a model file; a new run starts from its "
         "parameters, where they fit",
     )
     teacher: str = field(
-        "", "the same: its network's output is a second target of the loss; see data.taught"
+        "",
+        "a work dir, a trainable file or a model file; the output of its network is a second "
+        "target of the loss (see data.taught)",
     )
     teacher_weight: float = field(1.0, "weight of the teacher's target in the loss", AT_LEAST_0)
     floats: str = field(
         "float32",
-        "round what is not binary as binsr pack --floats does; gradients pass straight through",
+        "round floats in the network as binsr pack --floats does; gradients pass straight through",
         one_of("float32", "float16", "int8"),
     )
     sparsity: float = field(
         0.0,
-        "weight of the mean size of branch factors and of weight scales, which is added to the "
-        "loss: binsr prune removes what becomes small",
+        "weight of the mean size of branch factors and weight scales, added to the loss; it makes "
+        "units and channels small that binsr prune then removes",
         AT_LEAST_0,
     )
-    learning_rate: float = field(1e-4, "the highest rate", ABOVE_0)
+    learning_rate: float = field(1e-4, "the highest learning rate", ABOVE_0)
     schedule: str = field(
-        "multistep", "of the learning rate", one_of("constant", "multistep", "cosine")
+        "multistep", "the schedule of the learning rate", one_of("constant", "multistep", "cosine")
     )
     warmup: int = field(0, "steps of linear warm-up, at most half of all steps", AT_LEAST_0)
     milestones: tuple[int, ...] = field(
         (200_000,),
-        "of multistep: the steps at which the rate is multiplied by decay",
+        "for multistep: the steps at which the learning rate is multiplied by decay",
         elements=(int,),
     )
-    decay: float = field(0.5, "of multistep: the factor at each milestone", ABOVE_0)
-    final_rate: float = field(0.0, "cosine: the rate at the last step", AT_LEAST_0)
-    beta1: float = field(0.9, "of Adam", BELOW_1)
-    beta2: float = field(0.99, "of Adam", BELOW_1)
-    epsilon: float = field(1e-8, "of Adam", ABOVE_0)
+    decay: float = field(0.5, "for multistep: the factor at each milestone", ABOVE_0)
+    final_rate: float = field(0.0, "for cosine: the learning rate at the last step", AT_LEAST_0)
+    beta1: float = field(0.9, "Adam's beta 1", BELOW_1)
+    beta2: float = field(0.99, "Adam's beta 2", BELOW_1)
+    epsilon: float = field(1e-8, "Adam's epsilon", ABOVE_0)
     clip_norm: float = field(
-        0.0, "the highest global norm of the gradients; 0: not clipped", AT_LEAST_0
+        0.0, "the largest global norm of the gradients; 0: they are not clipped", AT_LEAST_0
     )
     clip_weights: bool = field(False, "clip latent binary weights to -1..1 after each update")
     ema: float = field(
-        0.0, "decay of the moving average of the parameters that is scored; 0: none", BELOW_1
+        0.0,
+        "decay of the moving average of the parameters, which is scored and packed; 0: none",
+        BELOW_1,
     )
     log_every: int = field(50, "steps between log lines", AT_LEAST_1)
     checkpoint_every: int = field(500, "steps between checkpoints", AT_LEAST_1)
-    keep: int = field(2, "latest checkpoints kept, beside the best", AT_LEAST_1)
+    keep: int = field(
+        2, "how many of the latest checkpoints are kept, beside the best one", AT_LEAST_1
+    )
 
 
 class EvalConfig(Section):
@@ -332,7 +368,9 @@ class EvalConfig(Section):
         ("samples",), "benchmark sets to score; samples come with the package"
     )
     levels: tuple[int, ...] = field(
-        (), "sigmas or qualities to score at; empty: those of the task's papers", elements=(int,)
+        (),
+        "sigmas or JPEG qualities to score at; empty: those of the task's papers",
+        elements=(int,),
     )
     data_dir: str = field("", "folder of the other sets; empty: $BINSR_DATA")
 
@@ -340,12 +378,14 @@ class EvalConfig(Section):
 class Config(Section):
     """All settings of a run; see ``Section`` for what a config is at run time."""
 
-    seed: int = field(0, "of the parameters and of the input sequence", UINT32)
+    seed: int = field(0, "the seed of the first parameters and of the input sequence", UINT32)
     task: str = field("sr", "what the network restores", _TASK)
-    scale: int = field(2, "upscaling factor; 1 where the task does not enlarge")
-    devices: int = field(0, "how many devices share a batch; 0: all there are", AT_LEAST_0)
+    scale: int = field(2, "the upscaling factor; 1 if the task does not enlarge")
+    devices: int = field(0, "how many devices share a batch; 0: all", AT_LEAST_0)
     parallel: str = field(
-        "mesh", "mesh (jax.jit over a mesh of devices) or pmap", one_of("mesh", "pmap")
+        "mesh",
+        "how devices share a batch: jax.jit over a mesh, or jax.pmap",
+        one_of("mesh", "pmap"),
     )
     model: ModelConfig = section(ModelConfig)
     data: DataConfig = section(DataConfig)

@@ -1,5 +1,7 @@
 """The console script: its subcommands, and how they end."""
 
+import contextlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +190,16 @@ def test_flags_are_written_with_either_sign_between_words(flag, tmp_path, capsys
     name = flag.replace("no", "data").replace("cost", "dir")
     assert main(["evaluate", "--bicubic", "--sets=Mine", f"{name}={tmp_path}"]) == 1
     assert f"no benchmark set Mine in {tmp_path}" in sentence(capsys)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_flags_are_declared_with_dashes(name, capsys):
+    """``main`` writes every flag with dashes, so that one with an underscore could not be given."""
+    with contextlib.suppress(SystemExit):
+        main([name, "--help"])
+    flags = re.findall(r"(?<![\w.])--[a-z][\w-]*(?![\w.-])", capsys.readouterr().out)
+    assert flags
+    assert [flag for flag in flags if "_" in flag] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -116,7 +116,7 @@ def test_the_program_in_the_root_passes_mistakes_on(shared):
 def test_killed_while_saving_it_goes_on_to_the_same_parameters(shared, tmp_path):
     status, lines = _end(_start(shared, *_flags(shared, tmp_path / "once")))
     assert status == 0, lines
-    assert "Training is complete: 8 steps" in lines
+    assert "Training is complete after 8 steps" in lines
 
     checkpoints = tmp_path / "killed" / "checkpoints"
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_killed_while_saving_it_goes_on_to_the_same_parameters(shared, tmp_path)
         assert _complete(checkpoints)
     status, lines = _end(_start(shared, *_flags(shared, tmp_path / "killed")))
     assert status == 0, lines
-    assert "Going on from step" in lines
+    assert "Continuing from step" in lines
     assert not _unfinished(checkpoints)
 
     once, killed = (load_model(tmp_path / name, "latest") for name in ("once", "killed"))

@@ -2,7 +2,7 @@
 
 The page is at http://127.0.0.1:7860. Only this machine can open it, unless --host says otherwise.
 Several people can use it; they take turns, a picture each. Nothing is sent elsewhere. Results are
-deleted when their page is closed, uploads within two hours. docs/demo.md says more.
+deleted when their page is closed, uploads within two hours. More: docs/demo.md.
 
     binsr demo
     binsr demo --port 8080 -m mine.binsr
@@ -19,7 +19,7 @@ from binsr_jax.commands.pictures import whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr demo``."""
     web.add_arguments(parser, 7860)
-    help_ = "pictures at a time (default: %(default)s)"
+    help_ = "pictures in one order (default: %(default)s)"
     parser.add_argument("--max-pictures", type=whole(1), default=20, help=help_)
 
 

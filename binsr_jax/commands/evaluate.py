@@ -123,7 +123,7 @@ def run(values: flags.FlagValues) -> None:
     print(printable_lines(report.table(set_rows)), flush=True)
     for note in report.notes(set_rows):
         print(printable_lines(f"\n{note}"), flush=True)
-    logging.info("One line an image and one a set are in %s", results)
+    logging.info("Wrote a line for each image and each set to %s", results)
     if images_dir is not None:
         folders = ", ".join(str(images_dir / images.name) for images in sets)
-        logging.info("Restored images, and comparisons beside them, are in %s", folders)
+        logging.info("Wrote restored images and comparisons to %s", folders)

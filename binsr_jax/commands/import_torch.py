@@ -55,11 +55,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=int, choices=(1, 2, 3, 4), help=scale)
     output = "the work dir to create; for dfdnet, the file"
     add("-o", "--output", required=True, type=Path, metavar="DIR", help=output)
-    add("--amplification", type=float, metavar="K", help="k, if it is not the usual one")
-    add("--residual-scale", type=float, metavar="S", help="EDSR's, if it is not the usual one")
-    add("--norm-epsilon", type=float, metavar="E", help="of batch normalisation, if not usual")
-    activation = "of srvgg, if the activation has no weights"
-    add("--dictionary", type=Path, metavar="PATH", help="for dfdnet: a folder of .npy, or a file")
+    add(
+        "--amplification",
+        type=float,
+        metavar="K",
+        help="the factor k of the input (default: the usual one)",
+    )
+    add(
+        "--residual-scale",
+        type=float,
+        metavar="S",
+        help="the factor of EDSR's branches (default: the usual one)",
+    )
+    add(
+        "--norm-epsilon",
+        type=float,
+        metavar="E",
+        help="epsilon of batch normalisation (default: the usual one)",
+    )
+    activation = "for srvgg: the activation, if the activation has no weights"
+    add(
+        "--dictionary",
+        type=Path,
+        metavar="PATH",
+        help="for dfdnet: the dictionary, a folder of .npy files or a file",
+    )
     add("--activation", choices=("relu", "leaky_relu"), help=activation)
 
 

@@ -1,7 +1,7 @@
 """List the networks in the package, and those that a later version may add.
 
-Scores are PSNR in dB by the protocols in docs/models.md. The time is for a million pixels of the
-input, on the machine named below the table. --time measures it on this machine.
+Scores are PSNR in dB by the protocols in docs/models.md. --time also measures the time for a
+million pixels of the input on this machine (column s/MP).
 
     binsr models
     binsr models --time
@@ -17,7 +17,7 @@ from binsr_jax.pretrained import NETWORKS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr models``."""
-    help_ = "measure the time a megapixel here (some seconds a network)"
+    help_ = "measure the time of each network on this machine, in a minute"
     parser.add_argument("--time", action="store_true", help=help_)
 
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         found = [dataclasses.replace(c, seconds=seconds_per_megapixel(c.name)) for c in found]
     print(printable_lines(table(found)))
     if any(card.seconds is not None for card in found):
-        print(printable_lines(f"\nTimes: seconds a megapixel of the input on {machine}."))
+        print(printable_lines(f"\nTimes: seconds per megapixel of the input on {machine}."))
     absent = [f"{n.name} (for {n.about})" for n in NETWORKS.values() if not n.there]
     if absent:
         print(f"\nNot in this version: {', '.join(absent)}.")
@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> None:
 
 def table(found: list[Card]) -> str:
     """A Markdown table of the networks."""
+    timed = any(card.seconds is not None for card in found)
     rows: list[tuple[str, ...]] = [
-        ("name", "task", "for", "size", "s/MP", "PSNR", "terms of the weights")
+        ("name", "task", "for", "size", *(["s/MP"] * timed), "PSNR", "terms of the weights")
     ]
     rows += [
         (
@@ -47,7 +48,7 @@ def table(found: list[Card]) -> str:
             card.task,
             card.about,
             f"{card.size / 1000:.0f} KB",
-            "" if card.seconds is None else f"{card.seconds:.2f}",
+            *(["" if card.seconds is None else f"{card.seconds:.2f}"] * timed),
             ", ".join(
                 f"{name.removesuffix('/psnr')} {score:.2f}"
                 for name, score in card.scores.items()

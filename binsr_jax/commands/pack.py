@@ -36,15 +36,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trainable", type=Path, metavar="FILE", help="also write this trainable file")
     add("--name", help="a name for the network, stored in the file")
     add("--terms", help="the terms of the weights, stored in the file")
-    add("--scores", type=Path, metavar="FILE", help="a results.jsonl whose means to store")
+    add("--scores", type=Path, metavar="FILE", help="a results.jsonl, whose mean scores are stored")
     add("-o", "--output", required=True, type=Path, metavar="FILE", help="the model file")
     add("--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)")
-    floats = "how to store floats, and print the loss of PSNR (default: float32). int8: kernels in "
-    floats += "int8 with one step per output channel, all others in float16"
+    floats = (
+        "the type of stored floats; another one than float32 also prints the PSNR that it costs "
+    )
+    floats += (
+        "(default: float32). int8: kernels in int8, with a step per output channel, and all other "
+    )
+    floats += "floats in float16"
     add("--floats", choices=FLOATS, default=FLOATS[0], help=floats)
-    add("--half", dest="floats", action="store_const", const="float16", help="--floats float16")
-    add("--set", default="samples", metavar="NAME", help="for that PSNR (default: samples)")
-    add("--data_dir", default="", metavar="DIR", help="folder of the set (default: $BINSR_DATA)")
+    add(
+        "--half",
+        dest="floats",
+        action="store_const",
+        const="float16",
+        help="the same as --floats float16",
+    )
+    add(
+        "--set",
+        default="samples",
+        metavar="NAME",
+        help="benchmark set of that PSNR (default: samples)",
+    )
+    add("--data-dir", default="", metavar="DIR", help="folder of the set (default: $BINSR_DATA)")
 
 
 def run(args: argparse.Namespace) -> None:

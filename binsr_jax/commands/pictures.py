@@ -18,7 +18,7 @@ from binsr_jax.files import expanded, printable
 from binsr_jax.image_files import FORMATS
 from binsr_jax.kept import keep_compiled_programs
 
-if TYPE_CHECKING:  # numpy and Pillow are imported when there is an image to work
+if TYPE_CHECKING:  # numpy and Pillow are imported when there is an image to restore
     from binsr_jax.deploy.jobs import Ending, Outcome
     from binsr_jax.deploy.upscaler import Upscaler
 
@@ -49,22 +49,37 @@ def add_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
     add_file_arguments(parser, suffix)
     add_network_arguments(parser)
     add = parser.add_argument
-    add("--json", action="store_true", help="print a line of JSON for each image; docs/upscale.md")
-    add("--watch", action="store_true", help="wait for more images in folders, until Ctrl-C")
+    add(
+        "--json",
+        action="store_true",
+        help="print a line of JSON for each image (see docs/upscale.md)",
+    )
+    add("--watch", action="store_true", help="wait for more images in the folders, until Ctrl-C")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags that say how a network is run on an image."""
     add = parser.add_argument
-    add("-t", "--tile", type=whole(1), default=0, help="side of tiles (default: by --memory)")
-    add("-x", "--ensemble", action="store_true", help="average over 8 flips and rotations: 8x time")
+    add(
+        "-t",
+        "--tile",
+        type=whole(1),
+        default=0,
+        help="side of a tile in pixels (default: as --memory allows)",
+    )
+    add(
+        "-x",
+        "--ensemble",
+        action="store_true",
+        help="average over 8 flips and rotations, in 8 times the time",
+    )
     add(
         "--memory",
         type=amount,
         metavar="GIB",
         help="memory for a tile (default: 1, or 1/4 of the free memory)",
     )
-    steps = "steps {} the network, such as {}; docs/enhance.md lists them"
+    steps = "steps {} the network, such as {} (see docs/enhance.md)"
     add("--pre", default="", metavar="STEPS", help=steps.format("before", "median=0.5,clahe=0.3"))
     add("--post", default="", metavar="STEPS", help=steps.format("after", "unsharp=0.5,colour=1"))
 
@@ -78,14 +93,19 @@ def add_file_arguments(parser: argparse.ArgumentParser, suffix: str) -> None:
     """
     defaults = Options()
     add = parser.add_argument
-    add("images", nargs="*", metavar="PATH", help="files, folders, patterns")
+    add("images", nargs="*", metavar="PATH", help="images: files, folders or patterns")
     add("-i", "--input", nargs="+", default=[], metavar="PATH", help="more images")
-    add("-o", "--output", metavar="PATH", help="a folder, or a file for one image")
+    add("-o", "--output", metavar="PATH", help="the output: a folder, or a file for one image")
     formats = [ending[1:] for ending in FORMATS]
-    add("-f", "--format", choices=formats, help="output format (default: the image's, or png)")
+    add("-f", "--format", choices=formats, help="format of outputs (default: the image's, or png)")
     add("--suffix", help=f"suffix of output names (default: {suffix})")
     add("--overwrite", action="store_true", help="replace existing outputs")
-    add("--quality", type=whole(1, 100), default=defaults.quality, help="of JPEG and WebP outputs")
+    add(
+        "--quality",
+        type=whole(1, 100),
+        default=defaults.quality,
+        help="quality of JPEG and WebP outputs (default: %(default)s)",
+    )
     add_most_pixels(parser)
 
 

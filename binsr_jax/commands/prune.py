@@ -1,14 +1,15 @@
-"""Makes a smaller network of a trained binary one: it takes out what matters least.
+"""Make a smaller network from a trained binary one: remove the parts that matter least.
 
 binsr prune --workdir runs/x2 --features 48 -o pruned.safetensors
 binsr train --config mine.py --workdir runs/small --config.train.init_from=pruned.safetensors \\
     --config.model.features=48
 binsr pack --workdir runs/small -o small.binsr
 
-The result is a trainable file, or a work dir if -o has another ending: a network of fewer blocks or
-channels, which trains, packs and runs like any other. It has lost some PSNR; training on brings
-most of it back (docs/compress.md). Scores by which blocks and channels are chosen: the size of
-their scales; the first-order Taylor expansion of the loss; or the loss without each of them.
+The result is a network of fewer blocks or channels, which trains, packs and runs like any other. It
+is written as a trainable file, or as a work dir if -o has another ending. It has lost some PSNR;
+more training recovers most of that (docs/compress.md). --by chooses how parts are scored: by the
+size of their scales (scale), by a first-order Taylor expansion of the loss (taylor), or by the loss
+without them (loss).
 """
 
 import argparse
@@ -27,14 +28,21 @@ from binsr_jax.training.transfer import start_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr prune``."""
     add = parser.add_argument
-    source = "where it was trained, a trainable file, or a model file"
+    source = "a work dir, a trainable file, or a model file"
     add("--workdir", required=True, metavar="DIR", help=source)
     add("--blocks", type=int, metavar="N", help="blocks to keep (default: all)")
     add("--features", type=int, metavar="N", help="channels to keep (default: all)")
-    add("--by", choices=METHODS, default="taylor", help="what matters (default: taylor)")
+    add("--by", choices=METHODS, default="taylor", help="how parts are scored (default: taylor)")
     images = "a folder of pictures to measure with (default: those in the package)"
     add("--images", default="", metavar="DIR", help=images)
-    add("-o", "--output", required=True, type=Path, metavar="FILE", help="the smaller network")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the file or work dir to write",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

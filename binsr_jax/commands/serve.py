@@ -2,11 +2,11 @@
 
 POST /v1/restore takes a form with the file image and the fields task, model, scale, strength,
 format and quality; the answer is the picture. GET /v1/models lists the networks, /healthz says
-whether the service works, /metrics counts for Prometheus, and /docs describes it all.
+whether the service works, /metrics counts for Prometheus, and /docs describes the interface.
 
 One picture is restored at a time. A full queue answers 429 with Retry-After, a picture that is too
-large 413, one that cannot be read 400. Ctrl-C and SIGTERM let what is there finish. Standard error
-has a line for each request, with its id. docs/service.md says more.
+large 413, one that cannot be read 400. After Ctrl-C or SIGTERM open requests may finish. Standard
+error has a line for each request, with its id. More: docs/service.md.
 
     binsr serve
     curl -F image=@photo.jpg -F scale=2 http://127.0.0.1:8000/v1/restore -o large.jpg
@@ -27,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=amount,
         default=300,
         metavar="S",
-        help="seconds until a request is answered or given up (default: %(default)g)",
+        help="seconds until a request without a result gets 504 (default: %(default)g)",
     )
     add(
         "--grace",
         type=amount,
         default=30,
         metavar="S",
-        help="seconds that requests have to finish at the end (default: %(default)g)",
+        help="seconds that open requests have after SIGTERM (default: %(default)g)",
     )
 
 

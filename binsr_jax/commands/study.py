@@ -42,27 +42,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr study``."""
     studies = parser.add_subparsers(dest="study", metavar="STUDY", required=True)
 
-    compare = studies.add_parser("table", help="train recipes and compare them in a table")
+    compare = studies.add_parser("table", help="train recipes, and compare them in a table")
     _add_configs(compare, required=True)
-    compare.add_argument("--features", type=_positive, metavar="N", help="instead of 64")
-    compare.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
+    compare.add_argument(
+        "--features",
+        type=_positive,
+        metavar="N",
+        help="channels where the recipe has 64; others in proportion",
+    )
+    compare.add_argument("--budget", type=_positive, required=True, metavar="STEPS", help="steps")
     _add_training(compare)
 
     vary = studies.add_parser("k", help="PSNR against the amplification k")
     vary.add_argument("--config", required=True, metavar="RECIPE[:VARIANT]", help="a recipe")
-    vary.add_argument("--k", type=_numbers, default=(1.0, 8.0, 32.0, 65.0, 130.0, 260.0, 1040.0))
-    vary.add_argument("--features", type=_whole_numbers, default=(16, 32, 64), metavar="N,N,...")
-    vary.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
+    vary.add_argument(
+        "--k",
+        type=_numbers,
+        default=(1.0, 8.0, 32.0, 65.0, 130.0, 260.0, 1040.0),
+        metavar="K,K,...",
+        help="values of k (default: 1 to 1040)",
+    )
+    vary.add_argument(
+        "--features",
+        type=_whole_numbers,
+        default=(16, 32, 64),
+        metavar="N,N,...",
+        help="channels (default: 16,32,64)",
+    )
+    vary.add_argument("--budget", type=_positive, required=True, metavar="STEPS", help="steps")
     _add_training(vary)
 
-    show = studies.add_parser("activations", help="sizes of the activations on both branches")
+    show = studies.add_parser(
+        "activations", help="the sizes of activations on both branches of the units"
+    )
     show.add_argument(
         "workdirs", type=Path, nargs="*", metavar="DIR", help="work dirs, instead of --configs"
     )
     _add_configs(show, required=False)
-    show.add_argument("--features", type=_positive, metavar="N", help="instead of 64")
     show.add_argument(
-        "--budget", type=_not_negative, default=0, metavar="STEPS", help="0: as initialised"
+        "--features",
+        type=_positive,
+        metavar="N",
+        help="channels where the recipe has 64; others in proportion",
+    )
+    show.add_argument(
+        "--budget", type=_not_negative, default=0, metavar="STEPS", help="steps; 0: as initialised"
     )
     _add_training(show)
 
@@ -70,11 +94,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shrink.add_argument(
         "network", metavar="FILE", help="a work dir, a trainable file or a model file to prune"
     )
-    shrink.add_argument("--features", type=_whole_numbers, required=True, metavar="N,N,...")
-    shrink.add_argument("--by", choices=METHODS, default="taylor", help="what matters")
-    shrink.add_argument("--budget", type=_positive, required=True, metavar="STEPS")
     shrink.add_argument(
-        "--side", type=_positive, default=400, help="of the picture that is timed (default: 400)"
+        "--features", type=_whole_numbers, required=True, metavar="N,N,...", help="channels to keep"
+    )
+    shrink.add_argument("--by", choices=METHODS, default="taylor", help="how parts are scored")
+    shrink.add_argument("--budget", type=_positive, required=True, metavar="STEPS", help="steps")
+    shrink.add_argument(
+        "--side",
+        type=_positive,
+        default=400,
+        help="side of the picture that is timed (default: 400)",
     )
     _add_training(shrink)
 
@@ -93,21 +122,30 @@ def _add_configs(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=_positive, default=8, metavar="N")
+    parser.add_argument("--batch", type=_positive, default=8, metavar="N", help="patches in a step")
     parser.add_argument("--rate", type=float, default=1e-3, help="the highest learning rate")
-    parser.add_argument("--blocks", type=_positive, metavar="N", help="instead of the recipe's")
+    parser.add_argument(
+        "--blocks", type=_positive, metavar="N", help="blocks (default: the recipe's)"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="config.FIELD=VALUE",
-        help="a field of all rows, as binsr train takes it; may be given again",
+        help="a field of all rows, as in binsr train; may be given again",
     )
-    parser.add_argument("--sets", type=_texts, default=(), metavar="SET,...", help="scored on")
     parser.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="of the rows; default: OUTPUT/rows"
+        "--sets", type=_texts, default=(), metavar="SET,...", help="benchmark sets to score"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the rows' work dirs (default: OUTPUT/rows)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results"
+    )
 
 
 def run(args: argparse.Namespace) -> int | None:

@@ -1,16 +1,16 @@
-"""Enlarge images twice, or by -s, with a packaged network or a model file.
+"""Enlarge images 2 times, or -s times, with a packaged network or a model file.
 
 Outputs are named like their images with a suffix, such as photo_x2.png. They are written beside the
-images, or to the folder given with -o. Existing outputs are not changed, so the same command
-continues an interrupted run. If an image cannot be read, the others are still enlarged; it is named
-at the end, and the exit status is 1. If two images would have the same output, the second one's
-ending or folder becomes part of the name.
+images, or to the folder that -o names. Existing outputs are skipped, so the same command continues
+an interrupted run. If an image cannot be read, the others are still enlarged; an error at the end
+names it, and the exit status is 1. If two images would have the same output, the ending or folder
+of the second becomes part of the name.
 
---model clean is the network trained on clean pictures, photo is for photographs with noise and JPEG
-artifacts, fast is a smaller one, and sharp and drawing imitate a float network trained for
-sharpness (without -s, the first one of a kind that is there). It can also be a name from binsr
-models, or a file of binsr pack. By default, JPEG files are enlarged by the network for photographs,
-if this version has it, and all others by the one for clean pictures.
+--model names the kind of network. clean is for clean pictures, photo for photographs with noise and
+JPEG artifacts, commercial is a photo network whose weights allow commercial use, fast is smaller,
+and sharp and drawing imitate a float network that draws sharp edges. It can also be a name from
+binsr models, or a file of binsr pack. Without it, JPEG files are enlarged by the photo network and
+all other files by the clean one.
 
 Large images are processed in tiles that overlap by the receptive field, with the same result as in
 one piece. Memory: about 8 + 8 scale^2 bytes for each pixel of an image, twice that for colours of
@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of ``binsr upscale``."""
     pictures.add_arguments(parser, "_x and the scale")
     add = parser.add_argument
-    add("-m", "--model", metavar="MODEL", help=f"{', '.join(KINDS)}, a name, or a model file")
+    add(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help=f"{', '.join(KINDS)}, another name of binsr models, or a model file",
+    )
     add("-s", "--scale", type=int, help="how many times larger (default: 2, or the model file's)")
 
 

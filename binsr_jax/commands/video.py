@@ -1,11 +1,11 @@
 """Enlarge or clean videos and animated pictures, frame by frame.
 
 Sound, subtitles, chapters, covers, rotation, pixel aspect, colours and time stamps are kept; sound
-is copied as it is. Outputs are called video_x2.mp4, or video_restored.mp4 where no step enlarges.
-A run that was interrupted, however it ended, goes on where it was when it is started again.
+is copied without a change. Outputs are named video_x2.mp4, or video_restored.mp4 if no step
+enlarges. The same command continues an interrupted run, whatever stopped it.
 
-Without -m and --steps videos are enlarged twice, or as -s says. -m and --steps are those of binsr
-upscale and binsr restore. Animated GIF, WebP and PNG keep their times, loops and transparency.
+Without -m and --steps, videos are enlarged 2 times, or -s times. -m is as in binsr upscale, and
+--steps as in binsr restore. Animated GIF, WebP and PNG keep their times, loops and transparency.
 
     binsr video holiday.mp4 -o holiday_large.mp4
     binsr video old.avi --steps dejpeg,denoise,upscale --codec hevc --crf 22
@@ -50,17 +50,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", metavar="STEP,...", help="dejpeg, denoise, upscale, names, or model files")
     add("-s", "--scale", type=int, help="how many times larger (default: 2, or the model file's)")
     add("--from", dest="start", type=_time, default=Fraction(0), metavar="TIME", help=_TIME_HELP)
-    add("--to", dest="end", type=_time, metavar="TIME", help="where it ends, in the same form")
-    add("--codec", choices=_CODECS, help="of the output (default: h264, or av1 in WebM)")
-    add("--crf", type=int, help="quality, less is better (default: h264 18, hevc 20, av1 28)")
-    add("--preset", help="of the encoder, such as slow, or 0 to 13 for av1 (default: medium, 8)")
-    add("--quality", type=pictures.whole(1, 100), default=95, help="of animated WebP")
+    add(
+        "--to",
+        dest="end",
+        type=_time,
+        metavar="TIME",
+        help="end of the part to process, in the same form",
+    )
+    add("--codec", choices=_CODECS, help="codec of the output (default: h264, or av1 in WebM)")
+    add("--crf", type=int, help="quality, smaller is better (default: h264 18, hevc 20, av1 28)")
+    add(
+        "--preset",
+        help="preset of the encoder: such as slow, or 0 to 13 for av1 (default: medium, 8)",
+    )
+    add(
+        "--quality",
+        type=pictures.whole(1, 100),
+        default=95,
+        help="quality of animated WebP (default: %(default)s)",
+    )
     pictures.add_network_arguments(parser)
     pictures.add_strength(parser)
     pictures.add_most_pixels(parser)
 
 
-_TIME_HELP = "where it begins: seconds, M:SS or H:MM:SS, with decimals"
+_TIME_HELP = "start of the part to process: seconds, M:SS or H:MM:SS, with decimals"
 
 
 def run(args: argparse.Namespace) -> int:

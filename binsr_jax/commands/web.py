@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser, port: int) -> None:
         "--port",
         type=whole(0, 65535),
         default=port,
-        help="0 takes a free one (default: %(default)s)",
+        help="port; 0 takes a free one (default: %(default)s)",
     )
     add(
         "-m",
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser, port: int) -> None:
         "--memory",
         type=amount,
         metavar="GIB",
-        help="for a tile (default: 1, or 1/4 of what is free)",
+        help="memory for a tile (default: 1, or 1/4 of the free memory)",
     )
     add(
         "--max-megabytes",

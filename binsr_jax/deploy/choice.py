@@ -48,15 +48,15 @@ def by_default(files: Sequence[Path], scale: int) -> tuple[dict[str, list[Path]]
     lossy = [file for file in files if (q := jpeg_quality(file)) is not None and q < PHOTO_BELOW]
     if not lossy:
         return {clean.name: list(files)}, ""
-    about = f"JPEG of a quality under {PHOTO_BELOW}"
+    about = f"JPEG files below quality {PHOTO_BELOW}: {len(lossy)} of {len(files)}"
     if photo is None or not photo.there:
-        name = f"{clean.name} (a network for photographs is not in this version of binsr-jax)"
-        return {clean.name: list(files)}, f"{len(lossy)} of {len(files)} {about}: with {name}."
+        missing = "this version of binsr-jax has no network for photographs of this scale"
+        return {clean.name: list(files)}, f"{about}, enlarged by {clean.name}, as {missing}."
     groups = {photo.name: lossy}
     rest = [file for file in files if file not in set(lossy)]
     if rest:
         groups[clean.name] = rest
-    sentence = f"{len(lossy)} of {len(files)} {about}: with {photo.name}; --model clean overrides."
+    sentence = f"{about}, enlarged by {photo.name} (--model clean takes {clean.name} for all)."
     return groups, sentence
 
 

@@ -154,16 +154,16 @@ class _Run:
         stored = self._checkpoints.config(step)
         check_same_network(stored, self._config, self._workdir)
         state = self._checkpoints.restore(step, like)
-        logging.info("Going on from step %d of %s.", step, self._workdir)
+        logging.info("Continuing from step %d of %s.", step, self._workdir)
         for name, (old, new) in differences(stored, self._config).items():
-            logging.info("Since that step config.%s has changed from %r to %r.", name, old, new)
+            logging.info("config.%s was %r until that step, and is %r now.", name, old, new)
         if self._checkpoints.data(step) != self._data:
-            logging.warning("Since that step the training images have changed.")
+            logging.warning("The training images have changed since that step.")
         before, now = self._checkpoints.arithmetic(step), arithmetic()
         if before not in (None, now):
             logging.warning(
-                "Since that step what computes has changed from %s to %s: it rounds floats "
-                "differently, so the run does not end with the same bits.",
+                "The steps so far were computed by %s, and now %s computes. It rounds floats "
+                "differently, so the run will not end with the same bits.",
                 before,
                 now,
             )
@@ -175,7 +175,7 @@ class _Run:
         teacher = sources(self._config, read, ["train.teacher"])
         for name, now in teacher.items():
             if before.get(name, now) != now:
-                logging.warning("Since that step the network of config.%s has changed.", name)
+                logging.warning("The network of config.%s has changed since that step.", name)
         return {name: kept for name, kept in before.items() if name == "train.init_from"} | teacher
 
     def to_the_end(self) -> int:
@@ -197,8 +197,8 @@ class _Run:
             self._checkpoints.wait()
             best = self._checkpoints.best_step()
             journal.say(
-                f"Training is complete: {max(start, steps)} steps, the best checkpoint is that of "
-                f"step {best}, all in {self._workdir}."
+                f"Training is complete after {max(start, steps)} steps. The best checkpoint is that "
+                f"of step {best}. All is in {self._workdir}."
             )
             return 0
 
@@ -208,6 +208,7 @@ class _Run:
         with training_batches(self._config, self._start, *shard, self._mixture) as batches:
             with stop.ignoring_interrupts():  # workers start at the first batch
                 first = next(batches)
+            journal.say("Compiling the training step.")
             steps = range(self._start + 1, self._config.train.steps + 1)
             for step, batch in zip(steps, itertools.chain([first], batches), strict=False):
                 self._one_step(batch, step, journal)

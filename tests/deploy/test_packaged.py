@@ -134,7 +134,7 @@ def test_jpeg_photographs_get_their_network(album, monkeypatch):
     _with_photo(monkeypatch, NETWORKS["x2"].file)
     groups, sentence = by_default(album, 2)
     assert groups == {"x2-photo": album[:1], "x2": album[1:]}
-    assert sentence.startswith("1 of 3 JPEG of a quality under")
+    assert sentence.startswith("JPEG files below quality 95: 1 of 3")
     assert "--model clean" in sentence
     assert by_default(album[1:], 2) == ({"x2": album[1:]}, "")
 
@@ -143,7 +143,7 @@ def test_without_it_they_get_the_other_and_it_is_said(album, monkeypatch, tmp_pa
     _with_photo(monkeypatch, tmp_path / "absent")
     groups, sentence = by_default(album, 2)
     assert groups == {"x2": album}
-    assert "not in this version" in sentence
+    assert "has no network for photographs" in sentence
 
 
 def test_upscale_takes_each_picture_with_its_network(
@@ -157,7 +157,7 @@ def test_upscale_takes_each_picture_with_its_network(
     monkeypatch.setitem(NETWORKS, "x2", clean)
     assert main(["upscale", "-f", "png", *map(str, album)]) == 0
     output = capsys.readouterr().out
-    assert "with x2-photo" in output
+    assert "by x2-photo" in output
     assert "3 enlarged." in output
     for file, model in ((album[0], "mine"), (album[1], "clean"), (album[2], "clean")):
         expected = binsr_jax.load(tmp_path / f"{model}.binsr").upscale(Image.open(file))

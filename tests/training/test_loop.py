@@ -107,7 +107,7 @@ def test_a_complete_run_says_so_and_changes_nothing(tiny, tmp_path, caplog):
 
     with caplog.at_level("INFO"):
         assert train(config, str(tmp_path), never) == 0
-    assert "Training is complete: 4 steps" in caplog.text
+    assert "Training is complete after 4 steps" in caplog.text
     assert _files(tmp_path / "checkpoints") == before
     assert _rows(tmp_path) == rows
 
@@ -248,7 +248,7 @@ def test_a_harmless_change_goes_on_and_is_logged(tiny, tmp_path, caplog):
     train(tiny(), str(tmp_path), _scores)
     with caplog.at_level("INFO"):
         train(tiny(**{"train.steps": 6}), str(tmp_path), _scores)
-    assert "config.train.steps has changed from 4 to 6" in caplog.text
+    assert "config.train.steps was 4 until that step, and is 6 now" in caplog.text
     assert load_model(tmp_path, "latest")[3] == 6
 
 
@@ -264,7 +264,7 @@ def test_another_form_of_native_code_is_logged(tiny, tmp_path, caplog, monkeypat
         assert "what computes" not in caplog.text  # others warn of other things
         forms["chosen"] = "cpu, xla"
         train(tiny(**{"train.steps": 6}), str(tmp_path), _scores)
-    assert "what computes has changed from cpu, table to cpu, xla: it rounds" in caplog.text
+    assert "computed by cpu, table, and now cpu, xla computes. It rounds" in caplog.text
 
 
 def test_a_work_dir_that_cannot_be_made_is_one_sentence(tiny, tmp_path):
