@@ -30,9 +30,7 @@ def cache_folder(name: str) -> Path:
     root = Path(tempfile.gettempdir()) / f"binsr-jax-{os.getuid()}"
     if root not in _NAMED:
         _NAMED.add(root)
-        logging.getLogger("binsr_jax").warning(
-            "%s: what is computed once is kept in %s", reason, root
-        )
+        logging.getLogger("binsr_jax").warning("%s: the cache is in %s instead", reason, root)
     root.mkdir(exist_ok=True, mode=0o700)
     found = root.lstat()
     # Other users may write to the temporary folder: use a subfolder only if it is ours alone.

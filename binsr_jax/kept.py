@@ -16,8 +16,8 @@ _TROUBLE = re.compile(
     r"Error (reading|writing) persistent compilation cache entry for '([^']+)': (.*)", re.DOTALL
 )
 _WORDS = {
-    "reading": "Programs that were kept in %s are damaged and are compiled again (%s)",
-    "writing": "Compiled programs cannot be kept in %s, so the next start compiles again (%s)",
+    "reading": "Cached programs in %s are damaged and are compiled again (%s)",
+    "writing": "Compiled programs cannot be cached in %s, so the next start compiles again (%s)",
 }
 
 
@@ -26,7 +26,7 @@ def keep_compiled_programs() -> None:
 
     JAX's own variable JAX_COMPILATION_CACHE_DIR names another folder. JAX is not imported for it.
     """
-    # Also the draws of the first parameters, of which each takes less than JAX's own second.
+    # Also the initialisation of parameters, whose programs compile in less than JAX's one second.
     settings: dict[str, Any] = {_SECONDS: 0.1}
     if folder := os.environ.get(_FOLDER.upper(), ""):
         _mend(Path(folder))
@@ -35,7 +35,7 @@ def keep_compiled_programs() -> None:
             settings[_FOLDER] = str(cache_folder("jax"))
             _mend(Path(settings[_FOLDER]))
         except OSError as error:
-            logging.getLogger("binsr_jax").warning("Compiled programs are not kept: %s", error)
+            logging.getLogger("binsr_jax").warning("Compiled programs are not cached: %s", error)
     for name, value in settings.items():
         if name.upper() in os.environ:
             continue
@@ -46,10 +46,10 @@ def keep_compiled_programs() -> None:
 
 
 def _mend(folder: Path) -> None:
-    """Removes kept programs that JAX warns of, and says so once.
+    """Removes cached programs that JAX warns about, and logs that once.
 
     JAX writes a program under its final name. It never replaces one that a full disk or a power
-    failure has cut off, but compiles it in every process, with a warning each time.
+    failure has truncated, but compiles it again in every process, with a warning each time.
     """
     usual, said = warnings.showwarning, set()
 

@@ -1,4 +1,4 @@
-"""The folder of what is computed once: in the home, or in a temporary folder of this user alone."""
+"""The folder of caches: in the home, or in a temporary folder of this user alone."""
 
 import os
 import stat

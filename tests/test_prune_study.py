@@ -75,4 +75,4 @@ def test_a_study_of_pruning(whole, tmp_path, monkeypatch, capsys):
     params = jax.tree.map(lambda leaf: leaf * 1.5, network.variables["params"])
     save_trainable(whole, replace(network, variables={"params": params}))
     assert main(command) == 1
-    assert "another network in the place of config.train.init_from" in capsys.readouterr().err
+    assert "an earlier network of config.train.init_from" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def run(values: flags.FlagValues) -> None:
     if values.task and scored.restore is not None:
         scored = subject.scored_as(scored, values.task)
     config = scored.config
-    if values.levels:  # the task refuses what is no number
+    if values.levels:  # the task refuses levels that are no numbers
         levels: Any = tuple(int(n) if n.isdecimal() else n for n in values.levels)
         config.eval.levels = levels
     names = [name.strip() for name in values.sets or () if name.strip()] or config.eval.sets

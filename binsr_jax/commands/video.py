@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("videos", nargs="+", metavar="FILE", help="videos and animated pictures")
     add("-o", "--output", metavar="PATH", help="a folder, or a file for one video")
     add("--suffix", help="of an output's name (default: _x and the scale, or _restored)")
-    add("--overwrite", action="store_true", help="make outputs again that are there")
+    add("--overwrite", action="store_true", help="replace existing outputs")
     add("-m", "--model", metavar="MODEL", help=f"{', '.join(KINDS)}, a name, or a model file")
     add("--steps", metavar="STEP,...", help="dejpeg, denoise, upscale, names, or model files")
     add("-s", "--scale", type=int, help="how many times larger (default: 2, or the model file's)")

@@ -1,4 +1,4 @@
-"""What the subcommands that answer browsers and programs share: their flags, and how they run."""
+"""Flags and start of ``binsr demo`` and ``binsr serve``."""
 
 import argparse
 import contextlib
@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser, port: int) -> None:
     """Declares the flags.
 
     Args:
-        parser: of the subcommand.
-        port: its default.
+        parser: The subcommand's parser.
+        port: The default port.
     """
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address (default: %(default)s, this machine alone)")
@@ -62,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser, port: int) -> None:
 
 
 def require(command: str, *modules: str) -> None:
-    """Imports what a command needs.
+    """Imports the modules that a command needs.
 
     Raises:
-        UserError: it is not installed; the sentence says how to get it.
+        UserError: One is not installed; the sentence says how to install it.
     """
     for module in modules:
         try:
@@ -78,7 +78,7 @@ def require(command: str, *modules: str) -> None:
 
 
 def make_restorer(args: argparse.Namespace) -> Any:
-    """The queue that the flags describe."""
+    """The ``Restorer`` that the flags describe."""
     from binsr_jax.service.restorer import Restorer  # here, since it imports JAX
 
     return Restorer(
@@ -89,16 +89,16 @@ def make_restorer(args: argparse.Namespace) -> Any:
 
 
 def serve(app: Any, args: argparse.Namespace, *, connections: int, grace: int) -> None:
-    """Answers requests until Ctrl-C or SIGTERM, then finishes those that are there.
+    """Answers requests until Ctrl-C or SIGTERM, then finishes the open ones.
 
     Args:
-        app: an ASGI application.
-        args: the flags of ``add_arguments``.
-        connections: at most so many at a time.
-        grace: seconds after which requests are not waited for any more.
+        app: An ASGI application.
+        args: The flags of ``add_arguments``.
+        connections: The largest number of connections.
+        grace: The seconds that open requests have at the end.
 
     Raises:
-        UserError: the address cannot be taken.
+        UserError: The address is in use or not available.
     """
     import uvicorn
 
@@ -131,7 +131,7 @@ def serve(app: Any, args: argparse.Namespace, *, connections: int, grace: int) -
 
 @contextlib.contextmanager
 def _quiet_signals() -> Iterator[None]:
-    """Lets Ctrl-C and SIGTERM, which Uvicorn raises again after its end, end the program well."""
+    """Lets the program end normally after Ctrl-C and SIGTERM, which Uvicorn raises again."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     usual = [signal.signal(number, lambda *_: None) for number in numbers]
     try:

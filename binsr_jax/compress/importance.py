@@ -1,7 +1,7 @@
-"""How much the units and the channels of a binary network matter.
+"""Scores of the units and the channels of a binary network, by their importance.
 
-A gate multiplies what a unit's binary branch adds to the features, or what any layer writes into a
-channel of the features. At 1 it changes nothing; at 0 the branch, or the channel, is left out.
+A gate multiplies the output of a unit's binary branch, or all that layers write into a channel of
+the features. A gate of 1 changes nothing; a gate of 0 removes the branch or the channel.
 """
 
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ _NEUTRAL = 40.0  # a bias with which a sigmoid is exactly 1 in float32
 
 
 class Importance(NamedTuple):
-    """Numbers of at least 0, the larger the more it matters.
+    """Scores of at least 0; a larger one means more importance.
 
     Attributes:
-        units: of each unit of the body.
-        channels: of each channel of the features.
+        units: The score of each unit of the body.
+        channels: The score of each channel of the features.
     """
 
     units: np.ndarray
@@ -40,25 +40,25 @@ class Importance(NamedTuple):
 def importance(
     config: Config, variables: dict[str, Any], batch: Mapping[str, np.ndarray], method: str
 ) -> Importance:
-    """How much units and channels matter, by one of three measures.
+    """The importance of units and channels, by one of three measures.
 
         "scale"    |branch factor| mean weight scale of a unit; of a channel, the sum over the units
                    of |branch factor| weight scale
         "taylor"   |d loss / d gate| at 1: the first-order Taylor expansion of the change of the
                    loss (Molchanov et al., "Importance Estimation for Neural Network Pruning")
-        "loss"     how much larger the loss is without the unit, or with the channel's gate at 0; 0
-                   where it is smaller
+        "loss"     the increase of the loss without the unit, or with the channel's gate at 0; 0
+                   if the loss decreases
 
     The loss is the mean absolute error.
 
     Args:
-        config: of the network.
-        variables: of ``models.build(config)``.
-        batch: ``lq`` and ``hq`` of training pairs; "scale" does not look at them.
-        method: of ``METHODS``.
+        config: The config of the network.
+        variables: The variables of ``models.build(config)``.
+        batch: ``lq`` and ``hq`` of training pairs; "scale" does not use them.
+        method: A name of ``METHODS``.
 
     Raises:
-        UserError: the network is not one of units with one binary branch each.
+        UserError: The units of the network do not have one binary branch each.
     """
     explicit, params = explicit_scales(config, variables)
     units, channels = unit_names(config), config.model.features
@@ -99,7 +99,7 @@ def unit_names(config: Config) -> list[str]:
 
 
 def feature_axes(config: Config) -> dict[Path, tuple[int, ...]]:
-    """For each axis of each parameter how many of its indices belong to a channel; 0 if none do."""
+    """For each axis of each parameter, how many of its indices belong to a channel (0: none)."""
     wider = copy_of(config)
     wider.model.features += 1
     shapes: Flat = flatten_dict(models.shapes(config)["params"])
@@ -111,13 +111,13 @@ def feature_axes(config: Config) -> dict[Path, tuple[int, ...]]:
 
 
 def explicit_scales(config: Config, variables: dict[str, Any]) -> tuple[Config, Flat]:
-    """The same network with its weight scales as parameters, whatever they were.
+    """The same network with its weight scales as parameters.
 
     Returns:
         Its config, and its parameters by path; kernels of binary convolutions are +1 and -1.
 
     Raises:
-        UserError: the network is not one of units with one binary branch each.
+        UserError: The units of the network do not have one binary branch each.
     """
     kernels, units = models.binary_kernels(config), unit_names(config)
     if variables.keys() != {"params"} or not all((u, "conv", "kernel") in kernels for u in units):
@@ -137,7 +137,7 @@ def explicit_scales(config: Config, variables: dict[str, Any]) -> tuple[Config, 
 
 
 def neutral(params: Flat, unit: str) -> Flat:
-    """Parameters with which a unit returns its input: those of them that change."""
+    """The changed parameters with which a unit returns its input."""
     changed = {}
     for path, value in params.items():
         if path[0] != unit:
@@ -151,7 +151,7 @@ def neutral(params: Flat, unit: str) -> Flat:
     return changed
 
 
-# What of a unit's parameters its binary branch is linear in, beside its branch factor.
+# The parameters in which a unit's binary branch is linear, apart from its branch factor.
 _OUTPUTS: set[Path] = {
     ("conv", "scale"),
     ("conv", "bias"),
@@ -164,7 +164,7 @@ _OUTPUTS: set[Path] = {
 def _writes(config: Config) -> dict[Path, int]:
     """The parameters by which layers write into the features, and how many belong to a channel.
 
-    Scaled together, they scale what is written: a PReLU passes a factor above 0 on.
+    A factor on all of them scales what the layers write, since a PReLU passes a factor above 0.
     """
     binary = {path[:-1] for path in models.binary_kernels(config)}
     found = {}
@@ -178,5 +178,5 @@ def _writes(config: Config) -> dict[Path, int]:
 
 
 def _factor(params: Flat, unit: str) -> jax.Array:
-    """What multiplies a unit's convolution: its branch factor, or a scale for each channel."""
+    """The factor of a unit's convolution: its branch factor, or a scale for each channel."""
     return params.get((unit, "binary_scale"), params.get((unit, "scale"), jnp.ones(())))

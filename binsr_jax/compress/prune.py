@@ -1,4 +1,4 @@
-"""A smaller network of a binary one: units and channels are taken out, and the rest is kept."""
+"""Prunes a binary network: removes units and channels, and keeps the rest."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,16 +20,16 @@ from binsr_jax.errors import UserError
 from binsr_jax.models.watching import watch
 from binsr_jax.training.trainable import Network
 
-_SIDE, _PATCHES = 48, 16  # of the pictures by which importance is measured
+_SIDE, _PATCHES = 48, 16  # of the patches by which importance is measured
 
 
 class Pruned(NamedTuple):
     """A smaller network.
 
     Attributes:
-        network: to be trained on, or packed.
-        units: the numbers of the units that were kept, in their order.
-        channels: those of the channels.
+        network: The smaller network, to train or to pack.
+        units: The numbers of the kept units, in their order.
+        channels: The numbers of the kept channels, in their order.
     """
 
     network: Network
@@ -44,20 +44,22 @@ def prune(
     method: str = "taylor",
     images: str = "",
 ) -> Pruned:
-    """The network with fewer blocks or channels: those that matter most, by one measure.
+    """The network reduced to its most important blocks and channels.
 
-    Units are taken out first, and the channels are then measured in what is left. Steps stay in the
-    provenance; scores, which are of the whole network, do not.
+    Units are removed first; the channels are then measured in the remaining network. The number of
+    steps stays in the provenance. Scores do not, since they belong to the whole network.
 
     Args:
-        network: of units with one binary branch each.
-        blocks: that are kept; None keeps all. Any units may be: they need not lie in one block.
-        features: channels that are kept; None keeps all.
-        method: a name of ``importance.METHODS``.
-        images: a folder of pictures to measure with; "" takes the packaged samples.
+        network: A network whose units have one binary branch each.
+        blocks: The number of blocks to keep; None keeps all. The units of a kept block may come
+            from different blocks.
+        features: The number of channels to keep; None keeps all.
+        method: A name of ``importance.METHODS``.
+        images: A folder of pictures to measure with; "" uses the packaged samples.
 
     Raises:
-        UserError: there are not so many, the network has other units, or there are no pictures.
+        UserError: The network has fewer blocks or channels, or other units; or the folder has no
+            pictures.
     """
     config, variables = network.config, network.variables
     explicit_scales(config, variables)  # refuses other networks
@@ -85,8 +87,8 @@ def calibration_batch(config: Config, images: str = "") -> dict[str, np.ndarray]
     """Sixteen training pairs of a config's task, always the same.
 
     Args:
-        config: says the task, its degradation and the seed.
-        images: a folder of pictures; "" takes the packaged samples.
+        config: The config, with the task, its degradation and the seed.
+        images: A folder of pictures; "" uses the packaged samples.
     """
     own = copy_of(config)
     own.data.update({"sources": (), "taught": 0, "workers": 0, "patch": _SIDE})
@@ -99,14 +101,14 @@ def calibration_batch(config: Config, images: str = "") -> dict[str, np.ndarray]
 def without_units(
     config: Config, variables: dict[str, Any], kept: Sequence[int]
 ) -> tuple[Config, dict[str, Any]]:
-    """The network of some of its units alone.
+    """The network with only some of its units.
 
-    Its output is that of the whole network where the others return their input.
+    Its output is that of the whole network if all other units returned their input.
 
     Args:
-        config: of the whole network.
-        variables: of the whole network.
-        kept: numbers of units, in growing order; whole blocks of them.
+        config: The config of the whole network.
+        variables: The variables of the whole network.
+        kept: The numbers of the units to keep, ascending; as many as whole blocks have.
     """
     units, smaller = unit_names(config), copy_of(config)
     smaller.model.blocks = config.model.blocks * len(kept) // len(units)
@@ -122,18 +124,18 @@ def without_units(
 def without_channels(
     config: Config, variables: dict[str, Any], kept: Sequence[int], lq: np.ndarray
 ) -> tuple[Config, dict[str, Any]]:
-    """The network of some of its channels alone.
+    """The network with only some of its channels.
 
-    A channel that is left out is no zero to a binary convolution: its sign is +1 or -1. Its mean,
-    times the weights, goes into the shift before the next activation. So where the sign of a
-    channel is the same everywhere, the smaller network gives the same, but near the border, where
-    the padding has no sign. Weight scales stay what they are.
+    To a binary convolution, a removed channel is not zero: its sign is +1 or -1. The mean sign
+    times the weights is therefore added to the shift before the next activation. If the sign of a
+    removed channel is the same everywhere, the output does not change, except near the border,
+    where the padding has no sign. Weight scales keep their values.
 
     Args:
-        config: of the whole network.
-        variables: of the whole network.
-        kept: numbers of channels, in growing order.
-        lq: a batch of inputs, ``[B, h, w, C]``, by which mean signs are measured.
+        config: The config of the whole network.
+        variables: The variables of the whole network.
+        kept: The numbers of the channels to keep, ascending.
+        lq: A batch of inputs, ``[B, h, w, C]``, by which mean signs are measured.
     """
     smaller, axes = copy_of(config), feature_axes(config)
     smaller.model.features = len(kept)
@@ -153,7 +155,7 @@ def without_channels(
 
 
 def _shifts(explicit: Config, params: Flat, kept: Sequence[int], lq: np.ndarray) -> Flat:
-    """How shifts change, by path, for what the channels that are left out add on average."""
+    """The changes of shifts, by path, that replace the mean contribution of removed channels."""
     seen = watch(explicit, {"params": unflatten_dict(params)}, lq)
     dropped = np.ones(explicit.model.features, bool)
     dropped[list(kept)] = False
@@ -168,7 +170,7 @@ def _shifts(explicit: Config, params: Flat, kept: Sequence[int], lq: np.ndarray)
         weights = np.asarray(params[kernel]) * np.asarray(params[*place, "conv", "scale"])
         factor = np.asarray(params.get((*place, "scale"), 1.0))
         added = factor * np.einsum("hwio,i->o", weights, signs)
-        shifts[shift] = -added.astype(np.float32)  # which is taken off before the activation
+        shifts[shift] = -added.astype(np.float32)  # which is subtracted before the activation
     return shifts
 
 
@@ -182,7 +184,7 @@ def _of_channels(array: np.ndarray, axes: Sequence[int], kept: Sequence[int]) ->
 
 
 def _with_scale(kernel: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Latent weights whose mean size a channel is ``size``, with the same signs."""
+    """Latent weights with the same signs, and a mean size of ``size`` in each channel."""
     own = _size(kernel)
     return kernel * np.where(own > 0, size / np.where(own > 0, own, 1), 1).astype(kernel.dtype)
 
@@ -192,5 +194,5 @@ def _size(kernel: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, count: int) -> list[int]:
-    """The places of the largest values, in growing order; of equal ones the first."""
+    """The indices of the largest values, ascending; the first ones of equal values."""
     return sorted(np.argsort(-values, kind="stable")[:count].tolist())

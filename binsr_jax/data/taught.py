@@ -1,8 +1,8 @@
-"""Training pairs whose target is a teacher's output, made once and kept on disk.
+"""Training pairs whose targets are a teacher's outputs, computed once and kept on disk.
 
-The teacher's picture is a function of the degraded input alone, so it need not be made again in
-every step. A folder of pairs is a cache like those of ``binsr_jax.data.cache``, with one window of
-an image for each of its names. It grows from pair to pair: what was stopped goes on where it was.
+The teacher's output depends only on the degraded input, so it need not be computed in every step. A
+folder of pairs is a cache like those of ``binsr_jax.data.cache``, with a window of an image for
+each name. Pairs are appended one by one, so an interrupted run continues.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import replace_text
 from binsr_jax.tasks import task_of
 
-_VERSION = 1  # of the way that pairs are made
-# Pixels around the small window that the teacher sees beside it, where an image goes on.
+_VERSION = 1  # of the algorithm; a change makes new pairs
+# Pixels of context around the small window that the teacher also gets.
 _CONTEXT = 8
 _SAVED_EVERY = 64  # pairs
 _SPARE = 2**30  # bytes of the disk that are left free
@@ -39,11 +39,11 @@ Mixture = list[tuple[PairCache, float]]
 
 @dataclass(frozen=True)
 class PictureTeacher:
-    """A network that others learn from, as a function of pictures.
+    """A teacher as a function of pictures.
 
     Attributes:
-        restore: From uint8 ``[h, w, C]`` to uint8 ``[s h, s w, C]``, at the student's scale s.
-        fingerprint: Of the network and of what is made of its output.
+        restore: uint8 ``[h, w, C]`` to uint8 ``[s h, s w, C]``, with the student's scale s.
+        fingerprint: The fingerprint of the network and of the processing of its output.
     """
 
     restore: Callable[[np.ndarray], np.ndarray]
@@ -51,19 +51,19 @@ class PictureTeacher:
 
 
 def open_taught(config: Config, mixture: Mixture, teacher: PictureTeacher) -> PairCache:
-    """Opens the pairs of a teacher; makes those that are missing.
+    """Opens the pairs of a teacher; computes missing ones.
 
     ``config.data.taught`` windows of ``config.data.window`` pixels are cut out of the training
     images at random places, degraded as the task degrades its patches, and restored by the teacher.
     Pair i is a function of the settings, of ``config.seed`` and of i.
 
     Args:
-        config: All settings; read are ``seed``, ``task``, ``scale``, ``data`` and ``real``.
+        config: The settings; ``seed``, ``task``, ``scale``, ``data`` and ``real`` are used.
         mixture: The training images, from ``sources.open_mixture``.
         teacher: Makes the targets.
 
     Raises:
-        UserError: No image is large enough, or the disk is too small or cannot be written.
+        UserError: No image is large enough, or the disk has too little space or is not writable.
     """
     maker = _Maker(config, mixture)
     count, bytes_ = config.data.taught, maker.bytes
@@ -111,9 +111,9 @@ class _Maker:
     """Chooses, cuts and degrades windows of images.
 
     Attributes:
-        degrade: What makes a pair of patches.
-        channels: Of the images.
-        bytes: Of a low-quality window and of its target.
+        degrade: Makes a pair of patches.
+        channels: The channels of the images.
+        bytes: The bytes of a low-quality window and of its target.
     """
 
     def __init__(self, config: Config, mixture: Mixture) -> None:
@@ -140,14 +140,14 @@ class _Maker:
         self.bytes = hq // self._scale**2, hq
 
     def _drawn(self, index: int) -> tuple[np.random.Generator, PairCache, int]:
-        """The chance of a pair, and its image."""
+        """The random generator of a pair, and the image that it chooses."""
         rng = np.random.default_rng([self._seed, index])
         number = int(rng.choice(len(self._shares), p=self._shares))
         large = self._large[number]
         return rng, self._sources[number], large[int(rng.integers(len(large)))]
 
     def name(self, index: int) -> str:
-        """What a pair is called."""
+        """The name of a pair."""
         _, source, image = self._drawn(index)
         return f"{source.names[image]} {index}"
 
@@ -162,7 +162,7 @@ class _Maker:
         return self.degrade(patch, rng)[0]
 
     def pair(self, low: np.ndarray, high: np.ndarray) -> Pair:
-        """Both windows without their context."""
+        """The pair of windows, without their context."""
 
         def inner(image: np.ndarray, context: int) -> np.ndarray:
             return np.ascontiguousarray(image[context:-context, context:-context])
@@ -171,7 +171,7 @@ class _Maker:
 
 
 def _whole_pairs(folder: Path, bytes_: tuple[int, int]) -> int:
-    """How many pairs a folder holds; what is behind them, of one that was broken off, is cut."""
+    """The number of complete pairs in a folder; an incomplete one at the end is removed."""
     files = [folder / "lq.bin", folder / "hq.bin"]
     for file in files:
         file.touch()

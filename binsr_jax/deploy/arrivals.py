@@ -1,7 +1,7 @@
 """Waits for image files that arrive in folders.
 
-The folders are listed again and again. Messages of the system would not replace that: network
-folders and some containers send none, and none says on every system that a file is complete.
+The folders are listed again and again. File events of the system would not be enough: network
+folders and some containers send none, and on some systems none says that a file is complete.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from binsr_jax.image_files import list_images
 
-# Of a file: which one it is, its bytes, and the time of its last change.
+# The state of a file: its inode, its size, and the time of its last change.
 _State = tuple[int, int, int]
 
 
 def arrivals(folders: Sequence[Path], pause: Callable[[], object]) -> Iterator[list[Path]]:
     """Yields the image files that are new or have changed, as soon as they are complete.
 
-    A file counts as complete when it did not change between two looks. If its writer stops for
-    longer, the file is yielded incomplete, and again when it has changed.
+    A file counts as complete if it did not change between two listings. If its writer pauses for
+    longer, the file is yielded before it is complete, and again after it has changed.
 
     Args:
         folders: The folders. The files that are in them at the start are yielded too.
-        pause: Called between two looks; it waits.
+        pause: Called between two listings; it waits.
 
     Raises:
         UserError: A folder cannot be read (any more).

@@ -24,7 +24,7 @@ def jpeg_quality(file: Path) -> int | None:
     try:
         with open_regular(file) as source:
             total = sum(luma_table(source))
-    except (OSError, ValueError):  # the decoder will report what is wrong with the file
+    except (OSError, ValueError):  # the decoder will report the error
         return None
     if not total:
         return None
@@ -61,10 +61,10 @@ def by_default(files: Sequence[Path], scale: int) -> tuple[dict[str, list[Path]]
 
 
 def for_video(scale: int) -> str:
-    """The name of the network that videos are enlarged with, which are lossy nearly always.
+    """The name of the network for videos: the one for photographs, since most videos are lossy.
 
     Raises:
-        UserError: no network of this version enlarges so many times.
+        UserError: No network in this version has this scale.
     """
     photo = _photo(scale)
     return photo.name if photo and photo.there else find("upscale", scale, "clean").name

@@ -1,4 +1,4 @@
-"""Jobs of enlarging or restoring image files: finds inputs, names outputs, and runs each job."""
+"""Runs the jobs of enlarging or restoring image files."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ class Ending:
 
     Attributes:
         job: The job.
-        state: ``done``, ``skipped`` (its output was there) or ``failed``.
+        state: ``done``, ``skipped`` (its output existed) or ``failed``.
         size: Width and height of the image, if it was done.
         output_size: Those of the output.
         seconds: The time that it took, if it was done.
@@ -137,7 +137,7 @@ def run_each(
 
 
 def say(line: str) -> None:
-    """Prints a line above the bar; where it cannot be printed, the images are done all the same."""
+    """Prints a line above the bar; a failure to print does not stop the images."""
     with contextlib.suppress(OSError):
         tqdm.write(printable(line))
 
@@ -149,7 +149,7 @@ def _ended(
     work: Callable[[Job, tqdm], tuple[str, ...]],
     bar: tqdm,
 ) -> Ending:
-    """How a job ends that is run now."""
+    """Runs a job, and returns how it ended."""
     if not options.overwrite and _is_there(job.target):  # another run has written it
         return Ending(job, "skipped")
     started = time.monotonic()
@@ -212,10 +212,10 @@ def restore_file(
 
 
 def _is_there(target: Path) -> bool:
-    """Whether there is such a file.
+    """Whether the file exists.
 
     Raises:
-        UserError: There can be none, for example because the name is too long.
+        UserError: It cannot exist, for example because its name is too long.
     """
     try:
         return stat.S_ISREG(os.stat(target).st_mode)
@@ -242,7 +242,7 @@ def _note_of(work: Work) -> Iterator[str]:
 
 
 def failure(job: Job, error: Exception) -> Ending:
-    """The ending of a job with an error; also a fault of ours must not keep the others undone."""
+    """The ending of a job with an error; a fault of this package must not stop the others."""
     sentence = str(error)
     if isinstance(error, MemoryError):
         sentence = f"{job.source}: out of memory; cut the image into parts."

@@ -1,4 +1,4 @@
-"""Which image files are worked, and into which files their outputs go."""
+"""Finds the image files to process, and names their outputs."""
 
 import glob
 import itertools
@@ -38,7 +38,7 @@ class Job:
     Attributes:
         source: The image.
         target: Its output.
-        problem: Why it must not be done, as a sentence; or None.
+        problem: A sentence that says why the image must not be processed, or None.
     """
 
     source: Path
@@ -75,8 +75,8 @@ def find_images(inputs: Sequence[str]) -> tuple[list[Path], list[str]]:
     A folder stands for the images directly in it; ``**`` in a pattern matches folders of any depth.
 
     Returns:
-        The files, and a sentence about each folder that has none or cannot be read: a shell names
-        all folders that match a pattern of its own, and one must not keep the others undone.
+        The files, and a sentence about each folder that is empty or cannot be read. A shell's
+        pattern may match many folders, and one of them must not stop the others.
 
     Raises:
         UserError: A name does not exist, or no name has images.
@@ -181,8 +181,8 @@ def plan_jobs(
 
 
 def _is_picture(ending: str) -> bool:
-    """Whether a file with this ending is a picture, of whatever format, and no folder."""
-    from PIL import Image  # here, so that a missing file is answered without waiting for it
+    """Whether this is the ending of a picture of any format, and not part of a folder's name."""
+    from PIL import Image  # here, so that a missing file is reported without this import
 
     Image.init()
     return ending in {*IMAGE_SUFFIXES, *_PICTURES, *Image.registered_extensions()}

@@ -1,7 +1,7 @@
-"""Engines of model files: as a program, which the cache keeps, where a network can be one.
+"""Loads the engine of a model file: a cached program if the network can be one, else XLA.
 
-What runs natively on the CPU needs neither JAX, which takes over a second to import, nor a trace or
-compilation of the network. The trace is done once for a model file and a version of this package.
+A program runs on the CPU without JAX, whose import takes over a second, and without a trace or a
+compilation. A model file is traced once for each version of this package.
 """
 
 import functools
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 Arithmetic = Literal["packed", "float"]
 _PACKAGE = Path(__file__).parents[1]
-# The code that a program depends on.
+# The modules that a program depends on.
 _ROOMS = ("deploy", "models", "nn", "ops")
 _DIGEST_BYTES = 32
-# Larger model files are loaded without a program, whose name would have to be computed from them.
+# For larger model files there is no program: its name is a hash of the file, which takes too long.
 _MOST_BYTES = 1 << 28
 
 
 def load_engine(model: str | Path) -> "TileEngine":
-    """What runs the network of a model file, or of a packaged network's name.
+    """The engine of a model file, or of a packaged network's name.
 
     Raises:
-        UserError: the file is missing, broken or of a later version.
+        UserError: The file is missing, broken or of a later version.
     """
     file = expanded(file_of(model))
     place = _place(file)
@@ -59,7 +59,7 @@ def load_engine(model: str | Path) -> "TileEngine":
 
 
 def engine_of(model: "PackedModel", arithmetic: Arithmetic = "packed") -> "TileEngine":
-    """What runs a packed model: a program where the network can be one, else XLA."""
+    """The engine of a packed model: a program if the network can be one, else XLA."""
     from binsr_jax.deploy.engine import Engine
 
     engine = Engine(model, arithmetic)
@@ -67,7 +67,7 @@ def engine_of(model: "PackedModel", arithmetic: Arithmetic = "packed") -> "TileE
 
 
 def _place(file: Path) -> Path | None:
-    """Where the program of a model file is kept; None where programs are not used or kept."""
+    """The cached file for the program of a model file; None if programs are not used or cached."""
     if not _runs_on_cpu():
         return None
     try:
@@ -90,7 +90,7 @@ def _runs_on_cpu() -> bool:
 
 @functools.cache
 def _code() -> bytes:
-    """A hash of the code that makes programs and carries them out."""
+    """A hash of the code that makes and runs programs."""
     digest = hashlib.sha256(sys.version.encode())
     for room in _ROOMS:
         for source in sorted((_PACKAGE / room).rglob("*.py")):
@@ -114,12 +114,12 @@ def _write(place: Path, program: Program) -> None:
     content = safetensors.numpy.save(arrays, metadata={"program": json.dumps(about)})
     try:
         replace_bytes(place, hashlib.sha256(content).digest() + content)
-    except OSError:  # as with a full disk: it is made again the next time
+    except OSError:  # such as a full disk: the program is made again the next time
         return
 
 
 def _read(place: Path) -> Program | None:
-    """The program that was kept in a file; None if there is none or it is damaged."""
+    """The program in a cached file; None if it is missing or damaged."""
     try:
         content = place.read_bytes()
         digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]

@@ -1,10 +1,10 @@
-"""A packed network as a list of native calls and sums: it runs on any size with nothing to compile.
+"""A packed network as a list of native calls and sums; it runs on any size without compilation.
 
-XLA compiles a network anew for every shape of image, which takes longer than a small image. But a
-packed network of chains (``ops.branch``) is few native calls with little between them. So it is
-traced once, and its steps are then carried out with numpy arrays of whatever shape. What comes out
-is what XLA's program gives, to the last bit: the native calls are the same, and between them there
-are sums, products and comparisons of two floats, which have one result.
+XLA compiles a network anew for every shape of image, which takes longer than a small image does.
+But a packed network of chains (``ops.branch``) consists of few native calls. So it is traced once,
+and its steps then run on numpy arrays of any shape. The output equals that of XLA's program to the
+last bit: the native calls are the same, and a sum, a product or a comparison of two floats has only
+one result.
 
 A program is written to a file and read without JAX: see ``deploy.loading``.
 """
@@ -21,18 +21,18 @@ import numpy as np
 from binsr_jax.ops.image import pixel_shuffle, reduced_precision, upsample_bilinear
 from binsr_jax.ops.native import choose, direct
 
-# What `reconstruct` makes at a time: as many rows of output as let an intermediate stay in the
-# cache, and at least so many that their overlap costs little.
+# The rows that `reconstruct` computes at a time: few enough for an intermediate to stay in the
+# cache, and many enough for their overlap to cost little.
 _STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
 
-# Bytes of rows that elementwise steps are done on at a time: they stay in a core's cache.
+# Elementwise steps process rows of this many bytes at a time, which stay in a core's cache.
 _CACHED_BYTES = 256 << 10
 
-# How many rows are enlarged together at least, since one more is read on each side.
+# At least this number of rows is enlarged together, since one more is read on each side.
 _ENLARGED_ROWS = 8
 
-# What is done for each element, by the names that JAX gives it. The operands have one shape, or one
-# pixel where all are alike.
+# Elementwise operations by JAX's names. The operands have the same shape, or one of them has a
+# single pixel.
 ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add,
     "sub": np.subtract,
@@ -44,10 +44,10 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "reduce_precision": reduced_precision,
 }
 KERNELS = ("float_conv", "packed_branch", "packed_chain", "packed_upsample")
-# Those that ``fusing`` makes of several steps. The result of the last may take its first input's
-# memory.
+# Steps that ``fusing`` makes from several others. The result of the second one may reuse the memory
+# of its first input.
 FLOAT_LAYER, IMAGE_SKIP = "float_layer", "image_skip"
-# Functions of an array and a factor that enlarge, by the names that ``ops.upsampling`` gives them.
+# Functions of an array and a factor that enlarge, by their names in ``ops.upsampling``.
 ENLARGING: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "upsample_bilinear": upsample_bilinear,
     "pixel_shuffle": pixel_shuffle,
@@ -59,12 +59,12 @@ class Step:
     """A step of a program.
 
     Attributes:
-        name: a key of ``ELEMENTWISE`` or of ``ENLARGING``, or one of ``KERNELS``.
-        inputs: the numbers of the values that it takes.
-        output: the number of the value that it makes.
-        attributes: of a kernel.
-        size: how many times higher and wider than the image the output is.
-        channels: of the output.
+        name: A key of ``ELEMENTWISE`` or of ``ENLARGING``, or one of ``KERNELS``.
+        inputs: The numbers of its inputs.
+        output: The number of its output.
+        attributes: The attributes of a kernel.
+        size: The factor between the sides of the output and of the image.
+        channels: The channels of the output.
     """
 
     name: str
@@ -80,10 +80,10 @@ class Half:
     """One of the two halves of a network: see ``models.backbone.Backbone``.
 
     Attributes:
-        steps: what is done, in this order.
-        constants: values that do not depend on the image, by number.
-        inputs: the numbers of the values that are given.
-        output: the number of the result.
+        steps: The steps, in their order.
+        constants: Values that do not depend on the image, by number.
+        inputs: The numbers of the inputs.
+        output: The number of the result.
     """
 
     steps: tuple[Step, ...]
@@ -121,13 +121,13 @@ class Program:
     """A network that runs without XLA; a ``deploy.upscaler.TileEngine``.
 
     Attributes:
-        extract: from an image to features.
-        reconstruct: from features and the image to the output.
-        halo: how many rows away it looks.
-        scale: as of ``deploy.engine.Engine``, as are ``channels``, ``radius``, ``bytes_per_pixel``.
-        channels: see there.
-        radius: see there.
-        bytes_per_pixel: see there.
+        extract: The half from an image to features.
+        reconstruct: The half from features and the image to the output.
+        halo: The rows beside a row of output that ``reconstruct`` needs.
+        scale: See ``deploy.engine.Engine``, also for the attributes below.
+        channels: See there.
+        radius: See there.
+        bytes_per_pixel: See there.
     """
 
     extract: Half
@@ -147,14 +147,14 @@ class Program:
         """Restores an image: float32 ``[h, w, channels]`` to ``[scale h, scale w, channels]``.
 
         Raises:
-            ValueError: the image has another shape.
-            TypeError: the image is not float32.
+            ValueError: The image has another shape.
+            TypeError: The image is not float32.
         """
         del pooled
         check_image(image, self.channels)
         x = image[None]
         features = self.extract(x)
-        # Images do not count, only enlarged features. ``packed_upsample`` holds a few rows of them.
+        # Only enlarged features count, not images. ``packed_upsample`` holds a few rows of them.
         held = (step.size for step in self.reconstruct.steps if step.channels > self.channels)
         largest = max(held, default=1)
         height, rows = len(image), strip_rows(features.shape, largest)
@@ -170,7 +170,7 @@ class Program:
         return y
 
     def pooled_of(self, image: np.ndarray) -> Any:
-        """Nothing: there are no means over the whole image."""
+        """None, since the network uses no means over the whole image."""
         return {}
 
 
@@ -183,18 +183,18 @@ def check_image(image: np.ndarray, channels: int) -> None:
 
 
 def strip_rows(features: Sequence[int], scale: int) -> int:
-    """How many rows of features are reconstructed at a time, beside the halo.
+    """The number of rows of features that are reconstructed at a time, without the halo.
 
     Args:
-        features: their shape.
-        scale: how many times higher the largest intermediate is.
+        features: The shape of the features.
+        scale: The factor between the sides of the largest intermediate and of the features.
     """
     row = 4 * features[-1] * features[-2] * scale  # bytes, of an intermediate
     return max(1, max(_STRIP_ROWS, _STRIP_BYTES // row) // scale)
 
 
 def _kind(step: Step) -> tuple[bool, int]:
-    """Steps in a row of one kind and size are carried out together."""
+    """The kind and size of a step; consecutive steps with the same ones run together."""
     return step.name in ELEMENTWISE, step.size
 
 
@@ -211,9 +211,9 @@ def _made(
 
 
 def _enlarged(step: Step, x: np.ndarray, factor: int) -> np.ndarray:
-    """The output of a step that enlarges, of which every row depends on the rows beside it alone.
+    """The output of a step that enlarges: a row depends on its neighbours only.
 
-    It is made a few rows at a time, on all threads.
+    All threads compute it, a few rows at a time.
     """
     _, height, width, _ = x.shape
     y = np.empty((1, height * factor, width * factor, step.channels), np.float32)
@@ -236,14 +236,14 @@ def _elementwise(
     outputs: set[int],
     free: set[int],
 ) -> None:
-    """Carries out elementwise steps, a few rows at a time, and adds what is needed to the values.
+    """Runs elementwise steps, a few rows at a time, and adds their needed outputs to ``values``.
 
     Args:
-        steps: one or more in a row.
-        sides: the height and width of all that they make.
-        values: those before, by number.
-        outputs: the numbers of the values that are needed afterwards.
-        free: those of values that are not; their memory is taken for the outputs.
+        steps: One or more consecutive steps.
+        sides: The height and width of all their outputs.
+        values: All values so far, by number.
+        outputs: The numbers of the values that later steps need.
+        free: The numbers of values that no later step needs; outputs reuse their memory.
     """
     height, width = sides
     read = {n for step in steps for n in step.inputs if n in values}

@@ -1,4 +1,4 @@
-"""Makes a ``deploy.program.Program`` of a packed network: a trace of it, reduced to its steps."""
+"""Traces a packed network, and reduces the trace to the steps of a ``deploy.program.Program``."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from binsr_jax.deploy.fusing import fused
 from binsr_jax.deploy.program import ELEMENTWISE, ENLARGING, KERNELS, Half, Step
 from binsr_jax.ops.native import choose
 
-# The image that a network is traced on. Its sides are no multiples of each other or of anything.
+# The sides of the image for a trace: two primes, so that no size can be confused with another.
 _SIDES = (37, 41)
-# Calls of a function, by the parameter that holds its trace.
+# Operations that call a function, by the parameter that holds its trace.
 _CALLS = {
     "jit": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
@@ -23,7 +23,7 @@ _CALLS = {
     "custom_vmap_call": "call",
     "custom_partitioning": "call",
 }
-# These leave a value as it is.
+# Operations that do not change a value.
 _SUMS = ("add", "sub")
 # What only moves values, by numpy: XLA would compile each one for each shape.
 _MOVES: dict[str, Callable[[Any, list[np.ndarray]], np.ndarray]] = {
@@ -37,22 +37,22 @@ _NOTHING = ("copy", "copy_p", "name", "optimization_barrier", "stop_gradient")
 
 
 class UntraceableError(Exception):
-    """A network has a step that a program cannot have."""
+    """A network has an operation that programs do not support."""
 
 
 def half_of(
     function: Callable[..., jax.Array], params: Any, channels: Sequence[int], form: str
 ) -> Half:
-    """A half of a network as steps.
+    """The steps of one half of a network.
 
     Args:
         function: ``function(params, *inputs)``.
-        params: of the network.
-        channels: of each input.
-        form: the native form that it is traced with.
+        params: The parameters of the network.
+        channels: The channels of each input.
+        form: The native form for the trace.
 
     Raises:
-        UntraceableError: there is a step that programs do not have.
+        UntraceableError: An operation is not supported in programs.
     """
     images = [jax.ShapeDtypeStruct((1, *_SIDES, count), jnp.float32) for count in channels]
     with choose.for_steps():
@@ -67,9 +67,9 @@ def half_of(
 
 
 class _Tracer:
-    """Follows a trace: what depends on the parameters alone is computed, the rest are steps.
+    """Walks a trace: computes what depends only on parameters, and turns the rest into steps.
 
-    A value is its number; ``known`` has those that do not depend on the inputs.
+    A value is represented by its number. ``known`` has the values that do not depend on the inputs.
     """
 
     def __init__(self, form: str) -> None:
@@ -87,7 +87,7 @@ class _Tracer:
         return next(self._numbers)
 
     def walk(self, jaxpr: core.Jaxpr, consts: Sequence[int], inputs: Sequence[int]) -> list[int]:
-        """The numbers of the outputs of a trace, for those of its constants and inputs."""
+        """The numbers of a trace's outputs, given the numbers of its constants and inputs."""
         numbers = dict(zip(jaxpr.constvars, consts, strict=True))
         numbers |= dict(zip(jaxpr.invars, inputs, strict=True))
 
@@ -107,7 +107,7 @@ class _Tracer:
     def _follow(self, equation: core.JaxprEqn, inputs: list[int]) -> list[int]:
         name, params = equation.primitive.name, equation.params
         if name == "cond" and params.get("branches_platforms"):
-            # The form for each backend: the programs are for the CPU.
+            # A trace has a form for each backend; programs use that of the CPU.
             platforms = params["branches_platforms"]
             on_cpu = next(i for i, names in enumerate(platforms) if names and "cpu" in names)
             return self._called(params["branches"][on_cpu], inputs[1:])
@@ -187,12 +187,12 @@ def _attributes(attributes: Any) -> dict[str, Any]:
 
 
 def _is_simple(name: str, params: dict[str, Any]) -> bool:
-    """Whether an elementwise step is the one that programs have."""
+    """Whether programs support an elementwise operation with these parameters."""
     if name == "reduce_precision":
         return (params["exponent_bits"], params["mantissa_bits"]) == (8, 22)
     return True
 
 
 def _shape(value: core.Var | core.Literal) -> tuple[int, ...]:
-    """The shape of an array; JAX declares it for arrays alone, and an equation may have others."""
+    """The shape of a value, which must be an array; JAX's types also allow other values."""
     return cast(Any, value.aval).shape

@@ -111,7 +111,7 @@ class Backbone(nn.Module, kw_only=True):
     def held_scale(self, features: jax.Array) -> int:
         """How many times higher than its input the intermediates of ``reconstruct`` are.
 
-        Those do not count of which it holds only a few rows at a time. 1: it needs no strips.
+        Intermediates of which it holds only a few rows at a time do not count. 1: no strips needed.
         """
         return self.stride * self.scale
 

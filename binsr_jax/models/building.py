@@ -176,7 +176,7 @@ def _head(config: ModelConfig, conv: Factory, centre: float, start: str = "unifo
 
 
 def _tail(config: ModelConfig, conv: Factory, outputs: int, start: str) -> Factory:
-    """Makes the last convolution, of so many output channels."""
+    """Makes the last convolution, with this number of output channels."""
     if config.tail == "float":
         return partial(_float_conv(config, start), outputs)
     return partial(

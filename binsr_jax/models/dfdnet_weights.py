@@ -35,7 +35,7 @@ _CONVOLUTIONS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"upsample4\.4", lambda m: "tail"),
 )
 
-# Our name of an array of a convolution, empty for what is folded into the kernel.
+# Our name of a convolution's array; empty for arrays that are folded into the kernel.
 _ARRAYS = {"weight": "kernel", "weight_orig": "kernel", "bias": "bias"}
 _ARRAYS |= {"weight_u": "", "weight_v": ""}
 

@@ -25,7 +25,7 @@ class ActivatedConv(Unit):
     """A convolution and its activation: ``[B, H, W, _] -> [B, H, W, features]``.
 
     Attributes:
-        features: 0 for as many as the input has.
+        features: Output channels; 0: as many as the input has.
         activation: A key of ``SRVGG_ACTIVATIONS``.
     """
 

@@ -1,4 +1,4 @@
-"""Connections that are not held for ever by clients who neither ask nor read."""
+"""Closes connections whose clients neither send a request nor read the answer."""
 
 import asyncio
 from typing import Any
@@ -9,43 +9,43 @@ PATIENCE = 30.0  # seconds
 
 
 class PatientProtocol(H11Protocol):
-    """Ends a connection after ``PATIENCE`` without the head of a request, or with an answer unread.
+    """Closes a connection after ``PATIENCE`` without a request's head, or with an unread answer.
 
-    Uvicorn itself waits without an end for both. A body that does not arrive is ``gate.Gate``'s.
+    Uvicorn waits for both without a limit. ``gate.Gate`` limits the wait for a body.
     """
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Starts to wait for a request."""
+        """Starts the time limit for a request."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends all waiting."""
+        """Cancels all time limits."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Waits no longer if there is a request now."""
+        """Cancels the time limit if a request has arrived."""
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        """Starts to wait for the next request."""
+        """Starts the time limit for the next request."""
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
             self._wait()
 
     def pause_writing(self) -> None:
-        """Starts to wait for the client to read."""
+        """Starts the time limit for the client to read."""
         super().pause_writing()
         self._wait()
 
     def resume_writing(self) -> None:
-        """Waits no longer for the client to read."""
+        """Cancels the time limit for the client to read."""
         super().resume_writing()
         self._stop_waiting()
 

@@ -1,4 +1,4 @@
-"""Folders of visitors' pictures, and names that are safe in them."""
+"""Private folders for visitors' pictures, and safe file names in them."""
 
 import os
 import re
@@ -17,7 +17,7 @@ def new_folder(parent: Path | None = None) -> "tempfile.TemporaryDirectory[str]"
 
 
 def safe_name(name: str) -> str:
-    """The name of a file in one's own folder for a name that came from elsewhere."""
+    """A safe file name for a name that a visitor sent: without folders and special characters."""
     base = re.split(r"[/\\]", name)[-1]
     stem, ending = os.path.splitext(base)
     stem = re.sub(r"[^\w .()+-]", "_", stem).strip(" .")[:_LONGEST]
@@ -25,5 +25,5 @@ def safe_name(name: str) -> str:
 
 
 def jobs_in(folder: Path, files: list[Path], suffix: str, form: str | None) -> list[Job]:
-    """Jobs whose results lie in the folder ``out`` of a folder; see ``deploy.jobs.plan_jobs``."""
+    """Jobs with results in the subfolder ``out`` of a folder; see ``deploy.listing.plan_jobs``."""
     return plan_jobs(files, f"{folder / 'out'}/", suffix, form)

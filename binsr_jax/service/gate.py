@@ -1,4 +1,4 @@
-"""What every request passes: its id, its line in the log, and limits before its body is kept."""
+"""Wraps the service: gives requests an id and a log line, and limits their bodies."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from binsr_jax.files import printable
 from binsr_jax.service.restorer import FullError, Restorer
 
 _ID = re.compile(r"[\w.-]{1,64}")
-ROOM = 1 << 20  # bytes of a body beside its picture
+ROOM = 1 << 20  # bytes of a body in addition to its picture
 _DISCARDING = 10  # seconds at most
 _SILENCE = 30.0  # seconds between two pieces of a body
 
@@ -27,11 +27,11 @@ log = logging.getLogger("binsr.service")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may take.
+    """The limits of a request.
 
     Attributes:
-        bytes: of its picture.
-        seconds: until it is answered, upload and waiting included.
+        bytes: The largest size of its picture.
+        seconds: The longest time until its answer, with upload and waiting.
     """
 
     bytes: int
@@ -42,14 +42,14 @@ class Gate:
     """Wraps an application.
 
     A request that sends a picture is refused with 429 if the queue is full, with 413 if its body is
-    too long, and with 408 if it arrives too slowly: in all cases before the picture is looked at.
+    too long, and with 408 if it arrives too slowly. All this happens before the picture is read.
 
     Args:
-        app: the application. It finds ``id`` and ``deadline`` (of ``time.monotonic``) in a
-            request's state.
-        restorer: whose queue may be full.
-        limits: of a request.
-        count: given path, status and seconds of each request.
+        app: The application. A request's state gives it ``id`` and ``deadline`` (a value of
+            ``time.monotonic``).
+        restorer: The queue.
+        limits: The limits of a request.
+        count: Called with the path, the status and the seconds of each request.
     """
 
     def __init__(self, app: ASGIApp, restorer: Restorer, limits: Limits, count: Any) -> None:
@@ -113,22 +113,22 @@ class Gate:
 
 
 def too_long(most: int) -> str:
-    """The sentence for a picture of more bytes."""
+    """The sentence for a picture of more than ``most`` bytes."""
     return f"The picture has more than {most / 2**20:g} MiB, the most that is taken here."
 
 
 def refused(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The answer to a request that is not done."""
+    """The answer to a request that is refused."""
     return JSONResponse({"error": sentence}, status, headers)
 
 
 class Body:
-    """Counts a body, and waits for it until a deadline only, and ``_SILENCE`` for each piece.
+    """Counts the bytes of a body. Waits until a deadline, and at most ``_SILENCE`` for each piece.
 
     Args:
-        receive: of the application.
-        deadline: of ``time.monotonic``.
-        most: bytes; the refusal names ``ROOM`` less.
+        receive: The application's function for the next message.
+        deadline: A value of ``time.monotonic``.
+        most: The largest number of bytes; the refusal names ``ROOM`` less.
     """
 
     def __init__(self, receive: Receive, deadline: float, most: int) -> None:
@@ -139,9 +139,9 @@ class Body:
         """The next message.
 
         Raises:
-            HTTPException: the body is too long, or did not arrive in time.
+            HTTPException: The body is too long, or did not arrive in time.
         """
-        if self._whole:  # what comes now is that the client has gone
+        if self._whole:  # the next message says that the client has left
             return await self._receive()
         try:
             seconds = max(0.0, self._deadline - time.monotonic())
@@ -156,7 +156,7 @@ class Body:
         return message
 
     async def discard(self) -> None:
-        """Reads the rest, within bounds: who is still sending does not see an answer."""
+        """Reads the rest, within limits: a client that still sends does not read an answer."""
         most = self._size + 2 * self._most
         deadline = min(self._deadline, time.monotonic() + _DISCARDING)
         with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The service: pictures in, restored pictures out, over HTTP."""
+"""The service that restores pictures over HTTP."""
 
 import asyncio
 import concurrent.futures
@@ -31,7 +31,7 @@ from binsr_jax.service.gate import Gate, Limits, refused, too_long
 from binsr_jax.service.networks import Wish, choose, suffix_of
 from binsr_jax.service.restorer import FullError, Order, Restorer, Result, Ticket
 
-_LOOK = 0.5  # seconds between two looks whether a client is still there
+_LOOK = 0.5  # seconds between two checks that a client is still connected
 
 Task = Literal["upscale", "denoise", "dejpeg"]
 Form_ = Literal["png", "jpg", "webp", "tif"]
@@ -39,7 +39,7 @@ _FIELDS = ("image", "task", "scale", "model", "strength", "format", "quality")
 
 
 class Model(BaseModel):
-    """A network."""
+    """A network, as ``/v1/models`` describes it."""
 
     name: str = Field(description="what the field model of a request takes")
     task: Task
@@ -52,7 +52,7 @@ class Model(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why a request was not done."""
+    """The sentence that says why a request is refused."""
 
     error: str
 
@@ -70,7 +70,7 @@ _PICTURE = {200: {"content": {"image/*": {}}, "description": "The restored pictu
 
 
 class Metrics:
-    """What ``/metrics`` shows."""
+    """The counts and times that ``/metrics`` shows."""
 
     def __init__(self, restorer: Restorer) -> None:
         self.registry = prometheus.CollectorRegistry()
@@ -94,7 +94,7 @@ class Metrics:
         waiting.set_function(lambda: restorer.waiting)
 
     def count(self, scope: Any, status: int, seconds: float) -> None:
-        """Counts a request; paths that there are not count as one."""
+        """Counts a request; all unknown paths are counted together."""
         path = getattr(scope.get("route"), "path", "other")
         self._requests.labels(path, str(status)).inc()
         self._answers.labels(path).observe(seconds)
@@ -104,9 +104,9 @@ def create_app(restorer: Restorer, networks: dict[str, Packaged], limits: Limits
     """The application.
 
     Args:
-        restorer: does the work; it is closed when the application ends.
-        networks: those that are offered, from ``networks.offered``.
-        limits: of a request.
+        restorer: Restores the pictures; it is closed when the application ends.
+        networks: The networks that are offered, from ``networks.offered``.
+        limits: The limits of a request.
     """
 
     @contextlib.asynccontextmanager
@@ -118,11 +118,11 @@ def create_app(restorer: Restorer, networks: dict[str, Packaged], limits: Limits
         title="binsr",
         description="Restores pictures with 1-bit networks.",
         version=__version__,
-        docs_url=None,  # FastAPI's own page takes its scripts from another host
+        docs_url=None,  # FastAPI's own page loads its scripts from another host
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.openapi_version = "3.0.3"  # that Swagger UI of the package shows
+    app.openapi_version = "3.0.3"  # the version that the packaged Swagger UI shows
     metrics = Metrics(restorer)
     app.add_middleware(Gate, restorer=restorer, limits=limits, count=metrics.count)
     _add_refusals(app)
@@ -165,7 +165,7 @@ def create_app(restorer: Restorer, networks: dict[str, Packaged], limits: Limits
         try:
             result = await _finished(request, restorer, ticket)
         except BaseException:
-            # A tile may still be worked, and its folder be written to.
+            # A tile may still be in progress, and write to the folder.
             ticket.future.add_done_callback(lambda _: folder.cleanup())
             raise
         metrics.seconds.labels(result.network).observe(result.seconds)
@@ -225,7 +225,7 @@ class _Work:
     def order(
         self, upload: UploadFile, wish: Wish, strength: float, form: str | None, options: Options
     ) -> Order:
-        """Keeps the picture and chooses its network."""
+        """Writes the picture to the folder, and chooses its network."""
         if (upload.size or 0) > self._limits.bytes:
             raise TooLargeError(too_long(self._limits.bytes))
         source = self._folder / safe_name(upload.filename or "")
@@ -247,7 +247,7 @@ class _Work:
 
 
 async def _require_known_fields(request: Request) -> None:
-    """Raises HTTPException if a field is unknown or given twice: it would be ignored."""
+    """Raises HTTPException if a field is unknown or given twice, since FastAPI would ignore it."""
     if request.query_params:
         raise HTTPException(422, "Fields belong into the form, not into the address.")
     names = [name for name, _ in (await request.form()).multi_items()]
@@ -260,7 +260,7 @@ async def _require_known_fields(request: Request) -> None:
 
 
 async def _finished(request: Request, restorer: Restorer, ticket: Ticket) -> Result:
-    """The result of a ticket, which is cancelled when nobody waits for it any more."""
+    """The result of a ticket. Cancels the ticket when its client disconnects."""
     future = asyncio.wrap_future(ticket.future)
     try:
         while not future.done():
@@ -278,7 +278,7 @@ async def _finished(request: Request, restorer: Restorer, ticket: Ticket) -> Res
     finally:
         restorer.cancel(ticket)
         if not future.cancel() and not future.cancelled():
-            future.exception()  # or asyncio logs that nobody has asked for it
+            future.exception()  # else asyncio logs that the exception was never retrieved
 
 
 def _headers(result: Result) -> dict[str, str]:
@@ -293,7 +293,7 @@ def _headers(result: Result) -> dict[str, str]:
 
 
 def _add_refusals(app: FastAPI) -> None:
-    """Makes whatever goes wrong an answer with one sentence."""
+    """Turns every error into an answer with one sentence."""
 
     async def user_error(_: Request, error: Exception) -> Response:
         return refused(413 if isinstance(error, TooLargeError) else 400, str(error))
@@ -317,14 +317,14 @@ def _add_refusals(app: FastAPI) -> None:
 
 
 def _mistake(detail: dict[str, Any]) -> str:
-    """What is wrong with a field."""
-    # For a text in place of a file the library's own words name its types.
+    """The sentence about a wrong field."""
+    # For text instead of a file, the library's own message names Python types.
     sentence = "A file is expected" if detail["type"] == "value_error" else detail["msg"]
     return f"{detail['loc'][-1]}: {sentence}"
 
 
 def _add_docs(app: FastAPI) -> None:
-    """Swagger UI at ``/docs``, from files of this machine."""
+    """Adds Swagger UI at ``/docs``, from files of this machine."""
     app.mount("/docs/files", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path), "docs")
 
     @app.get("/docs", include_in_schema=False)

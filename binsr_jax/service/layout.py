@@ -17,7 +17,7 @@ WHOLE, PART = "Whole picture", "Part at full size"
 
 @dataclass(frozen=True)
 class Choices:
-    """The controls with which a visitor orders."""
+    """The controls of an order."""
 
     files: gr.File
     task: gr.Radio
@@ -31,7 +31,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Results:
-    """The controls that show what came of an order."""
+    """The controls that show the results of an order."""
 
     status: gr.HTML
     slider: gr.ImageSlider
@@ -45,7 +45,7 @@ class Results:
 
     @property
     def places(self) -> list[gr.Dropdown | gr.Radio | gr.Slider]:
-        """The controls that say which picture is shown, and which part of it."""
+        """The controls that choose the picture to show, and the part of it."""
         return [self.pick, self.view, self.across, self.down]
 
 

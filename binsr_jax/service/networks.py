@@ -1,4 +1,4 @@
-"""Which networks are offered, and which of them restores a picture."""
+"""The networks that the page and the service offer, and the choice for a picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.errors import UserError
 from binsr_jax.pretrained import KINDS, NETWORKS, SUFFIXES, Packaged, find
 
-# What is offered, and in which words.
+# The tasks, and the words that name them on the page.
 TASKS = {
     "upscale": "Enlarge",
     "denoise": "Remove noise",
@@ -30,10 +30,10 @@ def offered(files: Sequence[str] = ()) -> dict[str, Packaged]:
     """The networks of this version and those of model files, by their names.
 
     Args:
-        files: model files of one's own; such a network is called like its file.
+        files: More model files; such a network has the name of its file.
 
     Raises:
-        UserError: a file is missing or broken, or two networks have one name.
+        UserError: A file is missing or broken, or two networks have the same name.
     """
     networks = {name: network for name, network in NETWORKS.items() if network.there}
     for file in map(Path, files):
@@ -49,16 +49,16 @@ def offered(files: Sequence[str] = ()) -> dict[str, Packaged]:
 def choose(networks: dict[str, Packaged], wish: Wish, file: Path) -> Packaged:
     """The network for a picture.
 
-    Without a task it is the task of the model that is named, or ``upscale``; without a scale the
-    model's, or 2. Without a model it is the one that the command line would take.
+    By default, the task and the scale are those of the named model, or else ``upscale`` and 2.
+    Without a model, the choice is that of the command line.
 
     Args:
-        networks: from ``offered``.
-        wish: what is wanted.
-        file: the picture.
+        networks: The networks of ``offered``.
+        wish: The visitor's choices.
+        file: The picture.
 
     Raises:
-        UserError: there is no such network, or it is for another task or scale.
+        UserError: There is no such network, or it is for another task or scale.
     """
     if wish.model is not None and wish.model not in KINDS:
         network = networks.get(wish.model)
@@ -88,7 +88,7 @@ def choose(networks: dict[str, Packaged], wish: Wish, file: Path) -> Packaged:
 
 
 def suffix_of(network: Packaged) -> str:
-    """What goes into the names of a network's results."""
+    """The suffix in the names of a network's results."""
     return f"_x{network.scale}" if network.scale > 1 else SUFFIXES[network.task]
 
 

@@ -27,7 +27,7 @@ from binsr_jax.service.visits import Done, Visit, download
 
 log = logging.getLogger("binsr.page")
 
-_LOOK = 0.2  # seconds between two looks at the progress
+_LOOK = 0.2  # seconds between two updates of the progress
 _CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
@@ -135,11 +135,11 @@ class Page:
         visit.ticket = None
         archive, views = None, None
         if visit.restored and not self._left(visit):
-            yield self._shown(visit, markup.progress(1, "Making what is shown"), working=True)
+            yield self._shown(visit, markup.progress(1, "Preparing the comparison"), working=True)
             archive = await asyncio.to_thread(download, visit)
             views = await self._views(visit.restored[0], None)
             if self._left(visit):
-                visit.folder.cleanup()  # what was made since the page was closed
+                visit.folder.cleanup()  # files that were written since the page was closed
         yield self._shown(visit, markup.summary(visit, len(orders)), views=views, download=archive)
 
     async def _one(self, visit: Visit, order: Order, session: str) -> AsyncIterator[str]:
@@ -171,7 +171,7 @@ class Page:
             visit.done.append(Done(order.job, None, order.sentence(error)))
         except Exception:
             log.exception("A picture of %s failed", session)
-            fault = UserError("something is wrong with this page's program; its log says what.")
+            fault = UserError("the page's program failed; its log says why.")
             visit.done.append(Done(order.job, None, order.sentence(fault)))
 
     def _orders(
@@ -218,7 +218,7 @@ class Page:
         return visit not in self._visits.values()
 
     def _leave(self, request: gr.Request) -> None:
-        """Ends the work of a page that was closed."""
+        """Cancels the order of a page that was closed."""
         self._end(str(request.session_hash))
 
     def _stop(self, request: gr.Request) -> None:
@@ -241,7 +241,9 @@ class Page:
         return gr.ImageSlider(value=views), shown, shown
 
     async def _views(self, done: Done, place: tuple[float, float] | None) -> tuple[str, str]:
-        folder = done.job.target.parent / f".{secrets.token_hex(8)}"  # the browser keeps addresses
+        folder = (
+            done.job.target.parent / f".{secrets.token_hex(8)}"
+        )  # a new address, since browsers cache
         async with self._viewing:
             before, after = await asyncio.to_thread(
                 write_views, done.job.source, done.job.target, folder, place

@@ -1,4 +1,4 @@
-"""Pictures of several people, restored one at a time: the queue behind the page and the service."""
+"""The queue behind the page and the service: restores one picture at a time, in turns."""
 
 import collections
 import concurrent.futures
@@ -20,17 +20,17 @@ from binsr_jax.deploy.upscaler import TileEngine, Upscaler
 from binsr_jax.errors import TooLargeError
 from binsr_jax.pretrained import Packaged
 
-# A compiled program takes some 10 MB, and pictures that are one tile have one for each size. After
-# so many sizes all programs are forgotten.
+# A compiled program takes about 10 MB, and pictures of a single tile need one for each size. After
+# this number of sizes, all programs are dropped.
 _MOST_SIZES = 32
-_FIRST_GUESS = 5.0  # seconds that a picture takes, until one is done
+_FIRST_GUESS = 5.0  # seconds for a picture, as long as none was restored
 
 
 class FullError(Exception):
-    """The queue has no place left.
+    """The queue is full.
 
     Attributes:
-        seconds: after which there may be one.
+        seconds: The time after which there may be a place.
     """
 
     def __init__(self, seconds: int) -> None:
@@ -40,13 +40,13 @@ class FullError(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """A picture that is to be restored.
+    """A picture to restore.
 
     Attributes:
-        job: its file, and the file that the result goes to.
-        network: that restores it.
-        strength: how much of the change is taken by a network that keeps the size.
-        options: the rest.
+        job: The picture's file, and the file of its result.
+        network: The network that restores it.
+        strength: How much of the change is applied, if the network keeps the size.
+        options: How the file is processed.
     """
 
     job: Job
@@ -55,7 +55,7 @@ class Order:
     options: Options = field(default_factory=Options)
 
     def sentence(self, error: BaseException) -> str:
-        """What went wrong, with the files by their names alone."""
+        """The sentence about an error; it has the names of files without their folders."""
         text = str(error) or type(error).__name__
         for file in (self.job.source, self.job.target):
             text = text.replace(str(file), file.name)
@@ -65,15 +65,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a picture.
+    """A restored picture.
 
     Attributes:
-        file: the result.
-        network: what restored it.
-        before: width and height.
-        after: width and height.
-        seconds: of work, without waiting.
-        notes: what was done to it that its owner may not expect.
+        file: The file of the result.
+        network: The name of the network.
+        before: Width and height of the picture.
+        after: Width and height of the result.
+        seconds: The time of the computation, without waiting.
+        notes: Unexpected changes to the picture, as short clauses.
     """
 
     file: Path
@@ -88,11 +88,11 @@ class Ticket:
     """A place in the queue.
 
     Attributes:
-        order: what is done.
-        visitor: who has ordered it.
-        future: its result. It fails with UserError if the picture cannot be restored, and with
+        order: The picture and how to restore it.
+        visitor: The visitor who ordered it.
+        future: The result. It fails with UserError if the picture cannot be restored, and with
             ``CancelledError`` after ``cancel``.
-        share: how much is done, 0 to 1.
+        share: The finished part, 0 to 1.
     """
 
     def __init__(self, order: Order, visitor: str, megapixels: float) -> None:
@@ -102,7 +102,7 @@ class Ticket:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """Ends the work after the tile that is worked, or before it starts."""
+        """Stops the work after the current tile, or before it starts."""
         self._cancelled = True
         self.future.cancel()
 
@@ -110,7 +110,7 @@ class Ticket:
         """Counts megapixels as done.
 
         Raises:
-            CancelledError: the ticket was cancelled.
+            CancelledError: The ticket was cancelled.
         """
         if self._cancelled:
             raise concurrent.futures.CancelledError
@@ -118,15 +118,13 @@ class Ticket:
 
 
 class Restorer:
-    """Restores pictures in one thread, in a queue that takes turns between visitors.
-
-    Of visitors who wait each gets one picture restored before anyone gets a second one.
+    """Restores pictures in one thread; waiting visitors take turns, a picture each.
 
     Args:
-        most_pixels: pictures of more are refused.
-        most_waiting: so many pictures wait at most, beside the one that is worked.
-        memory: bytes of working memory for a tile; see ``deploy.upscaler.load``.
-        load: makes what runs a network; by default of its model file.
+        most_pixels: Larger pictures are refused.
+        most_waiting: The largest number of waiting pictures, without the current one.
+        memory: Bytes of memory for a tile; see ``deploy.upscaler.load``.
+        load: Loads a network; by default from its model file.
     """
 
     def __init__(
@@ -142,7 +140,7 @@ class Restorer:
         self._engines: dict[str, TileEngine] = {}
         self._sizes: set[tuple[str, int, int]] = set()
         self._seconds = _FIRST_GUESS
-        # Of those who wait, in the order of their turns.
+        # The waiting tickets of each visitor, in the order of their turns.
         self._waiting: dict[str, collections.deque[Ticket]] = {}
         self._working: Ticket | None = None
         self._closed = False
@@ -158,11 +156,11 @@ class Restorer:
 
     @property
     def alive(self) -> bool:
-        """Whether pictures are still restored."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def require_place(self) -> None:
-        """Raises FullError if the queue has no place left."""
+        """Raises FullError if the queue is full."""
         waiting = self.waiting
         if waiting >= self._most_waiting:
             raise FullError(max(1, math.ceil(self._seconds * (waiting + 1))))
@@ -171,9 +169,9 @@ class Restorer:
         """Puts a picture into the queue.
 
         Raises:
-            FullError: there is no place left.
-            TooLargeError: the picture has more pixels than are allowed.
-            UserError: its header shows that it cannot be read.
+            FullError: The queue is full.
+            TooLargeError: The picture has more pixels than are allowed.
+            UserError: The header of the picture shows that it cannot be read.
         """
         self.require_place()
         width, height = self._size(order.job.source)
@@ -188,7 +186,7 @@ class Restorer:
         return ticket
 
     def ahead(self, ticket: Ticket) -> int:
-        """How many pictures are done before a ticket's, the one that is worked included."""
+        """How many pictures come before a ticket's, with the current one."""
         with self._changed:
             if ticket not in self._waiting.get(ticket.visitor, ()):
                 return 0
@@ -202,7 +200,7 @@ class Restorer:
             return place + others + (self._working is not None)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Takes a picture out of the queue, or ends its work after the tile that is worked."""
+        """Removes a picture from the queue, or stops it after the current tile."""
         with self._changed:
             ticket.cancel()
             tickets = self._waiting.get(ticket.visitor)
@@ -212,7 +210,7 @@ class Restorer:
                     del self._waiting[ticket.visitor]
 
     def cancel_all(self, visitor: str | None = None) -> None:
-        """Cancels all that a visitor has ordered, or without one all that there is."""
+        """Cancels all pictures of a visitor; without a visitor, all pictures."""
         with self._changed:
             tickets = [ticket for queue in self._waiting.values() for ticket in queue]
             tickets += [self._working] if self._working else []
@@ -221,7 +219,7 @@ class Restorer:
                     self.cancel(ticket)
 
     def close(self) -> None:
-        """Cancels all that waits or is worked, and ends the thread."""
+        """Cancels all pictures, and ends the thread."""
         with self._changed:
             self._closed = True
             self.cancel_all()
@@ -238,7 +236,7 @@ class Restorer:
             ) from error
 
     def _next(self) -> Ticket | None:
-        """The ticket whose turn it is, waited for; None at the end."""
+        """Waits for a ticket and returns the next one; None after ``close``."""
         with self._changed:
             self._working = None
             while not self._waiting and not self._closed:
@@ -258,7 +256,7 @@ class Restorer:
                 continue
             try:
                 result = self._restore(ticket)
-            except BaseException as error:  # whatever it is, the next picture is not to suffer
+            except BaseException as error:  # no error may keep the next picture from its turn
                 ticket.future.set_exception(error)
             else:
                 self._seconds += 0.2 * (result.seconds - self._seconds)
@@ -278,7 +276,7 @@ class Restorer:
         return Result(order.job.target, order.network.name, (width, height), after, seconds, notes)
 
     def _upscaler(self, network: Packaged, strength: float) -> Upscaler:
-        """A network with a strength; it is loaded once, and kept."""
+        """The loaded network for a strength; each is loaded once."""
         if network.name not in self._engines:
             self._engines[network.name] = self._load(network)
         engine = self._engines[network.name]
@@ -287,7 +285,7 @@ class Restorer:
         return Upscaler(engine, self._memory)
 
     def _forget_programs(self, size: tuple[str, int, int]) -> None:
-        """Forgets compiled programs when there are those of many sizes."""
+        """Drops compiled programs when there are too many sizes."""
         if size not in self._sizes and len(self._sizes) >= _MOST_SIZES:
             jax.clear_caches()
             self._sizes.clear()

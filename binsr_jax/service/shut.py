@@ -1,4 +1,4 @@
-"""What the page's program refuses before Gradio sees it."""
+"""Refuses requests that the page does not need before Gradio gets them."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from binsr_jax.service.gate import ROOM, Body
 
-# What the page itself asks for; all else that Gradio answers is shut.
+# The paths that the page requests; all others are refused.
 _OPEN = (
     "/assets/",
     "/static/",
@@ -32,9 +32,9 @@ _OPEN = (
 )
 _UPLOAD, _ORDER = "/gradio_api/upload", "/gradio_api/queue/join"
 _UPLOADING = 3600.0  # seconds at most
-_STORED = 64  # times the most bytes of a file: so much lies in the page's folder at most
+_STORED = 64  # the page's folder holds at most so many times the largest size of a file
 _OPEN_EXACTLY = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
-# The browser itself is told to ask no other host.
+# These headers forbid the browser to contact other hosts.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -43,13 +43,13 @@ _POLICY = (
 
 
 class Shut:
-    """Wraps the page: refuses what it does not need, and tells the browser to ask no other host.
+    """Wraps the page: refuses needless requests, and forbids the browser to contact other hosts.
 
     Args:
         app: Gradio's application.
-        folder: Its own folder, in which visitors' files lie.
-        most_bytes: of a file.
-        most_pictures: so many are taken at a time.
+        folder: Gradio's folder, in which visitors' files lie.
+        most_bytes: The largest size of a file.
+        most_pictures: The largest number of pictures in one order.
     """
 
     def __init__(self, app: ASGIApp, folder: Path, most_bytes: int, most_pictures: int) -> None:
@@ -79,10 +79,10 @@ class Shut:
         await self._app(scope, receive, answer)
 
     async def _admitted(self, path: str, method: str, receive: Receive) -> Receive:
-        """What gives the body of a request that may pass.
+        """The function that receives the body of an admitted request.
 
         Raises:
-            HTTPException: It may not.
+            HTTPException: The request is refused.
         """
         own = path.startswith(f"/gradio_api/file={self._folder}/") and ".." not in path
         if not (own or path in _OPEN_EXACTLY or path.startswith(_OPEN)):
@@ -111,10 +111,10 @@ def _bytes_in(folder: Path) -> int:
 
 
 async def _order(body: Body, folder: Path) -> bytes:
-    """The body of an order, if it names no files but uploads.
+    """The body of an order, whose files must be uploads.
 
     Raises:
-        HTTPException: It names others. Gradio would fetch an address that stands for a file.
+        HTTPException: It names another file, or an address, which Gradio would fetch.
     """
     content, more = b"", True
     while more:
@@ -131,7 +131,7 @@ async def _order(body: Body, folder: Path) -> bytes:
 
 
 def _files_of(value: Any) -> Iterator[str]:
-    """The names and addresses of files anywhere in a value of JSON."""
+    """All names and addresses of files in a JSON value."""
     if isinstance(value, dict):
         if "path" in value:
             yield str(value["path"])
@@ -142,7 +142,7 @@ def _files_of(value: Any) -> Iterator[str]:
 
 
 def _again(content: bytes, receive: Receive) -> Receive:
-    """What gives a body that has been read, and then what comes after it."""
+    """A function that returns a body that was read already, and then the next messages."""
     messages: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
 
     async def give() -> Message:

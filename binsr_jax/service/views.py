@@ -1,4 +1,4 @@
-"""What a browser shows of a picture before and after, in pictures of one size that it can show."""
+"""The two pictures of a comparison, in one size that a browser can show."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from binsr_jax.deploy.listing import Options
 from binsr_jax.deploy.picture_files import read_picture, write_picture
 from binsr_jax.deploy.pictures import canvas, finish, fitted, paste
 
-MOST_PIXELS = 12_000_000  # of a view: phones show no more
+MOST_PIXELS = 12_000_000  # of a view, since phones cannot show more
 PART = (1200, 900)  # width and height of a part at full size
 _QUALITY = 92
 
@@ -17,14 +17,14 @@ _QUALITY = 92
 def write_views(
     source: Path, target: Path, folder: Path, place: tuple[float, float] | None = None
 ) -> tuple[Path, Path]:
-    """Two JPEG files of the same size: the picture, enlarged by bicubic, and its result.
+    """Writes two JPEG files of the same size: the picture, enlarged by bicubic, and its result.
 
     Args:
-        source: the picture.
-        target: its result.
-        folder: where the files go.
-        place: without one they show the whole, reduced to ``MOST_PIXELS`` if it is larger. Else
-            they show a part of ``PART`` pixels around it: across and down, each 0 to 1.
+        source: The picture.
+        target: Its result.
+        folder: The folder of the two files.
+        place: The centre of a part of ``PART`` pixels: across and down, each 0 to 1. None shows
+            the whole, reduced to ``MOST_PIXELS`` if it is larger.
     """
     files = folder / "before.jpg", folder / "after.jpg"
     before, after = _shown(source, files[0]), _shown(target, files[1])
@@ -46,7 +46,7 @@ def write_views(
 
 
 def _shown(file: Path, view: Path) -> Image.Image:
-    """A picture in 8 bits, upright, on white where it is clear."""
+    """A picture in 8 bits, upright, with transparent pixels on white."""
     picture = fitted(read_picture(file, Options().most_pixels * 64), view, 1)
     image = canvas(picture, 1)
     assert isinstance(image, Image.Image)  # as all of 8 bits

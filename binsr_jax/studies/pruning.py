@@ -23,17 +23,17 @@ WHOLE, PRUNED, ANEW = "whole", "pruned", "trained at this size"
 def rows(
     source: Path, whole: Network, smaller: Sequence[Pruned], config: Config, folder: Path
 ) -> list[Row]:
-    """What is trained: the whole network on, each pruned one on, and one of each size anew.
+    """The rows: the whole network and each pruned one, trained further, and new ones of each size.
 
-    All have the same steps, so that no row is better for having been trained for longer after the
-    pruning. Pruned networks are written to ``folder``.
+    All rows have the same number of steps, so that none has an advantage after the pruning. Pruned
+    networks are written to ``folder``.
 
     Args:
-        source: where the whole network is.
-        whole: that network.
-        smaller: what became of it.
-        config: the budget and the data of all rows; its ``model`` is not looked at.
-        folder: of trainable files, which is there.
+        source: The path of the whole network.
+        whole: The whole network.
+        smaller: The pruned networks.
+        config: The budget and the data of all rows; its ``model`` is not used.
+        folder: An existing folder for trainable files.
     """
     found = [_row(WHOLE, whole, config, str(source))]
     for pruned in smaller:
@@ -58,11 +58,11 @@ def _size(config: Config) -> str:
 
 
 def untrained(network: Network, config: Config) -> dict[str, Any]:
-    """A pruned network as it is, before it is trained on: its title, and its scores.
+    """The title and the scores of a pruned network before further training.
 
     Args:
-        network: the pruned network.
-        config: says the sets.
+        network: The pruned network.
+        config: The config, with the benchmark sets.
     """
     row = _row(f"{PRUNED}, not trained on", network, config, "")
     scores = network_validator(row.config, models.build(row.config))(network.variables, 0).scores
@@ -73,9 +73,9 @@ def measured(workdir: Path, file: Path, side: int) -> dict[str, Any]:
     """The bytes of a row's model file, and the seconds that a million pixels take.
 
     Args:
-        workdir: where the row was trained.
-        file: the model file to make of it.
-        side: of the picture by which time is measured.
+        workdir: The row's work dir.
+        file: The model file to write.
+        side: The side of the picture for the measurement.
     """
     pack(workdir, file, "latest")
     seconds = seconds_per_megapixel(str(file), side)
@@ -83,10 +83,10 @@ def measured(workdir: Path, file: Path, side: int) -> dict[str, Any]:
 
 
 def figure(points: Sequence[dict[str, Any]]) -> Figure:
-    """PSNR on the first set against bytes and against time, a line a kind of row.
+    """A plot of PSNR on the first set against bytes and time, with a line for each kind of row.
 
     Args:
-        points: ``{"kind", "features", "scores", "file_bytes", "seconds_per_megapixel"}`` each.
+        points: Each is ``{"kind", "features", "scores", "file_bytes", "seconds_per_megapixel"}``.
     """
     names = [n for point in points for n in point["scores"] if n.endswith("/psnr")]
     name = next(iter(names), "")

@@ -230,8 +230,8 @@ def _check_origin_of(workdir: Path, data: str, networks: dict[str, str]) -> None
     for name, network in networks.items():
         if known.get(name) != network:
             raise UserError(
-                f"{workdir} was trained with another network in the place of config.{name} than "
-                "the one that is there now: delete it, or choose another --workdir."
+                f"{workdir} was trained with an earlier network of config.{name}: delete "
+                "it, or choose another --workdir."
             )
 
 

@@ -197,8 +197,8 @@ class _Run:
             self._checkpoints.wait()
             best = self._checkpoints.best_step()
             journal.say(
-                f"Training is complete after {max(start, steps)} steps. The best checkpoint is that "
-                f"of step {best}. All is in {self._workdir}."
+                f"Training is complete after {max(start, steps)} steps. The best checkpoint is "
+                f"that of step {best}. All is in {self._workdir}."
             )
             return 0
 

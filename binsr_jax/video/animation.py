@@ -1,4 +1,4 @@
-"""Animated GIF, WebP and PNG: each frame through a network, with times, loops and transparency."""
+"""Restores animated GIF, WebP and PNG frame by frame; keeps times, loops and transparency."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from binsr_jax.video.progress import Progress
 
 # The formats that are read and written, by the endings of their files.
 FORMATS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
-_HALF = 128  # from this opacity on a pixel of a GIF is seen
-_COPIES = 2  # of a frame in memory, 4 bytes a pixel each: Pillow keeps all frames, and writes them
+_HALF = 128  # in a GIF, pixels of this opacity or more are opaque
+_COPIES = 2  # of each frame in memory, 4 bytes per pixel: Pillow holds all frames when it writes
 
 
 @dataclass(frozen=True)
 class _Animation:
-    """What belongs to all frames.
+    """The properties of an animation as a whole.
 
     Attributes:
-        count: Of frames.
-        durations: Of each frame in milliseconds.
-        plays: How often it is shown; 0 for ever.
-        clear: Whether some pixels of some frame are.
-        hidden: Whether the first frame of a PNG is for programs that show no animations alone.
+        count: The number of frames.
+        durations: The duration of each frame in milliseconds.
+        plays: How often the animation is shown; 0 means for ever.
+        clear: Whether some frame has transparent pixels.
+        hidden: Whether the first frame of a PNG is only for programs that show no animations.
         profile: Its ICC profile, or None.
     """
 
@@ -63,18 +63,18 @@ def restore_animation(
     most_pixels: int,
     quality: int = 95,
 ) -> None:
-    """Makes an animated picture of another one.
+    """Restores an animated picture.
 
     Args:
         job: The two files; the output's ending is a key of ``FORMATS``.
-        restore: Makes a frame, uint8 ``[scale H, scale W, C]``, of one ``[H, W, C]``; C is 3, or 4
+        restore: Restores a frame: uint8 ``[H, W, C]`` to ``[scale H, scale W, C]``; C is 3, or 4
             with transparency.
-        scale: How many times it enlarges.
-        most_pixels: Pictures of more are refused.
-        quality: 1 to 100, of WebP.
+        scale: The upscaling factor.
+        most_pixels: Larger pictures are refused.
+        quality: The quality of WebP, 1 to 100.
 
     Raises:
-        UserError: The input is broken or does not move, or the output cannot be written.
+        UserError: The input is broken or has one frame only, or the output cannot be written.
     """
     form = FORMATS.get(job.target.suffix.lower())
     if form is None:
@@ -84,7 +84,7 @@ def restore_animation(
     width, height = picture_size(job.source, most_pixels)
     try:
         about = _read(job.source)
-    except Exception as error:  # decoders raise any of a dozen types on broken data
+    except Exception as error:  # decoders raise many types on broken data
         raise UserError(f"Cannot read the image {job.source} ({error}).") from error
     if about.count == 1:
         raise UserError(f"{job.source} does not move: binsr upscale is for pictures.")
@@ -104,12 +104,12 @@ def restore_animation(
             frames[0].save(cast(BinaryIO, output), form, append_images=frames[1:], **options)
     except MemoryError:
         raise
-    except Exception as error:  # so do encoders where a format ends
+    except Exception as error:  # so do encoders at the limits of a format
         raise UserError(f"Cannot write {job.target} ({error}).") from error
 
 
 def _read(file: Path) -> _Animation:
-    """What belongs to all frames of a file, of which each is decoded."""
+    """The properties of an animation; decodes every frame once."""
     durations, clear = [], False
     with open_regular(file) as source, Image.open(source, formats=("GIF", "WEBP", "PNG")) as image:
         count: int = getattr(image, "n_frames", 1)
@@ -131,7 +131,7 @@ def _read(file: Path) -> _Animation:
 
 
 def _frames(file: Path, about: _Animation) -> Iterator[Image.Image]:
-    """The frames as they are shown, each laid over those before it as the file says."""
+    """The frames as a viewer shows them, composed with the frames before."""
     with open_regular(file) as source, Image.open(source, formats=("GIF", "WEBP", "PNG")) as image:
         for number in range(about.count):
             image.seek(number)
@@ -145,7 +145,7 @@ def _restored(
     form: str,
     progress: Progress,
 ) -> Iterator[Image.Image]:
-    """Each frame of the output; one like that before it is not computed again."""
+    """The frames of the output; a frame that equals the one before is not computed again."""
     before: np.ndarray | None = None
     result: Image.Image | None = None
     for frame in _frames(file, about):
@@ -161,7 +161,7 @@ def _restored(
 
 
 def _options(about: _Animation, form: str, quality: int) -> dict[str, Any]:
-    """What Pillow has to know to write an animation."""
+    """The options with which Pillow writes an animation."""
     options: dict[str, Any] = {"save_all": True, "duration": about.durations}
     loops = _loops(about.plays, form)
     if loops is not None:
@@ -169,7 +169,7 @@ def _options(about: _Animation, form: str, quality: int) -> dict[str, Any]:
     if about.profile and form != "GIF":
         options["icc_profile"] = about.profile
     if form == "GIF":
-        # A frame is all that is shown: where it is clear, the one before must not shine through.
+        # Frames are complete: the previous frame must not show through transparent pixels.
         options["disposal"] = 2 if about.clear else 1
         options["optimize"] = False
         options["duration"] = [round(duration) for duration in about.durations]
@@ -177,7 +177,7 @@ def _options(about: _Animation, form: str, quality: int) -> dict[str, Any]:
         options |= {"quality": quality, "method": 4, "minimize_size": False}
         options["duration"] = [round(duration) for duration in about.durations]
         if about.clear:
-            # Whole frames: libwebp cuts clear borders off, and then says that there is no alpha.
+            # Complete frames: libwebp would cut off transparent borders, and then write no alpha.
             options |= {"kmin": 1, "kmax": 1}
     elif about.hidden:
         options["default_image"] = True
@@ -185,14 +185,14 @@ def _options(about: _Animation, form: str, quality: int) -> dict[str, Any]:
 
 
 def _plays(loop: int | None, form: str) -> int:
-    """How often an animation is shown, of what its file says; 0 for ever."""
-    if form == "GIF":  # which counts the times that it is shown again
+    """How often an animation is shown, from the number in its file; 0 means for ever."""
+    if form == "GIF":  # which counts the repetitions
         return 1 if loop is None else 0 if loop == 0 else loop + 1
     return 0 if loop is None else loop
 
 
 def _loops(plays: int, form: str) -> int | None:
-    """What a file of a format says for so many times; None to say nothing."""
+    """The number that a format stores for so many plays; None stores nothing."""
     if form == "GIF":
         return None if plays == 1 else max(0, plays - 1)
     return plays

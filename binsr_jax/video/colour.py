@@ -1,8 +1,8 @@
-"""How the numbers of a video frame stand for colours: YUV to RGB and back, in floats.
+"""Converts the planes of a video frame to RGB floats and back.
 
-Written out here, since libswscale, which PyAV has, makes white 65,280 of 65,535 in 16-bit RGB,
-rounds full-range YUV to the narrow range on the way, and takes chroma as lying between two columns
-of luma, where nearly all videos have it on the left one.
+libswscale, which PyAV has, is not exact enough: in 16-bit RGB its white is 65,280 of 65,535; it
+rounds full-range YUV to the narrow range; and it places chroma between two columns of luma, where
+nearly all videos have it on the left column.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from binsr_jax.errors import UserError
 
-# The numbers of ITU-T H.273 for matrices, and the weights of red and blue in luma.
+# Matrices by their number in ITU-T H.273: the weights of red and blue in luma.
 WEIGHTS = {
     1: (0.2126, 0.0722),  # BT.709
     4: (0.30, 0.11),  # FCC
@@ -27,15 +27,15 @@ BT709, BT601 = 1, 6
 
 @dataclass(frozen=True)
 class Coding:
-    """What the planes of a frame mean.
+    """How the planes of a frame code colours.
 
     Attributes:
         matrix: A key of ``WEIGHTS``, or ``RGB`` for planes of green, blue and red.
-        full: Whether black is 0 and white the largest number; else they are 16 and 235 of 8 bits,
-            and as many times that as the bits allow.
-        bits: Of a number, 8 to 16; more than 8 are in uint16.
+        full: Whether black is 0 and white is the largest number. Otherwise they are 16 and 235 in 8
+            bits, and multiples of these in more bits.
+        bits: The bits of a number, 8 to 16; more than 8 are stored in uint16.
         halved: Whether chroma has half of luma's (rows, columns).
-        cosited: Whether chroma lies on the even columns of luma, and not between two.
+        cosited: Whether chroma lies on the even columns of luma, rather than between two columns.
     """
 
     matrix: int
@@ -56,7 +56,7 @@ class Coding:
 
     @property
     def spans(self) -> tuple[int, int, int]:
-        """Black, white less black, and the whole width of chroma around its middle."""
+        """Black, the range from black to white, and the range of chroma around its middle."""
         if self.full or self.matrix == RGB:
             return 0, self.largest, self.largest
         unit = 2 ** (self.bits - 8)
@@ -64,10 +64,10 @@ class Coding:
 
 
 def matrix_of(number: int, height: int, width: int) -> int:
-    """The matrix of a video: its own, or where none is named the one that players assume.
+    """The matrix of a video: its own, or the one that players assume if it has none.
 
     Raises:
-        UserError: It is one of constant luminance, ICtCp or YCgCo.
+        UserError: The matrix is of constant luminance, ICtCp or YCgCo.
     """
     if number in WEIGHTS or number == RGB:
         return number
@@ -80,11 +80,11 @@ def matrix_of(number: int, height: int, width: int) -> int:
 
 
 def to_rgb(planes: Sequence[np.ndarray], coding: Coding) -> np.ndarray:
-    """Colours of a frame, float32 ``[H, W, 3]`` clipped to 0..1.
+    """The colours of a frame, float32 ``[H, W, 3]`` clipped to 0..1.
 
     Args:
-        planes: Luma and two of chroma; luma alone for grey; or green, blue and red.
-        coding: What they mean.
+        planes: Luma and two planes of chroma; luma alone for grey; or green, blue and red.
+        coding: The coding of the planes.
     """
     black, white, width = coding.spans
     y = (planes[0].astype(np.float32) - black) / white
@@ -105,11 +105,11 @@ def to_rgb(planes: Sequence[np.ndarray], coding: Coding) -> np.ndarray:
 
 
 def from_rgb(rgb: np.ndarray, coding: Coding) -> list[np.ndarray]:
-    """Luma and two planes of chroma of colours, rounded.
+    """The rounded planes of an image: luma and two planes of chroma.
 
     Args:
         rgb: float32 ``[H, W, 3]`` in 0..1.
-        coding: Of the planes; not ``RGB``.
+        coding: The coding of the planes; its matrix is not ``RGB``.
     """
     black, white, width = coding.spans
     red, blue = (np.float32(weight) for weight in WEIGHTS[coding.matrix])
@@ -123,7 +123,7 @@ def from_rgb(rgb: np.ndarray, coding: Coding) -> list[np.ndarray]:
 
 
 def _full(plane: np.ndarray, shape: tuple[int, int], coding: Coding) -> np.ndarray:
-    """A plane of chroma at the size of luma, by linear interpolation."""
+    """A plane of chroma, interpolated linearly to the size of luma."""
     x = plane.astype(np.float32)
     for axis, halved in enumerate(coding.halved):
         if halved:
@@ -144,7 +144,7 @@ def _doubled(x: np.ndarray, axis: int, length: int, cosited: bool) -> np.ndarray
 
 
 def _part(plane: np.ndarray, coding: Coding) -> np.ndarray:
-    """Chroma at the size that it is stored in."""
+    """A plane of chroma, reduced to the size in which it is stored."""
     for axis, halved in enumerate(coding.halved):
         if halved:
             plane = _reduced(plane, axis, coding.cosited and axis == 1)

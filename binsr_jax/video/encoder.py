@@ -1,4 +1,4 @@
-"""Frames to packets of H.264, HEVC or AV1, by the encoders that PyAV brings."""
+"""Encodes frames as H.264, HEVC or AV1 with PyAV's encoders."""
 
 import contextlib
 import os
@@ -24,16 +24,16 @@ _X26 = (*_FASTER, "slow", "slower", "veryslow", "placebo")
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec that is written.
+    """A codec for outputs.
 
     Attributes:
         encoder: FFmpeg's name of the encoder.
-        crf: The quality unless another is asked for; less is better, and larger.
-        worst: The largest such number.
-        preset: The compromise of speed and size unless another is asked for.
-        presets: All of them.
-        even: Whether it takes no frames with an odd side whose chroma is halved.
-        options: Others of the encoder.
+        crf: The default quality; a smaller number is better and gives a larger file.
+        worst: The largest quality number.
+        preset: The default compromise of speed and size.
+        presets: All presets.
+        even: Whether frames with halved chroma must have even sides.
+        options: Other options of the encoder.
     """
 
     encoder: str
@@ -45,8 +45,8 @@ class Codec:
     options: tuple[tuple[str, str], ...] = ()
 
 
-# The macroblock tree of x264 reads memory that it has not set, so that the same frames are encoded
-# differently from one run to another: MALLOC_PERTURB_ shows it.
+# The macroblock tree of x264 reads uninitialised memory, so it encodes the same frames differently
+# from run to run: MALLOC_PERTURB_ shows it.
 _STEADY = (("x264-params", "mbtree=0"),)
 CODECS = {
     "h264": Codec("libx264", 18, 51, "medium", _X26, True, _STEADY),
@@ -61,14 +61,14 @@ class Encoding:
 
     Attributes:
         codec: A key of ``CODECS``.
-        crf: Its quality.
-        preset: Its compromise of speed and size.
-        width: Of a frame.
-        height: Of a frame.
+        crf: The quality.
+        preset: The compromise of speed and size.
+        width: The width of a frame.
+        height: The height of a frame.
         form: FFmpeg's name of the pixel format.
-        coding: What the numbers mean.
-        video: Of the input, whose time base, rate and colours it has.
-        notes: What is not as in the input, as short clauses.
+        coding: The coding of colours.
+        video: The input, whose time base, rate and colours the output has.
+        notes: Short clauses about differences from the input.
     """
 
     codec: str
@@ -84,13 +84,13 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Packets:
-    """Encoded frames, in the order of decoding.
+    """Encoded frames, in decoding order.
 
     Attributes:
-        times: Time stamps, int64.
-        keys: Which of them a decoder can start at.
-        data: The packets themselves.
-        header: What a decoder has to know before, FFmpeg's extradata.
+        times: Their time stamps, int64.
+        keys: Whether each is a key frame, at which a decoder can start.
+        data: The bytes of each.
+        header: FFmpeg's extradata, which a decoder needs first.
     """
 
     times: np.ndarray
@@ -102,17 +102,17 @@ class Packets:
 def encoding(
     video: Video, scale: int, codec: str, crf: int | None = None, preset: str | None = None
 ) -> Encoding:
-    """How a video that is enlarged is encoded.
+    """The encoding of the output of a video.
 
     Args:
         video: The input.
-        scale: How many times the output is larger.
+        scale: The upscaling factor.
         codec: A key of ``CODECS``.
         crf: The quality; by default the codec's own.
         preset: The compromise of speed and size; by default the codec's own.
 
     Raises:
-        UserError: This machine's PyAV cannot encode so.
+        UserError: This machine's PyAV has no such encoding.
     """
     kind = CODECS[codec]
     crf = kind.crf if crf is None else crf
@@ -149,14 +149,14 @@ def encoding(
 
 
 def encode(frames: Iterable[tuple[int, list[np.ndarray]]], made: Encoding) -> Packets:
-    """Encodes frames so that they can be decoded by themselves.
+    """Encodes frames that can be decoded without any other frame.
 
-    The encoder is given numbers of frames for time stamps, so that the same frames give the same
-    packets; see also ``CODECS``.
+    The encoder gets the numbers of frames as time stamps, so that the same frames always give the
+    same packets; see also ``CODECS``.
 
     Args:
-        frames: Time stamps, and planes of ``planes``.
-        made: How.
+        frames: The time stamp and the planes of each frame; see ``planes``.
+        made: The encoding.
     """
     context: Any = av.CodecContext.create(CODECS[made.codec].encoder, "w")
     _set_up(context, made)
@@ -182,14 +182,14 @@ def add_stream(container: OutputContainer, made: Encoding) -> Any:
     )
     _set_up(stream.codec_context, made)
     if made.codec == "hevc" and container.format.name in ("mp4", "mov"):
-        stream.codec_context.codec_tag = "hvc1"  # what Apple's players look for
+        stream.codec_context.codec_tag = "hvc1"  # the tag that Apple's players expect
     if made.video.display is not None:
         stream.set_display_matrix(made.video.display)
     return stream
 
 
 def planes(rgb: np.ndarray, made: Encoding) -> list[np.ndarray]:
-    """The numbers of a frame, of colours float32 ``[H, W, 3]`` in 0..1."""
+    """The planes of a frame, from its colours: float32 ``[H, W, 3]`` in 0..1."""
     missing = made.height - rgb.shape[0], made.width - rgb.shape[1]
     if any(missing):
         rgb = np.pad(rgb, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
@@ -215,7 +215,7 @@ def _form(coding: Coding) -> str:
 
 def _set_up(context: Any, made: Encoding) -> None:
     codec, video = CODECS[made.codec], made.video
-    os.environ.setdefault("SVT_LOG", "1")  # errors alone
+    os.environ.setdefault("SVT_LOG", "1")  # only errors
     context.width, context.height, context.pix_fmt = made.width, made.height, made.form
     context.options = {"crf": str(made.crf), "preset": made.preset, **dict(codec.options)}
     context.sample_aspect_ratio = video.aspect or Fraction(0)

@@ -1,4 +1,4 @@
-"""One video from its file through a network into another file."""
+"""Restores one video file."""
 
 import functools
 import importlib.metadata
@@ -29,16 +29,16 @@ Restore = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a video is made.
+    """How a video is restored and encoded.
 
     Attributes:
         codec: A key of ``encoder.CODECS``.
-        crf: Its quality, or None for the codec's own.
-        preset: Its compromise of speed and size, or None.
-        span: The part of the input that is taken.
+        crf: The quality, or None for the codec's default.
+        preset: The compromise of speed and size, or None for the codec's default.
+        span: The part of the input to restore.
         most_pixels: A video of larger frames is refused.
-        network: What else a frame depends on: the network and how it is applied, of kinds that JSON
-            has.
+        network: The network and how it is applied, as JSON values: all else that a frame depends
+            on.
     """
 
     codec: str
@@ -50,17 +50,17 @@ class Settings:
 
 
 def restore_video(job: Job, restore: Restore, scale: int, settings: Settings) -> None:
-    """Makes a video of another one; after a kill it goes on where it was.
+    """Restores a video; continues an interrupted run.
 
     Args:
         job: The two files.
-        restore: Makes a frame, float32 ``[scale H, scale W, 3]``, of one ``[H, W, 3]``, both in
+        restore: Restores a frame: float32 ``[H, W, 3]`` to ``[scale H, scale W, 3]``, both in
             0..1.
-        scale: How many times it enlarges.
-        settings: How.
+        scale: The upscaling factor.
+        settings: How the video is restored and encoded.
 
     Raises:
-        UserError: The input cannot be read, or the output not be written.
+        UserError: The input cannot be read, or the output cannot be written.
     """
     form = require_container(job.target, settings.codec)
     video = probe(job.source, settings.most_pixels)
@@ -84,10 +84,10 @@ def _restore_frames(
     folder: parts.Parts,
     notes: list[str],
 ) -> None:
-    """Restores the frames that no finished part holds."""
+    """Restores the frames that are in no finished part."""
     finished = folder.count() * parts.LENGTH
     if finished:
-        say(f"{job.target}: goes on after {finished} frames.")
+        say(f"{job.target}: continues after {finished} frames.")
     frames = itertools.islice(read_frames(job.source, video, span, notes), finished, None)
     with Progress(job.source.name, _count(video, span), finished) as progress:
         planes = _restored(frames, made, restore, progress)
@@ -111,7 +111,7 @@ def _restore_frames(
 def _restored(
     frames: Iterator[Frame], made: Encoding, restore: Restore, progress: Progress
 ) -> Iterator[tuple[Frame, list[np.ndarray]]]:
-    """Each frame with the planes of its output; one like that before it is not computed again."""
+    """Each frame with the planes of its output; a repeated frame is not computed again."""
     before: Frame | None = None
     planes: list[np.ndarray] = []
     for frame in frames:
@@ -130,7 +130,7 @@ def _equal(one: Frame, other: Frame) -> bool:
 
 
 def _count(video: Video, span: Span) -> int:
-    """About how many frames a part has."""
+    """The approximate number of frames in a part."""
     if span.whole or not video.frames:
         return video.frames
     seconds = Fraction(video.frames) / video.rate
@@ -139,7 +139,7 @@ def _count(video: Video, span: Span) -> int:
 
 
 def _identity(source: Path, made: Encoding, settings: Settings) -> dict[str, Any]:
-    """What the parts of a video depend on."""
+    """All that the parts of a video depend on."""
     return {
         "input": parts.fingerprint(source),
         "encoding": [made.codec, made.crf, made.preset, made.width, made.height, made.form],
@@ -147,7 +147,7 @@ def _identity(source: Path, made: Encoding, settings: Settings) -> dict[str, Any
         "network": settings.network,
         "length": parts.LENGTH,
         "versions": {name: _version(name) for name in ("binsr-jax", "av", "jax")},
-        "cores": os.cpu_count(),  # of which the encoders' threads depend
+        "cores": os.cpu_count(),  # on which the number of the encoder's threads depends
     }
 
 

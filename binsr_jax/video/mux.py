@@ -1,4 +1,4 @@
-"""Puts restored pictures into a file with all else that the input holds."""
+"""Writes the output file: restored pictures, and copies of the input's other streams."""
 
 import heapq
 import io
@@ -20,16 +20,16 @@ from binsr_jax.video.encoder import CODECS, Encoding, add_stream
 from binsr_jax.video.frames import Span
 from binsr_jax.video.parts import Parts
 
-# Containers that are written, by the endings of their files.
+# The containers of outputs, by the endings of their files.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-# What a container says of itself, and not of its contents.
+# Metadata about a container itself, rather than about its contents.
 _OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 _MOST_TIMESCALE = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """A stream that is copied: where from, where to, and what it is called."""
+    """A copied stream: its input stream, its output stream and its name."""
 
     source: Any
     target: Any
@@ -39,7 +39,7 @@ def require_container(file: Path, codec: str) -> str:
     """FFmpeg's name of the container for a file, by its ending.
 
     Raises:
-        UserError: It is none that is written, or it does not hold the codec.
+        UserError: It cannot be written, or it cannot hold the codec.
     """
     form = CONTAINERS.get(file.suffix.lower())
     if form is None:
@@ -59,31 +59,31 @@ def require_container(file: Path, codec: str) -> str:
 
 
 def mux(source: Path, target: Path, form: str, parts: Parts, made: Encoding, span: Span) -> list:
-    """Writes the output, and returns clauses on what of the input it does not hold.
+    """Writes the output, and returns clauses about contents of the input that it lacks.
 
     Sound, subtitles, covers, attachments and data are copied packet by packet.
 
     Args:
         source: The input.
-        target: The file that is written, under a name of its own.
+        target: The file to write, under a temporary name.
         form: FFmpeg's name of its container.
         parts: The pictures.
-        made: How they are encoded.
-        span: The part of the input that is taken.
+        made: Their encoding.
+        span: The part of the input that was restored.
 
     Raises:
         UserError: The input is broken, or the output cannot be written.
     """
     options = {}
     if form in ("mp4", "mov"):
-        # Starts and lengths of tracks are in the film's own unit, of milliseconds by default.
+        # Starts and lengths of tracks have the film's unit, which is a millisecond by default.
         timescale = _timescale(made.video.time_base)
         options = {"movflags": "+faststart", "movie_timescale": str(timescale)}
         options["video_track_timescale"] = str(timescale)
     notes: list[str] = []
     with opened(source) as given:
         if any(key.startswith("com.") for key in given.metadata) and form in ("mp4", "mov"):
-            options["movflags"] += "+use_metadata_tags"  # a phone's place and model
+            options["movflags"] += "+use_metadata_tags"  # the place and the model of a phone
         try:
             with av.open(f"file:{target}", "w", format=form, container_options=options) as output:
                 _write(given, output, parts, made, span, notes)
@@ -135,13 +135,13 @@ def _write(
 
 
 def decode_times(times: Sequence[int] | np.ndarray, end: int) -> np.ndarray:
-    """Time stamps for decoding: rising, and none after the one at which its frame is shown.
+    """Decoding times: they rise, and none is later than the display of its frame.
 
-    The first and the last are less than the length of the video apart.
+    The first and the last differ by less than the length of the video.
 
     Args:
-        times: When frames are shown, in the order of decoding.
-        end: When the last is no longer shown.
+        times: The display times of frames, in decoding order.
+        end: The end of the last displayed frame.
     """
     times = np.asarray(times, np.int64)
     shown = np.sort(times)
@@ -163,7 +163,7 @@ def _pictures(
     end = stamps[-1][1] - shift
     shown = np.append(np.sort(times), end)
     decoded, place = decode_times(times, end), 0
-    # What MP4 says of the length is the sum of durations in the order of decoding.
+    # The length that MP4 states is the sum of the durations in decoding order.
     rest = int(end - shown[0] - (decoded[-1] - decoded[0]))
     of_decoding = form in ("mp4", "mov")
     for number in range(count):
@@ -187,11 +187,11 @@ def _pictures(
 def _copied(
     given: InputContainer, copies: Sequence[_Copy], origin: Fraction, span: Span
 ) -> Iterator[tuple[Fraction, av.Packet]]:
-    """The packets of the streams that are copied, each with its time in seconds."""
+    """The packets of the copied streams, each with its time in seconds."""
     if not copies:
         return
     targets = {copy.source.index: copy.target for copy in copies}
-    early: dict[int, int] = {}  # by how much a stream begins before 0
+    early: dict[int, int] = {}  # by how much a stream starts before 0
     latest = Fraction(-(2**40))
     for packet in _demuxed(given, copies):
         source, unit = packet.stream, packet.time_base
@@ -204,8 +204,8 @@ def _copied(
         before = early.setdefault(source.index, max(0, -time))
         if not is_cover(source) and not span.whole:
             first, last = span.limits(origin, unit)
-            # A subtitle that is on is shown from the start; and a decoder of sound begins with as
-            # much before the start as it did in the input.
+            # A subtitle that is visible at the start is kept. A sound decoder gets as much sound
+            # before the start as in the input.
             lasts = (packet.duration or 0) if source.type == "subtitle" else before
             reaches = time + lasts
             if (first is not None and reaches < first) or (last is not None and time >= last):
@@ -217,18 +217,18 @@ def _copied(
                 packet.pts = None if packet.pts is None else packet.pts - shift
                 packet.dts = None if packet.dts is None else packet.dts - shift
         packet.stream = targets[source.index]
-        # Not before the last: what is merged has to be in order.
+        # No packet is earlier than the last one: merged packets must be in order.
         latest = max(latest, (packet.dts if packet.dts is not None else packet.pts or 0) * unit)
         yield latest, packet
 
 
 def _demuxed(given: InputContainer, copies: Sequence[_Copy]) -> Iterator[av.Packet]:
-    with named(Path(given.name.removeprefix("file:"))):  # else it would look like the output's
+    with named(Path(given.name.removeprefix("file:"))):  # else the error would name the output
         yield from given.demux([copy.source for copy in copies])
 
 
 def _clip(packet: av.Packet, shift: int, last: int | None) -> None:
-    """Moves a subtitle back by ``shift``, and cuts off what lies before that and after ``last``."""
+    """Moves a subtitle back by ``shift``, and clips it to 0 and ``last``."""
     start = packet.pts if packet.pts is not None else packet.dts or 0
     end = start + (packet.duration or 0)
     end = end if last is None else min(end, last)
@@ -238,7 +238,7 @@ def _clip(packet: av.Packet, shift: int, last: int | None) -> None:
 
 
 def _chapters(given: InputContainer, span: Span) -> list[Any]:
-    """The chapters of the part that is taken, in its time."""
+    """The chapters of the restored part, in its time."""
     chapters = []
     for chapter in given.chapters():
         unit = chapter["time_base"] or Fraction(1, 1000)
@@ -254,14 +254,14 @@ def _chapters(given: InputContainer, span: Span) -> list[Any]:
 
 
 def _is_written_anyway(stream: Any, given: InputContainer) -> bool:
-    """Whether a data stream of an MP4 or MOV is made anew: its chapters' text, its time code."""
+    """Whether FFmpeg writes a data stream of an MP4 or MOV itself: chapter text or time code."""
     if stream.type != "data" or stream.codec_context is not None:
         return False
     return "timecode" in stream.metadata or bool(given.chapters())
 
 
 def _is_taken(stream: Any, form: str) -> bool:
-    """Whether a container holds a stream."""
+    """Whether a container can hold a stream."""
     trial = av.open(io.BytesIO(), "w", format=form)
     try:
         _add_copy(trial, stream)
@@ -274,7 +274,7 @@ def _is_taken(stream: Any, form: str) -> bool:
 
 
 def _add_copy(output: OutputContainer, stream: Any) -> Any:
-    """Adds a stream that is to be copied."""
+    """Adds a stream for copied packets."""
     return output.add_stream_from_template(stream, opaque=True)
 
 
@@ -283,6 +283,6 @@ def _tags(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _timescale(unit: Fraction) -> int:
-    """Ticks a second with which an MP4 holds times of a unit, not coarser than milliseconds."""
+    """The ticks per second with which an MP4 holds times of a unit; at least 1000."""
     ticks = unit.denominator
     return ticks * math.ceil(1000 / ticks) if ticks <= _MOST_TIMESCALE else 90_000

@@ -1,4 +1,4 @@
-"""The finished parts of a video, in a folder beside its output, for a run that goes on later."""
+"""The finished parts of a video, in a folder beside its output, so that a run can continue."""
 
 import contextlib
 import fcntl
@@ -19,19 +19,19 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import open_lock, replace_bytes, replace_text
 from binsr_jax.video.encoder import Packets
 
-# Frames of a part. Each part begins with a key frame, two seconds after the last at 30 a second;
-# and that many frames are restored again, at most, after a run was killed.
+# Frames of a part. Each part starts with a key frame, which is one every two seconds at 30 frames
+# per second. After a kill, at most this number of frames is computed again.
 LENGTH = 60
 _HASHED = 2**20  # bytes at each end of a file
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some frames in a row, encoded.
+    """Some consecutive frames, encoded.
 
     Attributes:
         packets: The frames.
-        end: When the last of them is no longer shown.
+        end: The end of the last displayed frame.
     """
 
     packets: Packets
@@ -45,14 +45,14 @@ class Parts:
         self.folder = folder
 
     def count(self) -> int:
-        """How many parts are finished, from the first one on."""
+        """The number of finished parts, counted from the first."""
         number = 0
         while self._file(number).is_file():
             number += 1
         return number
 
     def add(self, part: Part) -> None:
-        """Writes the part after the last one.
+        """Writes the next part.
 
         Raises:
             UserError: It cannot be written.
@@ -71,7 +71,7 @@ class Parts:
         except OSError as error:
             raise UserError(
                 f"Cannot write {self.folder} ({error.strerror}): make room and start again, and it "
-                "goes on where it was."
+                "continues there."
             ) from error
 
     def read(self, number: int) -> Part:
@@ -90,7 +90,7 @@ class Parts:
         return Part(packets, int(arrays["end"][0]))
 
     def times(self, number: int) -> tuple[np.ndarray, int]:
-        """The time stamps of a finished part in the order of decoding, and its end."""
+        """The time stamps of a finished part in decoding order, and its end."""
         with safetensors.safe_open(self._file(number), framework="numpy") as file:
             return file.get_tensor("times"), int(file.get_tensor("end")[0])
 
@@ -100,16 +100,16 @@ class Parts:
 
 @contextlib.contextmanager
 def claim(target: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
-    """Holds the folder for an output's parts, which is empty unless it is of the same job.
+    """Locks the folder of an output's parts, and removes parts of another job.
 
-    The folder is left if what is done in the block fails, and else removed.
+    If the block succeeds, the folder is deleted. If it fails, the folder stays.
 
     Args:
         target: The output.
-        job: What the parts depend on, of kinds that JSON has.
+        job: All that the parts depend on, as JSON values.
 
     Raises:
-        UserError: Another process holds it, or it cannot be written.
+        UserError: Another process has locked it, or it cannot be written.
     """
     folder = target.with_name(f".{target.name}.parts")
     try:

@@ -1,4 +1,4 @@
-"""How far a video is, in a terminal and in a log."""
+"""Shows the progress of a video in a terminal or a log."""
 
 import sys
 import time
@@ -8,16 +8,16 @@ from tqdm import tqdm
 from binsr_jax.deploy.jobs import say
 from binsr_jax.files import printable
 
-_LOG_SECONDS = 30  # between two lines where there is no terminal
+_LOG_SECONDS = 30  # between two lines if there is no terminal
 
 
 class Progress:
-    """Says how many frames are done, how fast, and how long the rest takes.
+    """Shows the number of finished frames, the speed and the time left.
 
     Args:
-        name: Of the video.
-        total: About how many frames it has; 0 if that is not known.
-        done: How many an earlier run has done.
+        name: The name of the video.
+        total: The approximate number of its frames; 0 if it is unknown.
+        done: The number of frames that an earlier run has finished.
     """
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:

@@ -181,5 +181,5 @@ def test_a_cache_on_a_full_disk_is_one_line(monkeypatch, caplog):
 
     monkeypatch.setattr(build, "_is_whole", lambda file: False)
     monkeypatch.setattr(build, "_compile", full)
-    with pytest.raises(build.BuildError, match="the folder of what is compiled: No space left"):
+    with pytest.raises(build.BuildError, match="the folder of compiled code: No space left"):
         build.library("Portable")

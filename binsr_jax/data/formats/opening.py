@@ -184,7 +184,7 @@ def _too_large(most_pixels: int) -> TooLargeError:
 def _required_size(source: BinaryIO, most_pixels: int) -> int:
     """The bytes of a file that is read whole.
 
-    A file of holes takes no place on the disk, but as much memory as any other.
+    A sparse file takes no space on the disk, but as much memory as any other.
 
     Raises:
         TooLargeError: It has more bytes than such a picture takes.

@@ -1,7 +1,7 @@
 """Looks at the head of a WebP file before its pixels are decoded."""
 
-_ALWAYS = 2**24  # pixels of which a file may have as few bytes as it likes
-_MOST_PIXELS = 4096  # most pixels per byte beyond those: a picture without anything on it
+_ALWAYS = 2**24  # up to this number of pixels, a file may have any number of bytes
+_MOST_PIXELS = 4096  # beyond it, at most so many pixels per byte: those of an empty picture
 
 
 def require_pixels(head: bytes, length: int) -> None:

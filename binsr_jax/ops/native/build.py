@@ -66,7 +66,7 @@ def library(form: str, part: str = "kernels") -> Path:
         file = cache_folder("native") / f"{form.lower()}-{part}-{key}.so"
         return file if _is_whole(file) else _compile(form, part, file)
     except OSError as error:
-        where = error.filename or "the folder of what is compiled"
+        where = error.filename or "the folder of compiled code"
         raise BuildError(f"{where}: {error.strerror}") from error
 
 
