@@ -60,7 +60,7 @@ def importance(
     Raises:
         UserError: The units of the network do not have one binary branch each.
     """
-    explicit, params = explicit_scales(config, variables)
+    explicit, params = explicit_weight_scales(config, variables)
     units, channels = unit_names(config), config.model.features
     if method == "scale":
         sizes = np.stack(
@@ -110,7 +110,7 @@ def feature_axes(config: Config) -> dict[Path, tuple[int, ...]]:
     }
 
 
-def explicit_scales(config: Config, variables: dict[str, Any]) -> tuple[Config, Flat]:
+def explicit_weight_scales(config: Config, variables: dict[str, Any]) -> tuple[Config, Flat]:
     """The same network with its weight scales as parameters.
 
     Returns:

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax import models
 from binsr_jax.compress.importance import (
     Flat,
-    explicit_scales,
+    explicit_weight_scales,
     feature_axes,
     importance,
     unit_names,
@@ -62,7 +62,7 @@ def prune(
             pictures.
     """
     config, variables = network.config, network.variables
-    explicit_scales(config, variables)  # refuses other networks
+    explicit_weight_scales(config, variables)  # refuses other networks
     for field, number in (("blocks", blocks), ("features", features)):
         if number is not None and not 1 <= number <= config.model[field]:
             raise UserError(
@@ -139,7 +139,7 @@ def without_channels(
     """
     smaller, axes = copy_of(config), feature_axes(config)
     smaller.model.features = len(kept)
-    explicit, scaled = explicit_scales(config, variables)
+    explicit, scaled = explicit_weight_scales(config, variables)
     shifts = _shifts(explicit, scaled, kept, lq)
     flat: Flat = flatten_dict(variables["params"])
     kernels, chosen = models.binary_kernels(config), {}

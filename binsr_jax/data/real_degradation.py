@@ -97,11 +97,11 @@ class RealDegradation:
         x = sharpened(x, self.sharpen) if self.sharpen else x
         x = self._blurred(x, self.first, rng)
         factor = _factor(self.first, rng)
-        x = _scaled(x, x.shape, factor, rng)
+        x = _resized_by(x, x.shape, factor, rng)
         x = _compressed(_noisy(x, self.first, rng), self.first, rng)
         x = self._blurred(x, self.second, rng)
         factor = _factor(self.second, rng)
-        x = _scaled(x, side, factor, rng)
+        x = _resized_by(x, side, factor, rng)
         x = _noisy(x, self.second, rng)
         if rng.integers(2):
             x = _compressed(self._final(x, side, rng), self.second, rng)
@@ -272,7 +272,7 @@ def _wide_blur(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _scaled(
+def _resized_by(
     x: np.ndarray, side: tuple[int, ...], factor: float, rng: np.random.Generator
 ) -> np.ndarray:
     """The image at ``factor`` times a height and a width, resized by a randomly chosen method."""

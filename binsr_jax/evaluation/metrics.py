@@ -27,7 +27,7 @@ def psnr(a: np.ndarray, b: np.ndarray, border: int, luma: bool) -> float:
             one-channel image both are the same.
 
     Returns:
-        DB; infinite if the images are equal.
+        The PSNR in dB; infinite if the images are equal.
 
     Raises:
         TypeError: An image is not uint8.
@@ -89,7 +89,7 @@ def psnrb(restored: np.ndarray, original: np.ndarray, border: int, luma: bool) -
         luma: See ``psnr``.
 
     Returns:
-        DB; infinite if the images are equal and no blocks are visible.
+        The PSNR-B in dB; infinite if the images are equal and no blocks are visible.
 
     Raises:
         TypeError: See ``psnr``.

@@ -55,13 +55,13 @@ class FaceFinder:
         size = (max(1, round(factor * width)), max(1, round(factor * height)))
         image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
         searched = np.ascontiguousarray(image)
-        scale = np.array([width, height]) / size
+        back = np.array([width, height]) / size
         found = sorted(self._detector(searched, 0), key=lambda face: -face.confidence)
         faces = []
         for face in found:
             points = self._predictor(searched, face.rect).parts()
             landmarks = np.array([(point.x, point.y) for point in points], float)
-            faces.append((landmarks + 0.5) * scale - 0.5)
+            faces.append((landmarks + 0.5) * back - 0.5)
         return faces
 
 

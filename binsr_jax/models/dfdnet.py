@@ -44,8 +44,8 @@ def entry_shape(level: int, part: str) -> tuple[int, int, int]:
 class DFDNet(nn.Module):
     """Called with a face ``[512, 512, 3]`` in -1..1, gives the restored face, in -1..1.
 
-    At each of four levels the features of the four parts move towards the entry of a dictionary
-    that is most like them. The image is then built from the coarsest features upwards, modulated
+    At each of four levels, the features of the four parts move towards the most similar entry of a
+    dictionary. The image is then built from the coarsest features upwards, modulated
     by those features.
     """
 
@@ -113,7 +113,7 @@ class _Upsampling(nn.Module):
     """Doubles an image of features, modulated by others of its size (spatial feature transform).
 
     h   = lrelu(conv(blur(x)), 0.04)
-    out = lrelu(conv(enlarged(h * scale(guide) + shift(guide))))
+    out = lrelu(conv(enlarged(h * gain(guide) + shift(guide))))
     """
 
     features: int
@@ -152,7 +152,7 @@ def replace_part(
     attention: nn.Module,
     window: int,
 ) -> jax.Array:
-    """``guide`` with a part moved towards the entry that is most like it.
+    """``guide`` with a part moved towards the most similar entry.
 
     ``part + chosen * attention(chosen - part)``. A box has any size, so the part is cut out with a
     window of a fixed one, in which a mask says what lies in the box.
@@ -161,7 +161,7 @@ def replace_part(
         features: ``[h, w, C]``; the part is read from them.
         guide: ``[h, w, C]``; the part is written into them.
         entries: ``[n, d, d, C]``.
-        box: X1, y1, x2, y2 in pixels of the image.
+        box: ``(x1, y1, x2, y2)`` in pixels of the image.
         attention: A ``ConvPair``.
         window: The side of the window in pixels of the image.
     """
@@ -223,9 +223,9 @@ class _Span:
 
 
 def _most_like(part: jax.Array, entries: jax.Array) -> jax.Array:
-    """The entry that, adapted, has the largest product with a part of its size.
+    """The entry whose adapted form has the largest product with a part of the same size.
 
-    The product is taken apart, not to make a second dictionary of adapted entries:
+    The product is rewritten so that no second dictionary of adapted entries is needed:
 
         <part, adapted(e)> = sum_c ratio_c (<part_c, e_c> - mean(e_c) sum(part_c)) + constant
     """
@@ -236,12 +236,12 @@ def _most_like(part: jax.Array, entries: jax.Array) -> jax.Array:
 
 
 def _adapted(entry: jax.Array, part: jax.Array) -> jax.Array:
-    """An entry with the mean and the deviation of a part, in each channel."""
+    """An entry with the mean and the standard deviation of a part, in each channel."""
     (mean, deviation), (new_mean, new_deviation) = _statistics(entry), _statistics(part)
     return (entry - mean) / deviation * new_deviation + new_mean
 
 
 def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and deviation of ``[..., h, w, C]`` over h and w."""
+    """Mean and standard deviation of ``[..., h, w, C]`` over h and w."""
     variance = jnp.var(x, axis=(-3, -2), ddof=1)
     return jnp.mean(x, axis=(-3, -2)), jnp.sqrt(variance + _EPSILON)

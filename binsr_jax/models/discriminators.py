@@ -12,8 +12,8 @@ from binsr_jax.ops.upsampling import upsample_bilinear
 
 SPECTRAL = "spectral"  # the collection of the vectors of spectral normalisation
 
-_SLOPE = 0.2  # of the leaky ReLU
-_EPSILON = 1e-5  # of batch normalisation
+_SLOPE = 0.2  # slope of the leaky ReLU
+_EPSILON = 1e-5  # epsilon of batch normalisation
 _MOST_FEATURES = 8  # limit of the features, as a multiple of the first layer's
 _LAST_SIDE = 4  # of the VGG-style network's last maps
 _start = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # +-1/sqrt(fan in)
@@ -124,10 +124,10 @@ class _BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        gain = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-        return (x - mean) * jax.lax.rsqrt(variance + _EPSILON) * scale + bias
+        return (x - mean) * jax.lax.rsqrt(variance + _EPSILON) * gain + bias
 
 
 DISCRIMINATORS: dict[str, Callable[[int], nn.Module]] = {

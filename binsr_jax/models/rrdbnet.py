@@ -16,9 +16,9 @@ from binsr_jax.nn.units.base import Unit
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.upsampling import pixel_unshuffle, upsample_nearest
 
-_SLOPE = 0.2  # of the leaky ReLU
+_SLOPE = 0.2  # slope of the leaky ReLU
 _RESIDUAL_SCALE = 0.2
-_OVERLAP = 64  # of tiles, in pixels of the features; docs/recipes.md says what it costs
+_OVERLAP = 64  # of tiles, in pixels of the features; docs/recipes.md has its error
 _DENSE_BLOCKS, _DENSE_CONVS = 3, 5  # of a unit, and of one of its blocks
 
 
@@ -49,7 +49,7 @@ class RRDB(Unit):
 
     Attributes:
         features: C.
-        growth: Of its dense blocks.
+        growth: The growth of its dense blocks.
     """
 
     features: int = 64

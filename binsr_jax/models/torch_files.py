@@ -76,7 +76,7 @@ def read_nested(path: Path) -> dict[str, np.ndarray]:
 
 
 def _content(path: Path) -> Any:
-    """What a file holds; see ``read_state``."""
+    """The content of a file; see ``read_state``."""
     if not path.is_file():
         raise UserError(f"There is no file {path}: name one of weights.")
     readers = {".safetensors": safetensors.numpy.load_file, ".npz": _read_npz}
@@ -84,7 +84,7 @@ def _content(path: Path) -> Any:
         return readers.get(path.suffix.lower(), _read_torch)(path)
     except UserError:
         raise
-    except Exception as error:  # of a damaged file the unpickler makes any kind
+    except Exception as error:  # the unpickler raises many types on a damaged file
         raise UserError(
             f"{path} cannot be read as weights alone ({type(error).__name__}): it is damaged, or "
             "holds Python objects, which are not run; save its state_dict with torch.save."
@@ -130,7 +130,7 @@ def _of_torch(tensor: Any) -> np.ndarray | None:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
-        # One that is compressed could become thousands of times larger.
+        # A compressed one could become thousands of times larger.
         _require_held(path, sum(member.file_size for member in arrays.zip.infolist()))
         return dict(arrays)
 

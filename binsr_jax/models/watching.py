@@ -1,4 +1,4 @@
-"""What goes into the units of a network and comes out of their convolutions, on a batch."""
+"""Records the activations that enter units and leave their convolutions, on a batch."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +25,8 @@ class Watched:
     """Activations ``[B, H, W, C]``, by the path of the module in the network.
 
     Attributes:
-        entering: what enters units and binary upsamplers.
-        leaving: what comes out of binary convolutions, after their normalisation.
+        entering: The inputs of units and binary upsamplers.
+        leaving: The outputs of binary convolutions, after their normalisation.
     """
 
     entering: dict[Path, np.ndarray]
@@ -37,13 +37,13 @@ def watch(config: Config, variables: dict[str, Any], images: np.ndarray) -> Watc
     """The activations of a network, in inference.
 
     Args:
-        config: of the network.
-        variables: of ``models.build(config)``.
-        images: ``[B, h, w, C]``, float32.
+        config: The config of the network.
+        variables: The variables of ``models.build(config)``.
+        images: Images ``[B, h, w, C]``, float32.
     """
     model = models.build(config)
 
-    # The functions of fenced units are compiled once, and with them who looks on: so there is only
+    # The functions of fenced units are compiled once, together with the observer, so there is only
     # this one way to do it.
     def look(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result = call(*args, **kwargs)

@@ -16,7 +16,7 @@ from binsr_jax.ops.binarize import (
     binarize_libra,
     binarize_mean,
     binary_conv,
-    mean_scale,
+    mean_weight_scale,
     rsign,
 )
 from binsr_jax.ops.branch import Branch, PlainResidual, Residual
@@ -134,7 +134,9 @@ class BinaryConv(nn.Module):
         if self.weight_scale == "mean":
             return binarize_mean(kernel)
         if self.weight_scale == "learnable":
-            return binarize_learnable(kernel, self.param("scale", lambda _: mean_scale(kernel)))
+            return binarize_learnable(
+                kernel, self.param("scale", lambda _: mean_weight_scale(kernel))
+            )
         if self.weight_scale == "libra":
             return binarize_libra(kernel, progress)
         raise ValueError(

@@ -57,7 +57,7 @@ def tanh_schedule(progress: jax.Array) -> tuple[jax.Array, jax.Array]:
         progress: The finished fraction of training, floating point, in 0..1.
 
     Returns:
-        T in 0.001..10 and k in 1..1000, each with the shape of ``progress``.
+        t in 0.001..10 and k in 1..1000, each with the shape of ``progress``.
     """
     t = jnp.power(jnp.asarray(10.0, progress.dtype), 4.0 * progress - 3.0)
     return t, jnp.maximum(1.0 / t, 1.0)
@@ -128,7 +128,7 @@ def _rsign_backward(surrogate, saved, gradient):
 _rsign.defvjp(_rsign_forward, _rsign_backward)
 
 
-def mean_scale(w: jax.Array) -> jax.Array:
+def mean_weight_scale(w: jax.Array) -> jax.Array:
     """The scale of the binary weights of each output channel: ``mean |w|``.
 
     Equation 7; BBCU and XNOR-Net have the same scale.
@@ -160,7 +160,7 @@ def binarize_mean(w: jax.Array) -> jax.Array:
         TypeError: ``w`` is not a floating-point array.
     """
     _require_float("w", w)
-    return mean_scale(w) * _plus_minus_one(w > 0, w.dtype)
+    return mean_weight_scale(w) * _plus_minus_one(w > 0, w.dtype)
 
 
 def _binarize_mean_forward(w):
@@ -213,8 +213,8 @@ def _binarize_learnable_forward(w, weight_scale):
 
 def _binarize_learnable_backward(saved, gradient):
     w, weight_scale = saved
-    dscale = (gradient * _plus_minus_one(w > 0, w.dtype)).sum(range(w.ndim - 1))
-    return gradient * weight_scale * _clip(w), dscale
+    d_weight_scale = (gradient * _plus_minus_one(w > 0, w.dtype)).sum(range(w.ndim - 1))
+    return gradient * weight_scale * _clip(w), d_weight_scale
 
 
 binarize_learnable.defvjp(_binarize_learnable_forward, _binarize_learnable_backward)
@@ -248,7 +248,7 @@ def binarize_libra(w: jax.Array, progress: Progress = 0.0) -> jax.Array:
     # The square root has no finite gradient at 0, so the variance is kept above it.
     variance = jnp.maximum(jnp.square(centred).sum(axes) / count, 1e-24)
     standardised = centred / jnp.sqrt(variance)
-    exponent = jnp.round(jnp.log2(mean_scale(lax.stop_gradient(standardised))))
+    exponent = jnp.round(jnp.log2(mean_weight_scale(lax.stop_gradient(standardised))))
     exponent = jnp.clip(exponent, -126, 126).astype(jnp.int32)
     # ``ldexp`` is exact; ``exp2`` need not be.
     weight_scale = jnp.ldexp(jnp.ones(exponent.shape, w.dtype), exponent)

@@ -20,25 +20,25 @@ from binsr_jax.ops.upsampling import depth_to_space, upsample_nearest
 
 
 class PlainResidual(NamedTuple):
-    """The term ``scale x``, which is added to a branch.
+    """The term ``factor x``, which is added to a branch.
 
     Attributes:
-        scale: f32 scalar.
+        factor: f32 scalar.
     """
 
-    scale: jax.Array
+    factor: jax.Array
 
 
 class SpatialResidual(NamedTuple):
-    """The term ``scale sigmoid(weights . x + bias) x`` of spatial attention, added to a branch.
+    """The term ``factor sigmoid(weights . x + bias) x`` of spatial attention, added to a branch.
 
     Attributes:
-        scale: f32 scalar.
+        factor: f32 scalar.
         bias: f32 scalar.
         weights: f32 ``[C]``.
     """
 
-    scale: jax.Array
+    factor: jax.Array
     bias: jax.Array
     weights: jax.Array
 
@@ -193,7 +193,7 @@ def add_residual(y: jax.Array, x: jax.Array, residual: Residual | None, shuffle:
     """``y`` plus the upsampled residual: ``[B, r H, r W, C], [B, H, W, C] -> [B, r H, r W, C]``."""
     if residual is None:
         return y
-    gain = residual.scale
+    gain = residual.factor
     if isinstance(residual, SpatialResidual):
         gain *= jax.nn.sigmoid(x @ residual.weights[:, None] + residual.bias)
     return y + upsample_nearest(gain * x, shuffle)
@@ -245,7 +245,7 @@ def _check(x: jax.Array, branch: Branch, shuffle: int) -> None:
     )
     given = {name: jnp.shape(getattr(branch, name)) for name in expected}
     if isinstance(branch.residual, tuple):
-        expected |= {"residual.scale": (), "residual.bias": (), "residual.weights": (channels,)}
+        expected |= {"residual.factor": (), "residual.bias": (), "residual.weights": (channels,)}
         given |= {f"residual.{k}": jnp.shape(v) for k, v in branch.residual._asdict().items()}
     for name, shape in given.items():
         if shape != expected[name]:

@@ -20,7 +20,7 @@ Array = TypeVar("Array", np.ndarray, "jax.Array")
 # The weights of R, G and B in luma, times 255 (ITU-R BT.601, studio range).
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 
-# Of R, G and B: which grey a colour is to the eye (ITU-R BT.601, full range, as in JPEG files and
+# The weights of R, G and B in perceived brightness (ITU-R BT.601, full range, as in JPEG files and
 # in Pillow's "L").
 _GREY_WEIGHTS = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))
 
@@ -153,7 +153,7 @@ def product(factor: float, x: Array) -> Array:
     y = factor * x
     if isinstance(y, np.ndarray):
         return reduced_precision(y)
-    from jax import lax  # here, so that those who use numpy alone need not wait for JAX
+    from jax import lax  # here, so that users of numpy alone need not wait for JAX
 
     return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=22)
 
@@ -174,7 +174,7 @@ def upsample_bilinear(x: Array, factor: int) -> Array:
 
     Args:
         x: Float ``[B, H, W, C]``.
-        factor: R.
+        factor: The factor r.
 
     Returns:
         ``[B, H r, W r, C]``, in the range of ``x``.

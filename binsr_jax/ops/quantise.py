@@ -1,28 +1,28 @@
-"""Rounding of what is float in a network, to 8 or 16 bits, with a straight-through gradient."""
+"""Rounds the floats of a network to 8 or 16 bits, with a straight-through gradient."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-# How floats are stored: with "int8" kernels are, and all other arrays become float16.
+# How floats are stored. With "int8", kernels become int8 and all other arrays float16.
 FLOATS = ("float32", "float16", "int8")
 
-_MOST = 127  # of the whole numbers, on both sides of 0
+_MOST = 127  # the largest stored integer
 
 
 def stored_as(shape: tuple[int, ...], floats: str) -> str:
     """The type that an array of floats is stored as: a name of ``FLOATS``.
 
     With "int8" it is int8 for kernels, which have an axis of output channels and others before it,
-    and float16 for vectors and scalars. A vector has one number a channel, so a step a channel
-    would be as large as what it quantises.
+    and float16 for vectors and scalars. A vector has one number per channel, so the
+    steps would take as much room as the vector itself.
     """
     return "float16" if floats == "int8" and len(shape) < 2 else floats
 
 
 def quantise(w: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A kernel in whole numbers, with a step for each output channel.
+    """A kernel as integers, with a step for each output channel.
 
         step = max |w| / 127,    q = round(w / step),    |w - q step| <= step / 2
 
@@ -33,13 +33,13 @@ def quantise(w: jax.Array) -> tuple[jax.Array, jax.Array]:
         q, int8 ``[..., O]`` in -127..127, and the step, float32 ``[O]``, which is above 0.
     """
     largest = jnp.abs(w).max(range(w.ndim - 1))
-    # Of a channel of zeros, and of one so small that its step would be flushed to zero.
+    # The step of a channel of zeros, or of one whose step would be flushed to zero.
     step = jnp.maximum(largest / _MOST, jnp.finfo(jnp.float32).tiny)
     return jnp.clip(jnp.round(w / step), -_MOST, _MOST).astype(jnp.int8), step
 
 
 def dequantise(q: jax.Array, step: jax.Array) -> jax.Array:
-    """``q step``, float32, of ``quantise``."""
+    """The kernel ``q step`` in float32: the inverse of ``quantise``."""
     return q.astype(jnp.float32) * step
 
 
@@ -51,7 +51,7 @@ def rounded(x: jax.Array, floats: str) -> jax.Array:
 
     Args:
         x: float32.
-        floats: a name of ``FLOATS``; "float32" changes nothing.
+        floats: A name of ``FLOATS``; "float32" changes nothing.
     """
     form = stored_as(x.shape, floats)
     if form == "int8":

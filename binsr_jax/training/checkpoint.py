@@ -50,9 +50,9 @@ def _checksums(state: Any) -> dict[str, int]:
 
 
 def _stored(state: TrainState) -> dict[str, Any]:
-    """The fields of a state as they are stored; a missing discriminator has no entry.
+    """The fields of a state as they are stored.
 
-    So checkpoints without a discriminator have the same form as those of earlier versions.
+    A missing discriminator has no entry, so such checkpoints have the form of earlier versions.
     """
     stored = {field.name: getattr(state, field.name) for field in fields(state)}
     if stored.get("adversary") is None:
@@ -83,11 +83,11 @@ def arithmetic() -> str:
 
 @functools.cache
 def _drop_late_tracebacks() -> None:
-    """Drops the tracebacks of reads and writes that Orbax has given up.
+    """Drops the tracebacks of reads and writes that Orbax has abandoned.
 
-    If one of them fails, Orbax closes its event loop, and each other pending one prints a
-    traceback, also after the manager is closed. The failure itself is raised and reported as one
-    sentence.
+    If one of them fails, Orbax closes its event loop. Each of the others that are pending then
+    prints a traceback, even after the manager is closed. The failure itself is raised and reported
+    as one sentence.
     """
     usual, usual_ignored = sys.excepthook, sys.unraisablehook
 
@@ -188,7 +188,7 @@ class Checkpoints:
         """Starts saving; the caller may overwrite or donate the state's arrays at once.
 
         Args:
-            state: Any arrays that this process holds whole.
+            state: Arrays that this process holds completely.
             config: Stored with the state.
             data: The fingerprint of the training images.
             score: The score that decides which checkpoint is the best.
@@ -325,7 +325,7 @@ class Checkpoints:
             return read()
         except UserError:
             raise
-        except Exception as error:  # of damaged files Orbax and JSON make any kind
+        except Exception as error:  # Orbax and JSON raise many types on damaged files
             raise self._damaged(step, _first_line(error)) from error
 
     def _damaged(self, step: int, reason: str) -> UserError:

@@ -1,4 +1,4 @@
-"""What makes a network smaller while it is trained: rounding, and a penalty of its scales."""
+"""Prepares a network for a smaller file in training: rounding, and a penalty on its scales."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax import models
 from binsr_jax.config import Config
 from binsr_jax.errors import UserError
-from binsr_jax.ops.binarize import mean_scale
+from binsr_jax.ops.binarize import mean_weight_scale
 from binsr_jax.ops.quantise import rounded
 
 _FACTOR = "binary_scale"  # the factor of a unit's binary branch
@@ -32,21 +32,21 @@ def with_rounding(config: Config, params: Any) -> Any:
     )
 
 
-def mean_scales(config: Config, params: Any) -> jax.Array:
-    """The mean of ``|branch factor|`` over units plus that of weight scales over channels.
+def sparsity_penalty(config: Config, params: Any) -> jax.Array:
+    """The mean of ``|branch factor|`` over units, plus the mean of weight scales over channels.
 
     A weight scale is the parameter, or ``mean |w|`` of the latent weights of its channel.
     """
     flat: dict[tuple[str, ...], Any] = flatten_dict(params)
     factors = [jnp.abs(value) for path, value in flat.items() if path[-1] == _FACTOR]
-    scales = []
+    weight_scales = []
     for path in sorted(models.binary_kernels(config)):
-        scale = flat.get((*path[:-1], "scale"))
-        scales.append(mean_scale(flat[path]) if scale is None else jnp.abs(scale))
-    if not scales:
+        stored = flat.get((*path[:-1], "scale"))
+        weight_scales.append(mean_weight_scale(flat[path]) if stored is None else jnp.abs(stored))
+    if not weight_scales:
         raise UserError(
             f"config.train.sparsity is {config.train.sparsity}, but this network has no binary "
             "convolutions: leave it at 0."
         )
-    total = jnp.concatenate(scales).mean()
+    total = jnp.concatenate(weight_scales).mean()
     return total + jnp.stack(factors).mean() if factors else total

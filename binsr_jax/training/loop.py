@@ -88,7 +88,7 @@ def train(
 
 
 def training_images(config: Config, read: ReadNetwork = read_network) -> Mixture:
-    """The training images; with ``data.taught`` those that the teacher makes of them.
+    """The training images; with ``data.taught``, the pairs that the teacher makes from them.
 
     Args:
         config: The config of the training.
@@ -119,7 +119,7 @@ class _Run:
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._checkpoints, self._validate = checkpoints, validate
         read = functools.cache(read)
-        # Decodes the images if that was not done before, so that no step waits for it.
+        # Decodes the images now, if the cache lacks them, so that no step waits for it.
         self._mixture = training_images(config, read)
         self._data = fingerprint(self._mixture)
         optimizer = make_optimizer(config.train)

@@ -15,7 +15,7 @@ from binsr_jax.config import Config
 from binsr_jax.nn.fence import UNIT_INPUT
 from binsr_jax.settings import TrainConfig
 from binsr_jax.training.adversary import generator_loss, update_adversary
-from binsr_jax.training.compression import mean_scales, with_rounding
+from binsr_jax.training.compression import sparsity_penalty, with_rounding
 from binsr_jax.training.devices import AXIS
 from binsr_jax.training.losses import make_loss
 from binsr_jax.training.perceptual import load_vgg, perceptual_distance, perceptual_layers
@@ -82,7 +82,7 @@ def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
     """
     loss_of, train = make_loss(config.train), config.train
     layers = perceptual_layers(train) if train.perceptual_weight else {}
-    # A teacher's output is what it is to be.
+    # A teacher's output is the target as it is, without sharpening.
     sharpen = config.real.sharpen if config.task == "real" and not config.data.taught else 0.0
     if config.train.scan:
         model = model.clone(scan=True)
@@ -107,7 +107,7 @@ def make_training_loss(config: Config, model: nn.Module) -> TrainingLoss:
         if "teacher" in batch:
             loss += train.teacher_weight * loss_of(output, batch["teacher"])
         if train.sparsity:
-            terms["pixel"], terms["scales"] = pixel, mean_scales(config, params)
+            terms["pixel"], terms["scales"] = pixel, sparsity_penalty(config, params)
             loss += train.sparsity * terms["scales"]
         if layers:
             terms["perceptual"] = perceptual_distance(fixed["vgg"], layers, output, target)

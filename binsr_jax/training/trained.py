@@ -18,8 +18,8 @@ from binsr_jax.files import expanded
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.scores import Score
 
-# How often to look again for a checkpoint that a running training has just replaced, and the
-# seconds between two attempts.
+# The number of attempts to read a checkpoint that a running training may replace, and the seconds
+# between them.
 _LOOKS, _PAUSE = 20, 0.2
 
 
@@ -49,8 +49,8 @@ def load_trained(
 ) -> Trained:
     """A trained network, rebuilt from its work dir alone.
 
-    A training that still runs in the work dir replaces its checkpoints. If one disappears while it
-    is read, it is not reported as damaged: its successor is read instead.
+    A training that still runs in the work dir replaces its checkpoints. If a checkpoint disappears
+    during the read, its successor is read instead of reporting damage.
 
     Args:
         workdir: The work dir; training may still run in it.
@@ -98,7 +98,7 @@ def load_model(
 
 
 def _load(path: Path, which: Literal["best", "latest"]) -> Trained | None:
-    """The network of a work dir at this moment, or None if there is no checkpoint."""
+    """The network of a work dir, or None if there is no checkpoint; makes one attempt."""
     with Checkpoints(path, read_only=True) as checkpoints:
         step = checkpoints.best_step() if which == "best" else checkpoints.latest_step()
         if step is None:
@@ -111,7 +111,7 @@ def _load(path: Path, which: Literal["best", "latest"]) -> Trained | None:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Every entry below a folder with its size and time; it changes with any file."""
+    """The inode, size and time of every entry below a folder: it differs after any change."""
     found = {}
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):

@@ -21,7 +21,7 @@ from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, replace_text
 from binsr_jax.models.restoring import restorer
 from binsr_jax.nn.units import UNITS
-from binsr_jax.ops.binarize import mean_scale
+from binsr_jax.ops.binarize import mean_weight_scale
 from binsr_jax.ops.image import imresize_uint8
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints
@@ -112,13 +112,13 @@ def initialised(state: TrainState, config: Config, read: ReadNetwork = read_netw
     for kernel in latent & taken.keys():
         weight_scale = (*kernel[:-1], "scale")
         if weight_scale in fresh and weight_scale not in given:
-            taken[weight_scale] = mean_scale(taken[kernel])
+            taken[weight_scale] = mean_weight_scale(taken[kernel])
     logging.info(
-        "Took %d of %d parameters from step %d of %s; started anew: %s.",
+        "Started from %d of %d parameters of %s (step %d). Initialised anew: %s.",
         len(fresh) - len(anew),
         len(fresh),
-        network.provenance.get("steps", 0),
         workdir,
+        network.provenance.get("steps", 0),
         ", ".join(anew) or "none",
     )
     params = unflatten_dict({**fresh, **taken})
@@ -144,15 +144,15 @@ def _of_single_units(path: _Path) -> _Path:
 def picture_teacher(config: Config, read: ReadNetwork = read_network) -> PictureTeacher:
     """The network of ``config.train.teacher`` as a function of pictures.
 
-    Its picture is clipped to 0..1 and rounded. Where it enlarges more often than the student, that
+    Its output is clipped to 0..1 and rounded. If its scale is larger than the student's, the output
     is reduced by MATLAB's bicubic.
 
     Args:
-        config: of the student.
-        read: gives the network of a path.
+        config: The student's config.
+        read: Reads the network of a path.
 
     Raises:
-        UserError: if there is no such network, it is damaged, or its scale is no multiple of the
+        UserError: There is no such network, it is damaged, or its scale is no multiple of the
             student's.
     """
     path = config.train.teacher

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from binsr_jax import models
 from binsr_jax.commands import main
 from binsr_jax.compress import importance as importance_module
-from binsr_jax.compress.importance import METHODS, explicit_scales, feature_axes, importance
+from binsr_jax.compress.importance import METHODS, explicit_weight_scales, feature_axes, importance
 from binsr_jax.compress.prune import calibration_batch, prune, without_channels, without_units
 from binsr_jax.config import config_to_json, default
 from binsr_jax.deploy.model_file import load_model_file
@@ -127,7 +127,7 @@ def test_scales_become_parameters_and_the_network_stays(lq):
     for fields in ({}, {"weight_scale": "learnable"}, {"weight_scale": "libra"}):
         config = config_of(blocks=1, **fields)
         variables = drawn(config, 2)
-        explicit, params = explicit_scales(config, variables)
+        explicit, params = explicit_weight_scales(config, variables)
         ours = output(explicit, {"params": unflatten_dict(params)}, lq)
         np.testing.assert_allclose(ours, output(config, variables, lq), atol=1e-5)
 

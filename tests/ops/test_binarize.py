@@ -13,7 +13,7 @@ from binsr_jax.ops.binarize import (
     binarize_libra,
     binarize_mean,
     binary_conv,
-    mean_scale,
+    mean_weight_scale,
     rsign,
     sign,
     tanh_schedule,
@@ -69,7 +69,7 @@ def test_weights_with_mean_scale_equal_the_reference(reference):
         w = kernel(arrays[f"{case}_weight"])
         y, dw = gradients(binarize_mean, kernel(arrays[f"{case}_upstream"]), w)
         alpha = arrays[f"{case}_alpha"]
-        np.testing.assert_allclose(mean_scale(jnp.asarray(w)), alpha, rtol=1e-6)
+        np.testing.assert_allclose(mean_weight_scale(jnp.asarray(w)), alpha, rtol=1e-6)
         # Zeros differ as in the sign; elsewhere rounding costs the reference up to 6e-8.
         expected = np.where(w == 0, -alpha, kernel(arrays[f"{case}_effective"]))
         np.testing.assert_allclose(y, expected, atol=1e-7)

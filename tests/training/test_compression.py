@@ -12,9 +12,9 @@ from flax.traverse_util import flatten_dict
 
 from binsr_jax import models
 from binsr_jax.errors import UserError
-from binsr_jax.ops.binarize import mean_scale
+from binsr_jax.ops.binarize import mean_weight_scale
 from binsr_jax.ops.quantise import rounded
-from binsr_jax.training.compression import mean_scales, with_rounding
+from binsr_jax.training.compression import sparsity_penalty, with_rounding
 from binsr_jax.training.loop import train
 from binsr_jax.training.scores import Validation
 from binsr_jax.training.state import create_state, make_optimizer
@@ -80,9 +80,9 @@ def test_the_penalty_is_the_mean_of_factors_and_of_scales(tiny, weight_scale):
     params = state_of(config).params
     flat: dict[Any, Any] = flatten_dict(params)
     factors = [value for path, value in flat.items() if path[-1] == "binary_scale"]
-    scales = [mean_scale(flat[path]) for path in models.binary_kernels(config)]
+    scales = [mean_weight_scale(flat[path]) for path in models.binary_kernels(config)]
     expected = np.mean(np.abs(factors)) + np.mean(np.concatenate(scales))
-    np.testing.assert_allclose(mean_scales(config, params), expected, rtol=1e-6)
+    np.testing.assert_allclose(sparsity_penalty(config, params), expected, rtol=1e-6)
     model, state = models.build(config), state_of(config)
     loss, _, _, terms = jax.jit(make_gradient(config, model))(state, batch(), {})
     np.testing.assert_allclose(loss, terms["pixel"] + 0.5 * expected, rtol=1e-6)
@@ -106,4 +106,4 @@ def test_a_float_network_has_nothing_to_make_sparse(tiny):
     fields = {"model.unit": "residual", "model.upsampler": "float", "model.body_end": "conv"}
     config = tiny(**fields, **{"model.residual_attention": "none"})
     with pytest.raises(UserError, match="no binary convolutions"):
-        mean_scales(config, state_of(config).params)
+        sparsity_penalty(config, state_of(config).params)

@@ -122,7 +122,7 @@ def test_a_run_starts_from_a_model_file_too(workdir, tiny, tmp_path, caplog):
     with caplog.at_level("INFO", logger="absl"):
         started = initialised(_state(config), config, read_network)
     assert "from step 5 of" in caplog.text
-    assert "started anew: none" in caplog.text
+    assert "Initialised anew: none" in caplog.text
     name = ("body_0", "conv")
     kernel = _leaves(started.params)[*name, "kernel"]
     latent = _leaves(network_of_run(workdir).variables)[KERNEL]

@@ -61,7 +61,7 @@ def test_the_same_network_gives_every_parameter(tiny, trained, caplog):
     jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
     assert int(state.step) == 0
     assert "from step 5 of" in caplog.text
-    assert "started anew: none" in caplog.text
+    assert "Initialised anew: none" in caplog.text
 
 
 @pytest.mark.parametrize(("scale", "shared"), [(4, True), (3, False)])
@@ -75,7 +75,7 @@ def test_another_scale_gives_all_but_the_upsampling_that_differs(
     assert {"head/kernel", "body_1/conv/kernel", "tail/bias"} <= taken
     assert ("upsampler_0/conv/kernel" in taken) == shared
     assert "upsampler_1/conv/kernel" not in taken
-    anew = caplog.text.split("started anew: ")[1]
+    anew = caplog.text.split("Initialised anew: ")[1]
     assert f"upsampler_{int(shared)}/conv/kernel" in anew
     assert "head/kernel" not in anew
 

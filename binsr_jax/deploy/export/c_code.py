@@ -157,7 +157,7 @@ def _branch(name: str, branch: Branch, shuffle: int, features: int) -> tuple[lis
     pointers = ", ".join(
         f"binsr_{name}_{part}" for part in ("bits", "threshold", "scale", "bias", "slope", "shift")
     )
-    factors = f"{_number(branch.factor)}, {_number(residual.scale)}"
+    factors = f"{_number(branch.factor)}, {_number(residual.factor)}"
     return arrays, f"    {{{shuffle}, {pointers}, {factors}, {attention}}}"
 
 
