@@ -213,7 +213,7 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
             continue
         name, value = match.groups()
         if name not in fields:
-            hint = _did_you_mean(name, list(fields), "binsr_jax/config.py lists those it has.")
+            hint = _did_you_mean(name, list(fields), "binsr train --help lists all.")
             return f"The config has no field {name}: {hint}"
         if f"--{name}={value}:" in text:  # the failed value of a repeated flag
             return _wrong_value(name, value, fields[name])

@@ -180,7 +180,34 @@ def test_wrong_flags_end_with_status_2(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
     assert caught.value.code == 2
-    assert "usage: binsr" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: binsr")
+    assert line.endswith("--help explains all flags).")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["upscael", "a.png"], "there is no command 'upscael'; did you mean upscale?"),
+        (["upscale", "--scael", "4", "a.png"], "there is no flag --scael; did you mean --scale?"),
+        (["upscale", "a.png", "-s", "0"], "-s/--scale: 0 is not at least 1"),
+        (["upscale", "a.png", "-s", "x"], "-s/--scale: 'x' is not a whole number"),
+        (["upscale", "a.png", "--memory", "lots"], "--memory: 'lots' is not a number"),
+        (["info", "a", "b"], "the argument 'b' is not expected"),
+    ],
+)
+def test_a_mistyped_command_or_flag_is_named_with_the_likely_one(argv, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "other"), [("denoise", "dejpeg"), ("dejpeg", "x2")])
+def test_a_network_for_another_task_is_refused(command, other, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"")
+    assert main([command, str(tmp_path / "a.png"), "-m", other]) == 1
+    assert f"The network {other} is for " in sentence(capsys)
 
 
 @pytest.mark.parametrize("flag", ["--no-cost", "--no_cost"])

@@ -53,7 +53,7 @@ def test_bicubic_prints_a_table_and_writes_rows_and_pictures(tmp_path: Path) -> 
     arguments = ("--sets=Mine,samples", "--data_dir=data", "--scale=3", "--output=out")
     done = _evaluate(tmp_path, "--bicubic", *arguments, "--save_images=pictures")
     assert done.returncode == 0, done.stderr
-    assert "are in pictures/Mine, pictures/samples" in done.stderr
+    assert "comparisons to pictures/Mine, pictures/samples" in done.stderr
 
     rows = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
     assert [row["image"] for row in rows[:2]] == ["a", "b"]

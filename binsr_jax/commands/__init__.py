@@ -14,6 +14,7 @@ may be joined with - or _.
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import io
 import logging
@@ -57,10 +58,21 @@ PROGRAMS = ("train", "evaluate")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that prints only printable characters of its arguments."""
+    """A parser that reports a mistake in one sentence, instead of after the list of all flags."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        reason = printable(message.removeprefix("argument ").rstrip("."))
+        self.exit(2, f"error: {self.prog}: {reason} ({self.prog} --help explains all flags).\n")
+
+    def refuse_unknown(self, arguments: Sequence[str]) -> None:
+        """Reports arguments that no flag has taken, with the name of a similar flag."""
+        if not arguments:
+            return
+        flag = arguments[0].partition("=")[0]
+        if not flag.startswith("-"):
+            self.error(f"the argument {flag!r} is not expected")
+        similar = difflib.get_close_matches(flag, list(self._option_string_actions), 1)
+        self.error(f"there is no flag {flag}" + f"; did you mean {similar[0]}?" * bool(similar))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser(
     names: Sequence[str],
-) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser], dict[str, Any]]:
+) -> tuple[_Parser, dict[str, _Parser], dict[str, Any]]:
     """Returns the parser of ``binsr``, the parsers of its subcommands, and some of their modules.
 
     Args:
@@ -108,8 +120,13 @@ def make_parser(
 def _run(argv: list[str]) -> int:
     if argv[:1] and argv[0] in PROGRAMS:
         return _launch(argv[0], argv[1:])
-    parser, _, modules = make_parser([name for name in COMMANDS if argv[:1] == [name]])
-    args = parser.parse_args([_normalised(argument) for argument in argv])
+    parser, subparsers, modules = make_parser([name for name in COMMANDS if argv[:1] == [name]])
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        similar = difflib.get_close_matches(argv[0], COMMANDS, 1)
+        hint = f"; did you mean {similar[0]}?" if similar else ""
+        parser.error(f"there is no command {argv[0]!r}{hint}")
+    args, unknown = parser.parse_known_args([_normalised(argument) for argument in argv])
+    subparsers[args.command].refuse_unknown(unknown)
     return _run_quietly(modules[args.command], args)
 
 

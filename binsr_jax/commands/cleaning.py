@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from binsr_jax.commands import pictures
-from binsr_jax.pretrained import SUFFIXES, find
+from binsr_jax.errors import UserError
+from binsr_jax.pretrained import NETWORKS, SUFFIXES, find
 
 
 def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
@@ -16,8 +17,18 @@ def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
 
 
 def run(args: argparse.Namespace, task: str) -> int:
-    """Restores the named images, and returns the exit status."""
+    """Restores the named images, and returns the exit status.
+
+    Raises:
+        UserError: The packaged network is for another task; see also ``pictures.run``.
+    """
     model = args.model or find(task).name
+    packaged = NETWORKS.get(model)
+    if packaged is not None and packaged.task != task:
+        raise UserError(
+            f"The network {model} is for {packaged.about}: use binsr {packaged.task}, or another "
+            "network."
+        )
 
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
         otherwise = "enlarge with binsr upscale"

@@ -333,9 +333,11 @@ def load_one(
 
         upscaler = load_steps([model], strength=strength, memory=memory)
     if scale not in (None, upscaler.scale):
+        does = f"enlarges {upscaler.scale} times" if upscaler.scale > 1 else "keeps the size"
+        wanted = f"enlarge {scale} times" if scale != 1 else "keep the size"
         raise UserError(
-            f"The model {model} enlarges {upscaler.scale} times, not {scale}: take another with "
-            f"-m, or {otherwise}."
+            f"The model {model} {does}, and does not {wanted}: take another with -m, or "
+            f"{otherwise}."
         )
     return upscaler
 
@@ -344,7 +346,10 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """Returns a parser of integers in a range."""
 
     def parse(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
         if value < least or (most is not None and value > most):
             limits = f"at least {least}" if most is None else f"{least} to {most}"
             raise argparse.ArgumentTypeError(f"{value} is not {limits}")
@@ -355,7 +360,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 def amount(text: str) -> float:
     """Parses a number above 0."""
-    value = float(text)
+    value = _number(text)
     if not (0 < value < math.inf):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
@@ -363,7 +368,14 @@ def amount(text: str) -> float:
 
 def share(text: str) -> float:
     """Parses a number in 0..1."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in 0..1")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error

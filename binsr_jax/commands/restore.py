@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--steps", metavar="STEP,...", help="dejpeg, denoise, upscale, names, or model files")
     add("-m", "--model", metavar="MODEL", help="one model file, or a name, instead of --steps")
-    add("-s", "--scale", type=int, help="scale of the step upscale (default: 2)")
+    add("-s", "--scale", type=pictures.whole(1), help="scale of the step upscale (default: 2)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help=f"{', '.join(KINDS)}, another name of binsr models, or a model file",
     )
-    add("-s", "--scale", type=int, help="how many times larger (default: 2, or the model file's)")
+    add(
+        "-s",
+        "--scale",
+        type=pictures.whole(1),
+        help="how many times larger (default: 2, or the model file's)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -48,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("-m", "--model", metavar="MODEL", help=f"{', '.join(KINDS)}, a name, or a model file")
     add("--steps", metavar="STEP,...", help="dejpeg, denoise, upscale, names, or model files")
-    add("-s", "--scale", type=int, help="how many times larger (default: 2, or the model file's)")
+    add(
+        "-s",
+        "--scale",
+        type=pictures.whole(1),
+        help="how many times larger (default: 2, or the model file's)",
+    )
     add("--from", dest="start", type=_time, default=Fraction(0), metavar="TIME", help=_TIME_HELP)
     add(
         "--to",

@@ -392,7 +392,7 @@ def test_restoring_refuses_a_model_that_enlarges(monkeypatch, folder, capsys):
     save(folder / "a.png", photo(4, 4))
     assert main(["restore", "-m", "model.binsr", str(folder / "a.png")]) == 1
     error = capsys.readouterr().err
-    assert "model.binsr enlarges 2 times, not 1" in error
+    assert "model.binsr enlarges 2 times, and does not keep the size" in error
     assert "binsr upscale" in error
 
 

@@ -116,7 +116,7 @@ def test_clean_with_a_model_of_ones_own(folder, command, capsys):
     assert main([command, "a.png", "-m", "clean.binsr", "--overwrite"]) == 0
     assert (_pixels(f"a{suffix}.png") != _pixels("a.png")).any()
     assert main([command, "a.png", "-m", "large.binsr"]) == 1
-    assert "large.binsr enlarges 2 times, not 1" in capsys.readouterr().err
+    assert "large.binsr enlarges 2 times, and does not keep the size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["denoise", "dejpeg"])

@@ -164,7 +164,7 @@ def test_an_infinite_score_is_no_json_and_ties_have_one_best_step(tiny, tmp_path
     assert b"eval/Flat/psnr" not in content
     metrics = tmp_path / "checkpoints" / "4" / "metrics" / "metrics"
     json.loads(metrics.read_text(), parse_constant=refuse)
-    assert "the best checkpoint is that of step 4" in caplog.text
+    assert "The best checkpoint is that of step 4" in caplog.text
     assert load_model(tmp_path, "best")[3] == 4
     assert "| Flat inf | 4 |" in runs.table(tmp_path)
 
@@ -178,7 +178,7 @@ def test_the_best_step_is_one_everywhere_when_the_sets_change(tiny, tmp_path, ca
     assert "| Easy 49.00 | 1 |" in runs.table(tmp_path)
     with caplog.at_level("INFO"):
         train(tiny(**{**fields, "train.steps": 4}), str(tmp_path), validate("Hard", 30.0))
-    assert "the best checkpoint is that of step 3" in caplog.text
+    assert "The best checkpoint is that of step 3" in caplog.text
     assert load_model(tmp_path, "best")[3] == 3
     assert "| Hard 27.00 | 3 |" in runs.table(tmp_path)
 
