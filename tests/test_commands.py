@@ -194,6 +194,7 @@ def test_wrong_flags_end_with_status_2(argv, capsys):
         (["upscale", "a.png", "-s", "x"], "-s/--scale: 'x' is not a whole number"),
         (["upscale", "a.png", "--memory", "lots"], "--memory: 'lots' is not a number"),
         (["info", "a", "b"], "the argument 'b' is not expected"),
+        (["models", "--foo"], "there is no flag --foo (binsr models --help"),
     ],
 )
 def test_a_mistyped_command_or_flag_is_named_with_the_likely_one(argv, words, capsys):

@@ -72,7 +72,8 @@ class _Parser(argparse.ArgumentParser):
         if not flag.startswith("-"):
             self.error(f"the argument {flag!r} is not expected")
         similar = difflib.get_close_matches(flag, list(self._option_string_actions), 1)
-        self.error(f"there is no flag {flag}" + f"; did you mean {similar[0]}?" * bool(similar))
+        hint = f"; did you mean {similar[0]}?" if similar else ""
+        self.error(f"there is no flag {flag}{hint}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

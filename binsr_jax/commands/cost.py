@@ -11,13 +11,13 @@ The conventions, with operations in G and parameters in K:
 import argparse
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from binsr_jax import cost
 from binsr_jax.config import Config
 from binsr_jax.cost import CONVENTIONS, size_text
 from binsr_jax.deploy.model_file import load_model_file
 from binsr_jax.files import printable_lines
+from binsr_jax.pretrained import file_of
 from binsr_jax.recipes import Recipe, list_recipes, open_recipe
 from binsr_jax.training.trained import load_model
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="RECIPE[:VARIANT]", help="a packaged recipe's name, or a file"
     )
     network.add_argument("--workdir", metavar="DIR", help="where a network was trained")
-    network.add_argument("--model", type=Path, metavar="FILE", help="a model file of binsr pack")
+    network.add_argument("--model", metavar="FILE", help="a model file, or a name of binsr models")
     network.add_argument(
         "--all",
         nargs="?",
@@ -116,7 +116,9 @@ def published_cost(recipe: Recipe) -> str:
 def _config(args: argparse.Namespace) -> Config:
     if args.config:
         return open_recipe(args.config).config
-    return load_model(args.workdir)[0] if args.workdir else load_model_file(args.model).config
+    return (
+        load_model(args.workdir)[0] if args.workdir else load_model_file(file_of(args.model)).config
+    )
 
 
 def _size(text: str) -> tuple[int, int]:

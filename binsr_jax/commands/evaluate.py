@@ -41,6 +41,7 @@ from binsr_jax.evaluation import benchmark, report, subject
 from binsr_jax.evaluation.lpips import load_lpips
 from binsr_jax.evaluation.sets import load_sets
 from binsr_jax.files import expanded, printable_lines
+from binsr_jax.pretrained import file_of
 from binsr_jax.tasks import TASKS, task_of
 from binsr_jax.training.transfer import picture_teacher
 
@@ -54,7 +55,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     choice = partial(flags.DEFINE_enum, flag_values=values)
     switch = partial(flags.DEFINE_bool, default=False, flag_values=values)
     text("workdir", help="Score the network trained in this work dir.")
-    text("model", help="Score the network in this file of binsr pack.")
+    text("model", help="Score the network of this model file, or of this name of binsr models.")
     choice("engine", None, ["packed", "float"], "How --model computes.")
     switch("degraded", help="Score the degraded input of --task itself.")
     choice("task", None, list(TASKS), "Task to score; default: the network's, or sr of --degraded.")
@@ -91,7 +92,7 @@ def run(values: flags.FlagValues) -> None:
         scored = subject.trained(values.workdir, which, values.scale)
     elif values.model:
         engine = "float" if values.engine == "float" else "packed"
-        scored = subject.packed(values.model, engine, values.scale)
+        scored = subject.packed(str(file_of(values.model)), engine, values.scale)
     else:
         scored = subject.degraded(values.task or "sr", values.scale)
     if values.task and scored.restore is not None:

@@ -110,7 +110,8 @@ def serve(app: Any, args: argparse.Namespace, *, connections: int, grace: int) -
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"Cannot listen at {args.host}, port {args.port} ({reason}): choose another --port."
+            f"Cannot listen at {args.host}, port {args.port} ({reason}): choose another --host or "
+            "--port."
         ) from error
     with listener:
         _log_to_stderr()

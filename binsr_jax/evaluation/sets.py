@@ -208,13 +208,13 @@ def _folder(name: str, data_dir: str, task: Task) -> Path:
     data_dir = data_dir or os.environ.get("BINSR_DATA", "")
     if not data_dir:
         raise UserError(
-            f"No folder is given that holds the benchmark set {name}: set --data_dir, "
+            f"No folder is given that holds the benchmark set {name}: set --data-dir, "
             "config.eval.data_dir or the environment variable BINSR_DATA."
         )
     root = expanded(data_dir)
     if not root.is_dir():
         raise UserError(
-            f"There is no folder {root} for the benchmark set {name}: set --data_dir to the folder "
+            f"There is no folder {root} for the benchmark set {name}: set --data-dir to the folder "
             "of the sets."
         )
     if not (root / name).is_dir():

@@ -141,7 +141,7 @@ def test_data_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("BINSR_DATA", str(tmp_path))
     assert len(load_set("Tiny", "", _task())) == 1
     monkeypatch.delenv("BINSR_DATA")
-    with pytest.raises(UserError, match=r"Tiny.*--data_dir.*BINSR_DATA"):
+    with pytest.raises(UserError, match=r"Tiny.*--data-dir.*BINSR_DATA"):
         load_set("Tiny", "", _task())
 
 
