@@ -229,7 +229,7 @@ def _watched(args: argparse.Namespace) -> Iterator[list[Path]]:
     folders = [expanded(name) for name in [*args.images, *args.input]]
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"--watch takes folders, and {folder} is none.")
+            raise UserError(f"--watch takes folders, and {folder} is not one.")
     if not folders or not args.output:
         raise UserError(
             f"--watch takes a folder to watch, and another one for the outputs: binsr "

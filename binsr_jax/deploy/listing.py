@@ -161,8 +161,8 @@ def plan_jobs(
             return [_only_job(files, folder, form)]
         if os.path.lexists(folder) or (_is_picture(ending) and not output.endswith("/")):
             raise UserError(
-                f"The output {folder} is neither a folder nor a file of a format that is written: "
-                f"choose one of {', '.join(FORMATS)}, or end a folder's name in /."
+                f"The output {folder} is neither a folder nor a file in a format that can be "
+                f"written: choose one of {', '.join(FORMATS)}, or end a folder's name in /."
             )
     makers: dict[tuple[str, str], str] = {}
     for file in files:

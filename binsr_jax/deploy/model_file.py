@@ -185,7 +185,7 @@ def _read(file: BinaryIO) -> PackedModel:
     size = os.fstat(file.fileno()).st_size
     length = struct.unpack("<Q", _bytes(file, 8))[0]
     if length > min(_MAX_HEADER, size - 8):
-        raise UserError("it is cut off, or not in the safetensors format")
+        raise UserError("it is truncated, or not in the safetensors format")
     header = _json_object(_bytes(file, length), "its header")
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("binsr"), str):
@@ -323,7 +323,7 @@ def _json_object(text: bytes, what: str) -> dict[str, Any]:
 def _bytes(file: BinaryIO, count: int) -> bytes:
     data = file.read(count)
     if len(data) < count:
-        raise UserError("it is cut off")
+        raise UserError("it is truncated")
     return data
 
 

@@ -37,7 +37,7 @@ def unpack_params(model: PackedModel) -> dict[str, Any]:
     if variables.keys() != {"params"}:
         raise UserError(
             f"The batch normalisation of its units ({model.config.model.unit}) is folded into the "
-            "scales, so it cannot be trained on: train from the work dir that it was packed from."
+            "scales, so it cannot be trained further: train from the work dir that was packed."
         )
     given: dict[tuple[str, ...], Any] = flatten_dict(model.params)
     params: dict[tuple[str, ...], Any] = {}

@@ -189,7 +189,7 @@ def _description(content: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         description = None
     if not isinstance(description, dict):
-        raise UserError("binsr pack --trainable did not write it, or it is cut off")
+        raise UserError("binsr pack --trainable did not write it, or it is truncated")
     if description.get("format_version") != _VERSION:
         raise UserError(f"binsr-jax {__version__} reads only version {_VERSION} of the format")
     for name in ("config", "provenance"):

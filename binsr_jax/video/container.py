@@ -73,7 +73,7 @@ def decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
             frames = packet.decode()
         except av.error.InvalidDataError as error:
             raise UserError(
-                f"it is damaged after {clock(time)}; --to {clock(time)} takes what is before"
+                f"it is damaged after {clock(time)}; --to {clock(time)} takes the part before"
             ) from error
         for frame in frames:
             if counted:

@@ -101,7 +101,7 @@ def _frames(
                 )
             if frame.pts is None or (before is not None and frame.pts <= (before.pts or 0)):
                 raise UserError(
-                    f"its time stamps do not rise at {clock(frame.time or 0)}: put it anew into a "
+                    f"its time stamps do not rise at {clock(frame.time or 0)}: copy it into a new "
                     "container first, such as with ffmpeg -fflags +genpts -i IN -c copy OUT.mkv"
                 )
             if first is not None and frame.pts < first:

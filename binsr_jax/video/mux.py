@@ -44,7 +44,7 @@ def require_container(file: Path, codec: str) -> str:
     form = CONTAINERS.get(file.suffix.lower())
     if form is None:
         raise UserError(
-            f"The output {file} is of no format that is written: end its name in one of "
+            f"The output {file} has no format that can be written: end its name in one of "
             f"{', '.join(CONTAINERS)}."
         )
     with av.open(io.BytesIO(), "w", format=form) as container:

@@ -172,13 +172,13 @@ def _png_beside() -> Iterator[Case]:
     yield Case("wrong_pixels_sum.png", head + chunk(b"IDAT", content)[:-1] + b"!" + end,
                says="damaged")  # fmt: skip
     rows = zlib.decompress(content)
-    yield Case("few_rows.png", png(v, 8, 2, raw=rows[: len(rows) // 2]), says="cut off")
-    yield Case("no_rows.png", png(v, 8, 2, raw=b""), says="cut off")
+    yield Case("few_rows.png", png(v, 8, 2, raw=rows[: len(rows) // 2]), says="truncated")
+    yield Case("no_rows.png", png(v, 8, 2, raw=b""), says="truncated")
     yield Case("more_rows.png", png(v, 8, 2, raw=rows + bytes(100)), v)
-    yield Case("cut.png", whole[: start + 40], says="cut off")
-    yield Case("no_pixels.png", head + end, says="cut off")
+    yield Case("cut.png", whole[: start + 40], says="truncated")
+    yield Case("no_pixels.png", head + end, says="truncated")
     yield Case("huge.png", png(v, 8, 2, size=(2**31 - 1, 2**31 - 1)), says="--max-megapixels")
-    yield Case("large_claim.png", png(v, 8, 2, size=(900, 900)), says="cut off")
+    yield Case("large_claim.png", png(v, 8, 2, size=(900, 900)), says="truncated")
     yield Case("no_size.png", png(v, 8, 2, size=(0, 5)), says="damaged")
     deep = smooth(3, 65_535)
     bad_filters = b"".join(b"\x09" + row.astype(">u2").tobytes() for row in deep)
@@ -237,7 +237,7 @@ def _jpeg() -> Iterator[Case]:
     yield Case("many_scans.jpg", scans, says="scans")
     comments = b"\xff\xfe\0\2" * 100_000
     yield Case("comments.jpg", whole[:2] + comments + whole[2:], says="segments")
-    yield Case("padding.jpg", whole[:2] + b"\xff" * 100_000 + whole[2:], says="cut off")
+    yield Case("padding.jpg", whole[:2] + b"\xff" * 100_000 + whole[2:], says="truncated")
     many = struct.pack("<H", 5000) + struct.pack("<HHII", 0x9999, 1, 65_000, 8) * 5000
     exif = b"Exif\0\0II*\0\x08\0\0\0" + many
     overlapping = b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif
@@ -475,7 +475,7 @@ def _tiff_refused() -> Iterator[Case]:
     half[len(half) // 2 :] = bytes(len(half) - len(half) // 2)
     half[-200:] = buffer.getvalue()[-200:]  # the directory
     yield Case("lzw_damaged.tif", bytes(half), says="its pixels are damaged")
-    yield Case("strips_missing.tif", tiff(grey, 8, 1, t278=[4]), says="cut off")
+    yield Case("strips_missing.tif", tiff(grey, 8, 1, t278=[4]), says="truncated")
     yield Case(
         "large_claim.tif", tiff(grey, 8, 1, t256=[900], t257=[900], t278=[900]), says="claims more"
     )

@@ -347,7 +347,7 @@ MISTAKES = {
     "no file": (["-i", "{in}/none.png"], "none.png"),
     "no match": (["-i", "{in}/*.webp"], "*.webp"),
     "empty folder": (["-i", "{in}/empty"], "no images in the folder"),
-    "wrong scale": (["-i", "{in}", "-s", "3"], "2 times, not 3"),
+    "wrong scale": (["-i", "{in}", "-s", "3"], "does not enlarge 3 times"),
     "onto itself": (["-i", "{in}/a.png", "--suffix", ""], "replaced by its output"),
     "one file for two": (["-i", "{in}", "-o", "{in}/c.png"], "name a folder"),
     "two formats": (["-i", "{in}/a.png", "-o", "{in}/c.png", "-f", "jpg"], "leave out -f"),

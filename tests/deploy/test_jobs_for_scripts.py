@@ -161,7 +161,7 @@ def test_an_image_whose_writer_stopped_is_done_when_the_rest_has_come(
         (["{in}", "--watch"], "another one for the outputs"),
         (["--watch", "-o", "{out}"], "a folder to watch"),
         (["{in}", "--watch", "-o", "{in}"], "is watched"),
-        (["{in}/a.png", "--watch", "-o", "{out}"], "is none"),
+        (["{in}/a.png", "--watch", "-o", "{out}"], "is not one"),
         (["{in}", "--watch", "-o", "{in}/a.png"], "Cannot make the folder"),
     ],
 )

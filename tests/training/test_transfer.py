@@ -60,7 +60,7 @@ def test_the_same_network_gives_every_parameter(tiny, trained, caplog):
     jax.tree.map(np.testing.assert_array_equal, state.params, load_model(workdir)[2]["params"])
     jax.tree.map(np.testing.assert_array_equal, state.ema, state.params)
     assert int(state.step) == 0
-    assert "from step 5 of" in caplog.text
+    assert "(step 5)" in caplog.text
     assert "Initialised anew: none" in caplog.text
 
 
@@ -185,7 +185,7 @@ def test_a_run_says_when_its_teacher_was_replaced(tiny, trained, tmp_path, caplo
             train(config, str(tmp_path / "run"), lambda variables, step: Validation({}, {}, {}))
             == 0
         )
-        return "the network of config.train.teacher has changed" in caplog.text
+        return "The network of config.train.teacher has changed" in caplog.text
 
     assert not again()
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:

@@ -24,7 +24,7 @@ def read(file: BinaryIO) -> Gif:
     """
     data = file.read()
     if len(data) < 13:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     place = 13 + _palette(data[10])
     head, control = data[:place], b""
     for _ in range(_MOST_BLOCKS):

@@ -71,7 +71,7 @@ def read(file: BinaryIO, most_pixels: int) -> Jpeg:
                 b"\xff" + bytes([marker]) + (len(content) + 2).to_bytes(2, "big") + content
             )
     if frame is None or len(frame[1]) < 6:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     _check(*frame, data, scan, most_pixels)
     if profile:
         jpeg.profile = b"".join(profile[number] for number in sorted(profile))

@@ -93,7 +93,7 @@ def read(file: BinaryIO, most_pixels: int, *, pixels: bool = True) -> Png:
             beside.add(kind)  # only the first of each kind is read, since each takes time
             _note(png, kind, bytes(content[: 2**24]))
     if not header:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     width, height, bits, colour, *_, interlaced = header
     if colour not in _CHANNELS or bits not in (1, 2, 4, 8, 16) or not width or not height:
         raise ValueError("its header is damaged")
@@ -204,7 +204,7 @@ def _require_pixels(data: Iterable[memoryview], needed: int) -> None:
     except zlib.error as error:
         raise ValueError("its compressed pixels are damaged") from error
     if count < needed:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
 
 
 def _bytes_of(width: int, height: int, bits: int, interlaced: bool) -> int:

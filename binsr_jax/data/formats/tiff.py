@@ -204,7 +204,7 @@ def _require_parts(
         rows = next(iter(directories.numbers(entries, _ROWS, 1)), height) or height
         count = -(-height // min(rows, height))
     if place.count < planes * count:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     if place.count > max(_MOST_PARTS, 2 * planes * count):
         raise ValueError("it has more parts than belong to it")
     if count > _MOST_PARTS and 64 * count > width * height:
