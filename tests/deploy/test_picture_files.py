@@ -90,16 +90,16 @@ def test_an_image_of_pillow_is_taken_as_its_file(case: Case) -> None:
                 picture_of(image)
         return
     picture = picture_of(image)
-    if case.pixels.dtype == np.uint16 and (case.pixels.shape[-1] > 1 or case.alpha is not None):
+    height, width, channels = case.pixels.shape
+    if case.pixels.dtype == np.uint16 and (channels > 1 or case.alpha is not None):
         eight = np.rint(case.pixels / 257).astype(np.uint8)
         alpha = None if case.alpha is None else np.rint(case.alpha / 257).astype(np.uint8)
         says = "become 8, all that a Pillow image holds"
         case = dataclasses.replace(case, pixels=eight, alpha=alpha, says=says)
         assert says in "; ".join(picture.notes)
     require(case, dataclasses.replace(picture, notes=(case.says,) if case.says else ()))
-    assert np.asarray(Upscaler(TapsEngine()).upscale(image)).shape[:2] == tuple(
-        2 * length for length in case.pixels.shape[:2]
-    )
+    large = Upscaler(TapsEngine()).upscale(image)
+    assert np.asarray(large).shape[:2] == (2 * height, 2 * width)
 
 
 def mutated(data: bytes, generator: np.random.Generator) -> bytes:
