@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import signal
 from typing import Any
 
 import jax
@@ -136,41 +138,69 @@ def run_state(workdir, step):
         return checkpoints._restore_state(step, ocp.args.StandardRestore())
 
 
-@pytest.mark.parametrize(
-    ("discriminator", "gan_loss"), [("unet", "vanilla"), ("vgg", "relativistic")]
-)
-def test_a_generator_and_its_discriminator_resume_bit_for_bit(
-    tiny, tmp_path, vgg_file, discriminator, gan_loss
-):
+# As in the recipes realesrgan and esrgan; at step 6 both rates have changed, and change again.
+_REAL_ESRGAN = {
+    "task": "real",
+    "train.gan_loss": "vanilla",
+    "train.discriminator": "unet",
+    "train.schedule": "cosine",
+    "train.warmup": 2,
+}
+_ESRGAN = {
+    "train.gan_loss": "relativistic",
+    "train.discriminator": "vgg",
+    "train.schedule": "multistep",
+    "train.milestones": (4, 8),
+}
+
+
+@pytest.mark.parametrize("recipe", [_REAL_ESRGAN, _ESRGAN], ids=["realesrgan", "esrgan"])
+def test_a_generator_and_its_discriminator_resume_bit_for_bit(tiny, tmp_path, vgg_file, recipe):
     fields = {
-        "train.steps": 4,
+        **recipe,
+        "train.steps": 10,
+        "train.batch": 2,
         "train.ema": 0.9,
         "train.log_every": 1,
+        "eval.every": 6,
         "train.gan_weight": 0.1,
-        "train.gan_loss": gan_loss,
-        "train.discriminator": discriminator,
         "train.discriminator_features": 4,
+        "train.discriminator_rate": 2e-3,
         "train.pixel_weight": 0.01,
         "train.perceptual_weight": 1.0,
         "train.perceptual_layers": ("conv1_1=1",),
         "train.perceptual_file": str(vgg_file),
     }
+
+    def stop(variables, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return scores(variables, step)
+
     once, twice = tmp_path / "once", tmp_path / "twice"
     assert train(tiny(**fields), str(once), scores) == 0
-    assert train(tiny(**{**fields, "train.steps": 2}), str(twice), scores) == 0
-    halfway = run_state(twice, 2)
+    assert train(tiny(**fields), str(twice), stop) == 128 + signal.SIGTERM
+    at_six = run_state(twice, 6)
     assert train(tiny(**fields), str(twice), scores) == 0
-    ends = [run_state(folder, 4) for folder in (once, twice)]
+    ends = [run_state(folder, 10) for folder in (once, twice)]
     jax.tree.map(np.testing.assert_array_equal, *ends)
-    for part in ("params", "opt_state"):
-        before, after = (jax.tree.leaves(s["adversary"][part]) for s in (halfway, ends[0]))
-        assert any((a != b).any() for a, b in zip(before, after, strict=True))
-    rows = [json.loads(line) for line in (once / "log.jsonl").read_text().splitlines()]
-    for row in rows:
-        if "loss" in row:
-            terms = [row[name] for name in ("pixel", "perceptual", "adversarial")]
-            assert row["loss"] == pytest.approx(np.dot([0.01, 1, 0.1], terms), rel=1e-4)
-            assert 0 < row["discriminator"] < 5
+    for before, after in ((at_six, ends[0]), (at_six["adversary"], ends[0]["adversary"])):
+        for part in ("params", "opt_state"):
+            leaves = zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True)
+            assert any((a != b).any() for a, b in leaves)
+    rows, others = (
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (once, twice)
+    )
+    losses = [row for row in rows if "loss" in row]
+    for row in losses:
+        terms = [row[name] for name in ("pixel", "perceptual", "adversarial")]
+        assert row["loss"] == pytest.approx(np.dot([0.01, 1, 0.1], terms), rel=1e-4)
+        assert 0 < row["discriminator"] < 5
+    assert len({row["learning_rate"] for row in losses}) >= 3
+    names = ("step", "loss", "adversarial", "discriminator", "learning_rate")
+    assert [[row.get(n) for n in names] for row in losses] == [
+        [row.get(n) for n in names] for row in others if "loss" in row
+    ]
     assert load_model(once, "latest")[2].keys() == {"params"}  # what is scored and packed
     with pytest.raises(UserError, match=r"another network \(train.discriminator_features"):
         train(tiny(**{**fields, "train.discriminator_features": 8}), str(once), scores)
