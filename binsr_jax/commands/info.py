@@ -9,6 +9,9 @@ from binsr_jax.deploy.model_file import PackedModel, load_model_file
 from binsr_jax.files import expanded, printable
 from binsr_jax.pretrained import file_of
 
+# Networks that are not built of units, whatever their configs say of these.
+_FLOAT = ("rrdbnet", "srvgg")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``binsr info``."""
@@ -39,13 +42,16 @@ def describe(model: PackedModel, path: Path) -> str:
     tensors = costs.bytes_of(model.floats)
     scores = ", ".join(f"{name} {score:.4g}" for name, score in made.get("scores", {}).items())
     parts = [part for part in ("head", "upsampler", "hr_conv", "tail") if _has(model.config, part)]
+    of_units = {
+        "unit": network.unit,
+        "parts": ", ".join(f"{network[part]} {part}" for part in parts),
+        "attention": attention or "none",
+    }
     lines = {
         **({"name": made["name"]} if "name" in made else {}),
         "task": model.task.name,
         "network": f"{network.name}, {network.blocks} blocks of {network.features} channels",
-        "unit": network.unit,
-        "parts": ", ".join(f"{network[part]} {part}" for part in parts),
-        "attention": attention or "none",
+        **(of_units if network.name not in _FLOAT else {}),
         "parameters": f"{costs.binary_parameters:,} binary, {costs.float_parameters:,} float",
         "floats": model.floats,
         "trained": f"{made['steps']:,} steps" if "steps" in made else "unknown",

@@ -138,6 +138,18 @@ def test_quantised_kernels_are_whole_numbers_with_steps(make_model, tmp_path):
         assert "not above 0" in refusal(joined(header, bad), tmp_path)
 
 
+def test_of_a_network_without_units_none_are_named(make_model, tmp_path):
+    models = {"edsr": make_model(), "srvgg": make_model(name="srvgg", activation="prelu")}
+    for name, model in models.items():
+        save_model(tmp_path / "m.binsr", model)
+        lines = [
+            line.partition(":")[0] for line in describe(model, tmp_path / "m.binsr").split("\n")
+        ]
+        has_units = name == "edsr"
+        assert [part in lines for part in ("unit", "parts", "attention")] == 3 * [has_units]
+        assert {"network", "parameters", "size"} <= set(lines)
+
+
 def test_the_same_model_makes_the_same_file(make_model, saved, tmp_path):
     save_model(tmp_path / "again.binsr", make_model())
     assert (tmp_path / "again.binsr").read_bytes() == saved.read_bytes()
