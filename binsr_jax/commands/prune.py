@@ -63,11 +63,14 @@ def run(args: argparse.Namespace) -> None:
         old, new = getattr(before, field), getattr(after, field)
         print(f"{name}: {new:,}, of {old:,} before ({new / max(old, 1):.0%})")
     model = pruned.network.config.model
+    flags = ["--config.train.init_from"]
+    if model.image_skip != "none":
+        flags.append(f"--config.model.image_skip={model.image_skip}")
+    flags.append(f"--config.model.blocks={model.blocks}")
     print(
         printable(str(args.output))
         + f": {model.blocks} blocks of {model.features} channels; train on from it with "
-        f"--config.train.init_from, --config.model.blocks={model.blocks} and "
-        f"--config.model.features={model.features}"
+        f"{', '.join(flags)} and --config.model.features={model.features}"
     )
 
 

@@ -26,6 +26,7 @@ from binsr_jax.ops.image import imresize_uint8
 from binsr_jax.tasks import task_of
 from binsr_jax.training.checkpoint import Checkpoints
 from binsr_jax.training.devices import place_state
+from binsr_jax.training.same_network import differences
 from binsr_jax.training.state import TrainState, make_optimizer
 from binsr_jax.training.trainable import Network, read_network
 from binsr_jax.training.workdir import claim, writing_to
@@ -79,7 +80,8 @@ def initialised(state: TrainState, config: Config, read: ReadNetwork = read_netw
     XNOR-Net's initialisation: the binary convolution uses their signs and mean |w|, and a learnable
     scale starts at that mean. Biases that a binary convolution lacks are dropped.
 
-    Parameters that do not fit are initialised anew and named in one log line. Statistics of
+    Parameters that do not fit are initialised anew and named in one log line; another line names
+    the fields of the two networks that differ. Statistics of
     normalisation are copied if they fit.
 
     Args:
@@ -121,6 +123,8 @@ def initialised(state: TrainState, config: Config, read: ReadNetwork = read_netw
         network.provenance.get("steps", 0),
         ", ".join(anew) or "none",
     )
+    if others := _other_fields(source, config):
+        logging.info("This network differs from that of %s: %s.", workdir, others)
     params = unflatten_dict({**fresh, **taken})
     average = None if state.ema is None else jax.tree.map(jnp.copy, params)
     kept: dict[_Path, Any] = flatten_dict(state.collections)
@@ -130,6 +134,18 @@ def initialised(state: TrainState, config: Config, read: ReadNetwork = read_netw
             kept[path] = value
     collections = unflatten_dict(kept)
     return dataclasses.replace(state, params=params, collections=collections, ema=average)
+
+
+def _other_fields(source: Config, config: Config) -> str:
+    """The fields of two networks that differ, with both values.
+
+    The same parameters compute something else with another ``image_skip``, for example.
+    """
+    return ", ".join(
+        f"{name} is {new} here, {old} there"
+        for name, (old, new) in differences(source, config).items()
+        if name.startswith("model.")
+    )
 
 
 def _of_single_units(path: _Path) -> _Path:

@@ -62,6 +62,16 @@ def test_the_same_network_gives_every_parameter(tiny, trained, caplog):
     assert int(state.step) == 0
     assert "(step 5)" in caplog.text
     assert "Initialised anew: none" in caplog.text
+    assert "differs" not in caplog.text
+
+
+def test_parameters_that_compute_something_else_here_are_said_to(tiny, trained, caplog):
+    workdir = trained("skipping", **{"model.image_skip": "bilinear"})
+    config = tiny(**{"train.init_from": workdir})
+    with caplog.at_level("INFO", logger="absl"):
+        initialised(_state(config), config)
+    assert "Initialised anew: none" in caplog.text
+    assert f"that of {workdir}: model.image_skip is none here, bilinear there." in caplog.text
 
 
 @pytest.mark.parametrize(("scale", "shared"), [(4, True), (3, False)])
