@@ -148,7 +148,7 @@ class Engine:
         """The image as the programs take it, which are made room for if its shape is a new one."""
         check_image(image, self.channels)
         if (form := choose.chosen_form()) != "xla" and self._on_cpu:
-            choose.load(form)  # JAX may have kept a trace for ``program``, which did not
+            choose.has_handlers(form)  # JAX may have kept a trace for ``program``, which needs none
         x = pad_to_multiple(jnp.asarray(image)[None], self.stride)
         self._shapes.add(x.shape)
         if len(self._shapes) > _MOST_PROGRAMS:

@@ -13,7 +13,7 @@ from binsr_jax.deploy.engine import Engine
 from binsr_jax.deploy.loading import engine_of
 from binsr_jax.deploy.model_file import save_model
 from binsr_jax.deploy.program import Program
-from binsr_jax.ops.native import choose
+from binsr_jax.ops.native import build, choose
 
 pytestmark = pytest.mark.skipif(
     choose.chosen_form() == "xla" or jax.default_backend() != "cpu",
@@ -74,6 +74,21 @@ def test_rows_worked_together_make_no_difference(make, monkeypatch, name):
     for rows in (4, 8, 32):
         monkeypatch.setattr("binsr_jax.deploy.program._STRIP_ROWS", rows)
         np.testing.assert_array_equal(program.run(x), whole)
+
+
+def test_where_the_handlers_for_xla_cannot_be_made_xla_does_all(make, monkeypatch, caplog):
+    def fail(form):
+        raise build.BuildError("of the test")
+
+    monkeypatch.setattr(choose, "_register", fail)
+    choose.has_handlers.cache_clear()
+    engine, x = Engine(make(**NETWORKS["plain"])), picture(17, 19)
+    assert np.isfinite(engine.run(x)).all()
+    assert "XLA's convolutions are used" in caplog.text
+    program = engine.program()
+    assert program is not None
+    assert program.run(x).shape == (34, 38, 3)
+    choose.has_handlers.cache_clear()
 
 
 @pytest.mark.parametrize(

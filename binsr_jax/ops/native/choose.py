@@ -186,7 +186,7 @@ def _register(form: str) -> None:
 
 
 @functools.cache
-def _has_handlers(form: str) -> bool:
+def has_handlers(form: str) -> bool:
     """Whether a form can be called by XLA; if its handlers cannot be compiled, a line says why."""
     try:
         _register(form)
@@ -242,7 +242,7 @@ def has_amx(form: str) -> bool:
 def _form() -> str:
     whom = _TRACED_FOR.get()
     form = "xla" if whom == "elsewhere" else chosen_form()
-    return form if form == "xla" or whom == "steps" or _has_handlers(form) else "xla"
+    return form if form == "xla" or whom == "steps" or has_handlers(form) else "xla"
 
 
 def form_for_packed(x: "jax.Array", w_bits: "jax.Array") -> str:
