@@ -63,13 +63,13 @@ def variant_fields(variant: str, **choices: tuple[str, ...]) -> dict[str, str]:
 
     Args:
         variant: ``"name=value,name=value"``, or nothing.
-        **choices: The names there are, each with its values; the first is the default.
+        **choices: The possible names, each with its values; the first is the default.
 
     Returns:
         A value for every name.
 
     Raises:
-        UserError: A name or a value that there is not; the sentence names those there are.
+        UserError: There is no such name or value; the sentence names the possible ones.
     """
     fields = {name: values[0] for name, values in choices.items()}
     for assignment in filter(None, variant.split(",")):
@@ -117,12 +117,12 @@ def _fill(target: Any, values: dict[str, Any], prefix: str) -> None:
 
 
 def field_value(name: str, known: Any, value: Any) -> Any:
-    """A value as the type that a field has, or None if it cannot have it.
+    """The value in the type of the field, or None if it does not fit.
 
     Args:
-        name: Of the field, such as ``"eval.levels"``.
+        name: The name of the field, such as ``"eval.levels"``.
         known: What it is now.
-        value: What it is to be; a list becomes a tuple, and a whole number a float.
+        value: The new value. A list becomes a tuple, and an integer becomes a float.
     """
     if isinstance(known, tuple) and isinstance(value, list | tuple):
         kinds = FIELDS[name].elements
@@ -137,10 +137,10 @@ def field_value(name: str, known: Any, value: Any) -> Any:
 
 
 def list_value(name: str, text: str) -> tuple[Any, ...] | None:
-    """A field that is a list, as it is written on a command line: ``Set5,B100`` or ``2,3``.
+    """The value of a list field from its form on the command line: ``Set5,B100`` or ``2,3``.
 
     Args:
-        name: Of the field, such as ``"eval.sets"``.
+        name: The name of the field, such as ``"eval.sets"``.
         text: The elements, with commas between them; or a Python tuple or list.
 
     Returns:

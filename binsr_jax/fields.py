@@ -16,7 +16,7 @@ class Rule:
     """A condition on a value.
 
     Attributes:
-        holds: Whether a value fulfils it.
+        holds: Returns whether a value follows the rule.
         requirement: The rule in words, such as "must be at least 1".
         choices: The allowed values, if these are a few texts.
     """
@@ -31,7 +31,7 @@ class Field:
     """A declared field.
 
     Attributes:
-        default: Its value unless a recipe or the command line sets another.
+        default: The value, unless a recipe or the command line sets another one.
         meaning: One phrase, which ``binsr train --help`` prints.
         rule: The rule for its values, or None.
         elements: For a tuple: the type of its elements, then other types that are converted to it.

@@ -27,7 +27,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     Raises:
         OSError: There is no such file, or it is no regular file.
     """
-    # Does not wait for a writer if it is a pipe.
+    # O_NONBLOCK: if the path is a pipe, this does not wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -85,7 +85,7 @@ def replacing(path: Path) -> Iterator[Output]:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError(errno.EINVAL, NO_REGULAR_FILE, str(path))
-    beside = path.with_name(f".{secrets.token_hex(8)}.part")  # short, whatever the name's length
+    beside = path.with_name(f".{secrets.token_hex(8)}.part")  # short, however long the name is
     try:
         with open(beside, "x+b") as file:
             output = Output(file)

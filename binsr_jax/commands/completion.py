@@ -53,7 +53,7 @@ def _networks() -> list[str]:
 
 
 def _set_completions(parser: argparse.ArgumentParser) -> None:
-    """Sets what completes the value of each flag, which shtab reads from it."""
+    """Sets the completion of each flag's value, which shtab reads."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for subparser in action.choices.values():

@@ -1,12 +1,12 @@
-"""Write a packed network in the form of another program.
+"""Write a packed network for use in other programs.
 
     stablehlo  one artifact of jax.export for CPU, CUDA and TPU, with bits
-    onnx       a graph in which binary convolutions are of floats that are +1 and -1
+    onnx       a graph in which signs and binary weights are floats, +1 and -1
     onnx-int8  the same with signs and binary weights as 8-bit integers
     c          a header with the weights, and beside it a reader in plain C, with bits
 
-MODEL is a model file of binsr pack, or a name that binsr models lists. docs/export.md says what
-stays binary in each form, and how each is loaded.
+MODEL is a model file of binsr pack, or a name of binsr models. docs/export.md says what stays
+binary in each form, and how to load it.
 
     binsr export x2 --to stablehlo -o x2.stablehlo
     binsr export x2 --to onnx -o x2.onnx
@@ -46,7 +46,7 @@ def _onnx(model: PackedModel, file: Path, int8: bool = False) -> dict[Path, byte
     return {file: onnx_model(model, int8).SerializeToString()}
 
 
-# By the form: the files to write, and their contents.
+# For each form, a function that returns the files to write and their contents.
 _FORMS: dict[str, Callable[[PackedModel, Path], dict[Path, bytes]]] = {
     "stablehlo": _stablehlo,
     "onnx": _onnx,

@@ -9,7 +9,7 @@ from binsr_jax.deploy.model_file import PackedModel, load_model_file
 from binsr_jax.files import expanded, printable
 from binsr_jax.pretrained import file_of
 
-# Networks that are not built of units, whatever their configs say of these.
+# Networks that are not built of units; the unit in their configs has no meaning.
 _FLOAT = ("rrdbnet", "srvgg")
 
 

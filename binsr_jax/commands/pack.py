@@ -5,7 +5,7 @@ binsr pack --workdir runs/mine -o mine.binsr --trainable mine.safetensors
 binsr pack --workdir mine.safetensors -o mine.binsr
 binsr pack --workdir runs/mine -o mine.binsr --floats int8
 
-The second command also writes a trainable file: the latent weights, from which training can
+The second command also writes a trainable file with the latent weights, from which training can
 continue (--config.train.init_from=mine.safetensors). The third makes the same model file from it.
 """
 

@@ -1,6 +1,6 @@
 """Restore images in several steps, or with one model file of your own.
 
---steps names the steps, in this order: dejpeg, denoise, upscale (twice, or by -s), or names from
+--steps names the steps in their order: dejpeg, denoise, upscale (2 times, or -s times), names of
 binsr models, or model files. All steps run on a tile before the next tile starts, and nothing is
 rounded or written in between. -m FILE is the same as --steps FILE, for a model that keeps the size.
 --strength 0.5 applies half of the change of the steps that keep the size.
@@ -55,10 +55,10 @@ def networks_of(steps: str, scale: int | None) -> list[str]:
 
     Args:
         steps: its text.
-        scale: of the step upscale; 2 by default.
+        scale: The scale of the step upscale; 2 by default.
 
     Raises:
-        UserError: it names no step, or a scale is given without the step upscale.
+        UserError: It names no step, or a scale is given without the step upscale.
     """
     names = [name.strip() for name in steps.split(",") if name.strip()]
     if not names:
