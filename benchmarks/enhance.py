@@ -2,9 +2,9 @@
 
     python benchmarks/enhance.py --images docs/images
 
-The input of a row is a packaged held-out photograph, reduced to a half and made worse as the row
-says; the output is what the packaged network makes of it. The score is the mean PSNR of RGB over
-the photographs, against the originals. It takes some minutes on two cores.
+The packaged held-out photographs are halved, degraded as the row says, and enlarged by the packaged
+network. The score is the mean PSNR on RGB against the originals. It takes some minutes on two
+cores.
 """
 
 import argparse

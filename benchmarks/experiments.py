@@ -1,12 +1,12 @@
-"""What a choice in the network or in its training gives, all else equal.
+"""Measures the effect of single choices in the network and in its training.
 
     python benchmarks/experiments.py --data "folder:IMAGES" --steps 1000 -o experiments
 
-Trains a small network for x2 once for each seed, and again with one thing changed at a time. Prints
-a Markdown table of PSNR on Y of 100 validation crops (DIV2K_valid_c256 in $BINSR_DATA), of the time
+Trains a small network for x2 once for each seed, and again with one change at a time. Prints a
+Markdown table of PSNR on Y of 100 validation crops (DIV2K_valid_c256 in $BINSR_DATA), of the time
 of the training, and of the time that the packed network takes for a megapixel. The crops belong to
-no benchmark, so choices by this table leave the benchmarks unseen. A stopped program goes on when
-it is started again. ``--only`` chooses rows by their names.
+no benchmark, so choices by this table leave the benchmarks unseen. The same command continues
+a stopped program. ``--only`` chooses rows by their names.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""What each form of `binsr export` weighs, and how long it takes beside this package.
+"""Measures the size and the time of each form of `binsr export`, beside this package.
 
     python benchmarks/export.py --size 256 --rounds 7
 
 Each form of a packaged network restores the same crop of a packaged photograph. All programs of a
-network take turns, so that what else the machine does falls on all alike. The table has each file's
-bytes, the median time, its ratio to this package's, and the largest difference of the outputs in
-levels of 255. Sizes are free in all files. Prints Markdown; needs the extra bench, and ``cc``.
+network take turns, so that other work on the machine affects all alike. The table has the bytes of
+each file, the median time, its ratio to this package's, and the largest difference of the outputs
+in levels of 255. All files accept any image size. Prints Markdown. Needs the extra ``bench`` and a
+C compiler.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Time and memory of packed inference beside float networks of the same shape.
+"""Measures time and memory of packed inference, beside float networks of the same shape.
 
     python benchmarks/inference.py                             # everything, about half an hour
     python benchmarks/inference.py --sizes 128 --threads 2 --rounds 5 --attentions none --no-memory
 
 The network is EDSR of 64 channels for x2 with 32 binary convolutions in its body, with random
-parameters (time does not depend on them), or the one of ``--model``. All sides hold its parameters,
-and what they make of the same image is compared before anything is timed. In a round every side
-runs once, the packed one several times; a ratio is taken within a round, so that what else the
-machine does weighs on both. Prints Markdown. Wants the packages of the extra ``bench``.
+parameters (time does not depend on them), or the one of ``--model``. All sides have its parameters,
+and their outputs for one image are compared before the timing. In a round every side runs once, the
+packed one several times. Ratios are computed within a round, so that other work on the machine
+affects both. Prints Markdown. Needs the extra ``bench``.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pictures a second of the training input alone, beside the training step that takes them.
+"""Measures the pictures per second of the training input, beside the training step.
 
     python benchmarks/input.py                               # everything, a few minutes
     python benchmarks/input.py --images 8 --workers 0 --batches 100 --no-step

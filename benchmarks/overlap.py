@@ -1,9 +1,9 @@
-"""How far an RRDBNet's tiles are from the whole picture, by their overlap.
+"""Measures the error of an RRDBNet's tiles against the whole picture, for several overlaps.
 
 python benchmarks/overlap.py realesrgan_x4plus_anime_6b.safetensors photo.png --side 192
 
-The top left of the picture is worked as a whole, and its left half with some columns of the right:
-the largest difference in the left half, in levels of 255, is what an overlap costs at one cut.
+The top left of the picture is restored as a whole, and its left half with some columns of the right
+half. The error of an overlap is the largest difference in the left half, in levels of 255.
 """
 
 import argparse

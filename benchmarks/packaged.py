@@ -2,7 +2,7 @@
 
     python benchmarks/packaged.py "two cores of a 2.3 GHz server CPU with AVX-512"
 
-The argument says what machine it is. Nothing else should run on it meanwhile.
+The argument describes the machine, which should be idle.
 """
 
 import json

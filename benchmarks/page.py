@@ -3,9 +3,9 @@
     python benchmarks/page.py                            # 4000x3000, at 2 times
     python benchmarks/page.py --images shots/ --size 800x600 --picture photo.png
 
-Needs Chromium with its driver, and selenium. The picture is a packaged photograph, repeated, unless
-another is named. Prints how long it took, as a visitor sees it, and the memory of the program; with
---images writes what the page looks like, wide and narrow, light and dark.
+Needs Chromium, its driver and selenium. The picture is a packaged photograph, repeated, or the one
+of --picture. Prints the time that a visitor waits, and the memory of the program. With --images it
+writes screenshots of the page, wide and narrow, light and dark.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What else reaches the quality of a binary network, and in what time.
+"""Compares binary networks with small float networks of the same quality: PSNR and time.
 
     python benchmarks/pareto.py --figure docs/images/pareto.png        # some minutes
 
@@ -7,8 +7,8 @@ it with other networks for the same task: plain float networks that were designe
 random weights in OpenVINO, beside all packaged networks and BBCU's published ones in this package's
 engine. Time does not depend on the weights. The PSNR of a packaged network is that of its file; the
 PSNR of every other network is the one that its paper published, or that later papers cite for it.
-In a round every network runs once; its time is that of its fastest round. Prints Markdown. Wants
-the packages of the extra ``bench``.
+In a round every network runs once; its time is that of its fastest round. Prints Markdown. Needs
+the extra ``bench``.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The networks that inference is compared with: the same parameters, in floats, in other libraries.
+"""The peers of the inference benchmark: the same parameters as floats in other libraries.
 
 OpenVINO and ONNX Runtime get the graph of ``binsr export --to onnx``, of one size. For PyTorch
 `build_network` writes down the float form of a packed EDSR. A binary kernel becomes the float

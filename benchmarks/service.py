@@ -1,13 +1,13 @@
-"""Sends many pictures to ``binsr serve`` from several clients at once, broken ones among them.
+"""Sends many pictures to ``binsr serve`` from several clients at once, some of them broken.
 
     python benchmarks/service.py                     # 1, 4 and 16 clients, 500 pictures each
     python benchmarks/service.py --clients 4 --pictures 50 --own-sizes 0
 
-Every fifth picture is broken: cut off, no picture, or too large. A client whose picture is refused
-with 429 waits as long as the answer says and sends it again. Each answer is checked: a good picture
-has to come back twice as large, a broken one as one sentence with the right status. Then come
-pictures that all have a size of their own, for each of which a program is compiled. The memory is
-that of the service, after a tenth and a half of the pictures and at the end. Prints Markdown.
+Every fifth picture is broken: truncated, no picture, or too large. A client that gets 429 waits as
+long as the answer says and sends its picture again. Each answer is checked: a good picture must
+come back twice as large, a broken one as one sentence with the right status. In the last round all
+pictures have different sizes, so a program is compiled for each. The memory is that of the service
+after a tenth of the pictures, after half of them and at the end. Prints Markdown.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What pictures of many sizes cost, beside the arithmetic of their network alone.
+"""Measures the cost of pictures of many sizes, beside the arithmetic of their network.
 
     python benchmarks/sizes.py --data-dir FOLDER --sets Set5,LIVE1,B100
 
-All pictures of the sets, and crops of them of as many odd sizes, are enlarged by a packaged network
-in one process, each size for the first time. Then they are enlarged again, when whatever is made
-once for a size has been made: that is the arithmetic. The results must be equal. The ratio is also
-given of the CPU's time, which a busy machine changes less. Prints Markdown.
+A packaged network enlarges all pictures of the sets, and as many crops of odd sizes, in one
+process. Then it enlarges them again; by then all that is made once for a size exists, so this is
+the time of the arithmetic. The results must be equal. The ratio of CPU times is also given, since a
+busy machine changes it less. Prints Markdown.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How long ``binsr`` takes from its start to its end, for a picture of 384x256 pixels.
+"""Measures the time of ``binsr`` from start to end, for a picture of 384x256 pixels.
 
     python benchmarks/start.py              # add --rounds 3 for fewer runs of each
 
-Each figure is of processes of its own: the median over rounds, and the range. A "new machine" has
-empty caches, so the compiler runs; "first picture" has the native code alone, so the network is
-traced; "cached" has everything. "CPU" is the time of all cores, the compiler's included, which a
-busy machine changes less. Nothing else should run meanwhile. Prints Markdown.
+Each figure is the median over rounds, and the range, each in a new process. A "new machine" has
+empty caches, so the compiler runs. A "first picture" finds the native code only, so the network is
+traced. "cached" finds everything. "CPU" is the time of all cores, with the compiler's; a busy
+machine changes it less. The machine should be idle. Prints Markdown.
 """
 
 import argparse

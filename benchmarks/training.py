@@ -1,4 +1,4 @@
-"""Time and memory of a training step beside PyTorch's, of the same network.
+"""Measures time and memory of a training step, beside the same network in PyTorch.
 
     python benchmarks/training.py                                   # everything, about ten minutes
     python benchmarks/training.py --cases bbcu --rounds 20 --grow "" --no-memory --no-start
@@ -7,9 +7,8 @@ The network is EDSR for x2 of 64 channels with 32 binary convolutions in its bod
 BBCU-L), a float upsampler and float ends; patches are 32 pixels wide and a batch is 16. Cases are
 bbcu, float (EDSR of 16 blocks), and residual/binary pairs of attentions. Both sides start from the
 same parameters, and loss and gradient of their first step are compared. In a round each side makes
-one step; a ratio is taken within a round, so that what else the machine does weighs on both.
-Memory and start are those of processes of their own. Prints Markdown. Wants the packages of the
-extra ``bench``.
+one step. Ratios are computed within a round, so that other work on the machine affects both. Memory
+and start are measured in new processes. Prints Markdown. Needs the extra ``bench``.
 """
 
 import argparse

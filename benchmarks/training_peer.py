@@ -1,7 +1,7 @@
-"""The training step that ours is compared with: the same EDSR, written for PyTorch.
+"""The peer of the training benchmark: the same EDSR in PyTorch.
 
-The parameters are those of the Flax network, moved to PyTorch's order of axes, so that loss and
-gradient of the two can be compared before anything is timed.
+The parameters are those of the Flax network in PyTorch's order of axes, so that loss and gradient
+of the two can be compared before the timing.
 """
 
 from collections.abc import Callable, Mapping

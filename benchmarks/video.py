@@ -1,10 +1,10 @@
-"""Measures how many frames a second binsr video makes of a video of 640x360 pixels.
+"""Measures the frames per second of ``binsr video`` for a video of 640x360 pixels.
 
     python benchmarks/video.py [--frames 12]
 
-Each packaged network makes a whole video: decoding, the network, H.264 with the default preset, and
-the file. The network is compiled before. The video is a packaged photograph that moves, so no frame
-is equal to the one before. Nothing else should run meanwhile.
+Each packaged network restores a whole video: decoding, the network, H.264 with the default preset,
+and the file. The network is compiled before. The video is a moving packaged photograph, so no frame
+equals the one before. The machine should be idle.
 """
 
 import argparse
