@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -97,6 +98,24 @@ def test_what_the_compiler_makes_of_other_sources_is_refused(tmp_path, fake_comp
     assert out == "xla avx2 portable"
     assert "cannot be loaded" in line
     assert list((tmp_path / ".cache/binsr-jax/native").iterdir()) == []
+
+
+LOADED = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1]).binsr_xla_packed_conv
+print({line.split()[-1] for line in open("/proc/self/maps") if "-kernels-" in line})
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the folder's name")
+def test_libraries_may_be_moved_together(tmp_path):
+    struct = choose._FORMS[FORMS[0]].struct
+    kernels, handlers = (build.library(struct, part) for part in ("kernels", "xla"))
+    moved = shutil.copy(kernels, tmp_path)
+    command = [sys.executable, "-c", LOADED, shutil.copy(handlers, tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{{{str(moved)!r}}}"
 
 
 HANDLERS = """

@@ -21,6 +21,8 @@ _CPU = "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else
 # Products and sums are fused only where the code says so. A compiler fuses them in one loop and not
 # in another, and then a chain and its units, or two tiles, differ in the last bit.
 _FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-pthread")
+# A library finds the one that it needs in its own folder, wherever that is moved.
+_BESIDE = "-Wl,-rpath,$ORIGIN" if sys.platform == "linux" else ""
 _SECONDS = 300  # time limit of the compiler
 # The sources of the two libraries of a form. A picture is enlarged without XLA, whose headers take
 # as long to compile as a kernel, and without what trains: nobody waits for these there.
@@ -60,7 +62,7 @@ def library(form: str, part: str = "kernels") -> Path:
     if part == "xla":
         from importlib import metadata  # here, as it takes a while
 
-        about.append(metadata.version("jaxlib"))
+        about += [metadata.version("jaxlib"), _BESIDE]
     key = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
     try:
         file = cache_folder("native") / f"{form.lower()}-{part}-{key}.so"
@@ -132,7 +134,9 @@ def _compile(form: str, part: str, file: Path) -> Path:
         options, needed = [*_compiler(), *_FLAGS, f"-DFORM={form}"], []
         if part == "xla":
             options += ["-isystem", _headers()]
-            needed = [str(library(form))]
+            kernels = library(form)
+            found = [f"-L{kernels.parent}", f"-l:{kernels.name}", _BESIDE]
+            needed = found if _BESIDE else [str(kernels)]
 
         def compiled(source: str) -> str:
             object_file = str(Path(private) / f"{source}.o")
