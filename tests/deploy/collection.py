@@ -183,10 +183,10 @@ def _png_beside() -> Iterator[Case]:
     deep = smooth(3, 65_535)
     bad_filters = b"".join(b"\x09" + row.astype(">u2").tobytes() for row in deep)
     yield Case("bad_filters_16.png", png(deep, 16, 2, raw=bad_filters), says="are damaged")
-    yield Case("few_rows_16.png", png(deep, 16, 2, raw=bad_filters[:200]), says="cut off")
+    yield Case("few_rows_16.png", png(deep, 16, 2, raw=bad_filters[:200]), says="truncated")
     yield Case("huge_16.png", png(deep, 16, 2, size=(2**31 - 1, 2**31 - 1)),
                says="--max-megapixels")  # fmt: skip
-    yield Case("large_claim_16.png", png(deep, 16, 2, size=(900, 900)), says="cut off")
+    yield Case("large_claim_16.png", png(deep, 16, 2, size=(900, 900)), says="truncated")
     yield Case("no_palette.png", png(smooth(1), 8, 3), says="palette")
     yield Case("three_bits.png", png(smooth(1), 3, 0), says="damaged")
 
