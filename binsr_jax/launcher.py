@@ -112,7 +112,9 @@ def _is_worth_a_line(record: python_logging.LogRecord) -> bool:
     # Names are untrusted and must not control the terminal.
     record.msg, record.args = printable_lines(record.getMessage()), ()
     ours = record.pathname.startswith(str(Path(__file__).parent))
-    noise = "orbax" in record.pathname or record.name == "asyncio"
+    # TensorFlow Datasets warns of a missing dataset, which is reported as one sentence too.
+    noisy = ("orbax", "tensorflow_datasets")
+    noise = record.name == "asyncio" or any(name in record.pathname for name in noisy)
     return ours or (record.levelno >= python_logging.WARNING and not noise)
 
 

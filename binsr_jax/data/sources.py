@@ -253,9 +253,10 @@ def _prepare(builder: Any, name: str) -> None:
 
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"{name} is not prepared in {builder.data_path}: run once with TensorFlow installed "
-            "(pip install -e '.[tf]'), or set config.data.source=folder and config.data.dir "
-            "to the folder with the unzipped DIV2K_train_HR and DIV2K_train_LR_bicubic."
+            f"The data set {name} is not prepared in {builder.data_path}: start once with "
+            "TensorFlow, which downloads it (pip install 'binsr-jax[tf]'), or set "
+            "config.data.source=folder and config.data.dir to a folder of images, or of the "
+            "unzipped DIV2K_train_HR and DIV2K_train_LR_bicubic."
         )
     # Zips that already lie in its downloads/manual are used; the others are downloaded.
     download = tfds.download.DownloadConfig(try_download_gcs=False)

@@ -142,7 +142,7 @@ def _read_torch(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"PyTorch, which reads {path}, is not installed: pip install 'binsr-jax[torch]', or "
-            "save the weights as .safetensors where it is."
+            "convert the file to .safetensors on a machine that has PyTorch."
         ) from error
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as members:

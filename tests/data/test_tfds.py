@@ -171,7 +171,7 @@ def test_missing_tensorflow_is_one_sentence(config, monkeypatch):
         open_source(config, "train")
     message = str(error.value)
     assert "div2k/bicubic_x2 is not prepared in" in message
-    assert "pip install -e '.[tf]'" in message
+    assert "pip install 'binsr-jax[tf]'" in message
     assert "config.data.source=folder" in message
     assert "\n" not in message
 
