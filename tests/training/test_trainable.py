@@ -121,7 +121,7 @@ def test_a_run_starts_from_a_model_file_too(workdir, tiny, tmp_path, caplog):
     config = tiny(**{"train.init_from": str(tmp_path / "net.binsr"), "seed": 3})
     with caplog.at_level("INFO", logger="absl"):
         started = initialised(_state(config), config, read_network)
-    assert "from step 5 of" in caplog.text
+    assert "(step 5)" in caplog.text
     assert "Initialised anew: none" in caplog.text
     name = ("body_0", "conv")
     kernel = _leaves(started.params)[*name, "kernel"]
