@@ -263,5 +263,5 @@ def test_the_program_starts_without_jax():
     assert failed.stderr == (
         "error: There is no model file and no packaged network 'missing': binsr pack makes a model "
         "file, and binsr models lists the networks: x2, x3, x4, x2-fast, x2-photo, "
-        "x2-photo-commercial, x4-photo, sharp, x2-sharp, drawing, x2-drawing, denoise, dejpeg.\n"
+        "x2-photo-commercial, x4-photo, x2-sharp, sharp, x2-drawing, drawing, denoise, dejpeg.\n"
     )

@@ -63,11 +63,11 @@ NETWORKS: dict[str, Packaged] = {
             "photographs, for commercial use",
         ),
         _packaged("x4-photo", "upscale", 4, "photo", "photo_x4", "photographs, 4 times as large"),
-        # These two imitate a float network that was trained for sharpness: see configs/distil.py.
-        _packaged("sharp", "upscale", 4, "sharp", "sharp_x4", "sharp photographs"),
+        # These four imitate a float network that was trained for sharpness: see configs/distil.py.
         _packaged("x2-sharp", "upscale", 2, "sharp", "sharp_x2", "sharp photographs"),
-        _packaged("drawing", "upscale", 4, "drawing", "drawing_x4", "drawings"),
+        _packaged("sharp", "upscale", 4, "sharp", "sharp_x4", "sharp photographs"),
         _packaged("x2-drawing", "upscale", 2, "drawing", "drawing_x2", "drawings"),
+        _packaged("drawing", "upscale", 4, "drawing", "drawing_x4", "drawings"),
         _packaged("denoise", "denoise", 1, "", "denoise", "noise"),
         _packaged("dejpeg", "dejpeg", 1, "", "dejpeg", "JPEG artifacts"),
     )
