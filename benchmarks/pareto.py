@@ -264,7 +264,7 @@ def figure(results: dict[int, dict[str, dict[str, Any]]]) -> Any:
                 for name, row in rows.items()
                 if row["task"] == "SR x2" and row["engine"] == engine and row["source"] in source
             }
-            label = f"{'float' if engine == 'OpenVINO' else 'binary'}, {engine}: {source[0]} PSNR"
+            label = f"{'float' if engine == 'OpenVINO' else 'binary'}, {engine}: PSNR {source[0]}"
             axes.plot(
                 [row["ms"] for row in own.values()],
                 [row["psnr"] for row in own.values()],
@@ -281,6 +281,7 @@ def figure(results: dict[int, dict[str, dict[str, Any]]]) -> Any:
                     textcoords="offset points",
                 )
         axes.set(xscale="log", xlabel=f"milliseconds, LR {size}x{size}")
+        axes.set_xlim(right=2 * axes.get_xlim()[1])  # so that the slowest network's name fits
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="PSNR on Set5 x2, dB")
     panels[0].legend(fontsize="small", loc="upper left")
