@@ -31,7 +31,10 @@ def unwritable(workdir: Path, error: Exception) -> UserError:
         text[:200] or type(error).__name__,
     )
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return UserError(f"The work dir {workdir} is no folder, but a file: choose another folder.")
+        return UserError(
+            f"The work dir {workdir} cannot be made, because it or a part of its path is a file: "
+            "choose another folder."
+        )
     return UserError(
         f"The work dir {workdir} cannot be written ({reason}): free some space or correct its "
         "permissions and start again, or choose another folder."

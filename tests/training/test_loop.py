@@ -269,7 +269,7 @@ def test_another_form_of_native_code_is_logged(tiny, tmp_path, caplog, monkeypat
 
 def test_a_work_dir_that_cannot_be_made_is_one_sentence(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written .*choose another folder"):
+    with pytest.raises(UserError, match=r"cannot be made.* is a file: choose another folder"):
         train(tiny(), str(tmp_path / "file" / "run"), _scores)
 
 
