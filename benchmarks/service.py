@@ -6,7 +6,7 @@
 Every fifth picture is broken: truncated, no picture, or too large. A client that gets 429 waits as
 long as the answer says and sends its picture again. Each answer is checked: a good picture must
 come back twice as large, a broken one as one sentence with the right status. In the last round all
-pictures have different sizes, so a program is compiled for each. The memory is that of the service
+pictures have different sizes, and XLA compiles one program per size. The memory is the service's,
 after a tenth of the pictures, after half of them and at the end. Prints Markdown.
 """
 

@@ -103,7 +103,7 @@ def without_units(
 ) -> tuple[Config, dict[str, Any]]:
     """The network with only some of its units.
 
-    Its output is that of the whole network if all other units returned their input.
+    The units that are left out act as if they returned their input unchanged.
 
     Args:
         config: The config of the whole network.

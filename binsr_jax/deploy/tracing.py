@@ -107,7 +107,7 @@ class _Tracer:
     def _follow(self, equation: core.JaxprEqn, inputs: list[int]) -> list[int]:
         name, params = equation.primitive.name, equation.params
         if name == "cond" and params.get("branches_platforms"):
-            # A trace has a form for each backend; programs use that of the CPU.
+            # The trace holds one branch per platform. Programs run the one for the CPU.
             platforms = params["branches_platforms"]
             on_cpu = next(i for i, names in enumerate(platforms) if names and "cpu" in names)
             return self._called(params["branches"][on_cpu], inputs[1:])
