@@ -1,4 +1,6 @@
-"""The exceptions that stand for a user's mistake."""
+"""The exceptions that stand for a user's mistake, and the word that was probably meant."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -20,3 +22,10 @@ class NotFiniteError(UserError):
 
 class TooLargeError(UserError):
     """An image of more pixels than are allowed, or than the memory has room for."""
+
+
+def similar(word: str, words: Iterable[str]) -> str | None:
+    """The word of a list that is most like a mistyped one; None if none is like it."""
+    import difflib  # here, since no start without a mistake needs it
+
+    return next(iter(difflib.get_close_matches(word, list(words), 1)), None)

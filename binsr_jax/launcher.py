@@ -1,6 +1,5 @@
 """Starts training and evaluation, whose flags are absl's, and the common set-up of all programs."""
 
-import difflib
 import logging as python_logging
 import os
 import re
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 from absl import flags, logging
 
 from binsr_jax.config import FIELDS, default, flat_fields, list_value
-from binsr_jax.errors import UserError
+from binsr_jax.errors import UserError, similar
 from binsr_jax.fields import Field
 from binsr_jax.files import printable_lines
 from binsr_jax.kept import keep_compiled_programs
@@ -232,5 +231,5 @@ def _flag_mistake(argv: Sequence[str], error: Exception) -> str:
 
 
 def _did_you_mean(word: str, words: Sequence[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean {close[0]}?" if close else otherwise
+    meant = similar(word, words)
+    return f"did you mean {meant}?" if meant else otherwise

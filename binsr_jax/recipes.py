@@ -8,7 +8,6 @@ The packaged recipes are the modules of ``binsr_jax.configs`` and are named like
     ROWS: dict[str, Published]               variants that are rows of the table
 """
 
-import difflib
 import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from binsr_jax.config import Config, variant_fields
-from binsr_jax.errors import UserError
+from binsr_jax.errors import UserError, similar
 
 PACKAGED = Path(__file__).parent / "configs"  # the folder of the packaged recipes
 
@@ -129,9 +128,8 @@ def recipe_file(recipe: str) -> Path:
         return path
     files = {file.stem: str(file) for file in sorted(path.parent.glob("*.py"))}
     known = files if path.suffix else {name: name for name in packaged()}
-    close = difflib.get_close_matches(path.stem, known, n=1)
-    if close:
-        hint = f"did you mean {known[close[0]]}?"
+    if (meant := similar(path.stem, known)) is not None:
+        hint = f"did you mean {known[meant]}?"
     elif known:
         hint = f"choose from {', '.join(known.values())}."
     else:

@@ -14,7 +14,6 @@ may be joined with - or _.
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import io
 import logging
@@ -24,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from binsr_jax import __version__
-from binsr_jax.errors import UserError
+from binsr_jax.errors import UserError, similar
 from binsr_jax.files import printable
 
 COMMANDS: dict[str, str] = {
@@ -71,8 +70,8 @@ class _Parser(argparse.ArgumentParser):
         flag = arguments[0].partition("=")[0]
         if not flag.startswith("-"):
             self.error(f"the argument {flag!r} is not expected")
-        similar = difflib.get_close_matches(flag, list(self._option_string_actions), 1)
-        hint = f"; did you mean {similar[0]}?" if similar else ""
+        meant = similar(flag, self._option_string_actions)
+        hint = f"; did you mean {meant}?" if meant else ""
         self.error(f"there is no flag {flag}{hint}")
 
 
@@ -123,8 +122,8 @@ def _run(argv: list[str]) -> int:
         return _launch(argv[0], argv[1:])
     parser, subparsers, modules = make_parser([name for name in COMMANDS if argv[:1] == [name]])
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        similar = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        hint = f"; did you mean {similar[0]}?" if similar else ""
+        meant = similar(argv[0], COMMANDS)
+        hint = f"; did you mean {meant}?" if meant else ""
         parser.error(f"there is no command {argv[0]!r}{hint}")
     args, unknown = parser.parse_known_args([_normalised(argument) for argument in argv])
     subparsers[args.command].refuse_unknown(unknown)

@@ -25,7 +25,7 @@ from binsr_jax.commands.pictures import (
 )
 from binsr_jax.deploy.jobs import Outcome, run_each, say
 from binsr_jax.deploy.listing import Job, Options, plan_jobs
-from binsr_jax.deploy.picture_files import read_picture, write_picture
+from binsr_jax.deploy.picture_files import read_picture, write_restored
 from binsr_jax.deploy.pictures import canvas, finish, fitted, paste
 from binsr_jax.errors import UserError
 from binsr_jax.faces.finding import SEARCH_SIDE, FaceFinder
@@ -104,14 +104,7 @@ def _restore(
     height, width = pixels.shape[:2]
     paste(image, slice(0, height), slice(0, width), pixels)
     finish(image, picture)
-    write_picture(
-        image,
-        job.target,
-        profile=picture.profile,
-        exif=picture.exif,
-        dpi=picture.dpi,
-        quality=options.quality,
-    )
+    write_restored(image, picture, job.target, options.quality)
     return notes
 
 

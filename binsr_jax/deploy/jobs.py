@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from binsr_jax.deploy.listing import Job, Options
-from binsr_jax.deploy.picture_files import picture_size, read_picture, write_picture
+from binsr_jax.deploy.picture_files import picture_size, read_picture, write_restored
 from binsr_jax.deploy.pictures import canvas, enhance_canvas, finish, fitted, paste
 from binsr_jax.deploy.upscaler import Upscaler, Work
 from binsr_jax.errors import UserError
@@ -200,14 +200,7 @@ def restore_file(
         finish(image, picture)
     except MemoryError as error:
         raise UserError(f"{job.source}: out of memory; give a smaller --memory.") from error
-    write_picture(
-        image,
-        job.target,
-        profile=picture.profile,
-        exif=picture.exif,
-        dpi=picture.dpi,
-        quality=options.quality,
-    )
+    write_restored(image, picture, job.target, options.quality)
     return (*picture.notes, *_note_of(work))
 
 

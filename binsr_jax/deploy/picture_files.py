@@ -138,6 +138,18 @@ def write_picture(
         raise UserError(f"Cannot write {file} ({reason_of(error)}).") from error
 
 
+def write_restored(image: Canvas, picture: Picture, file: Path, quality: int) -> None:
+    """Writes the result of a picture with the picture's metadata; see ``write_picture``."""
+    write_picture(
+        image,
+        file,
+        profile=picture.profile,
+        exif=picture.exif,
+        dpi=picture.dpi,
+        quality=quality,
+    )
+
+
 def _options(
     form: str, profile: bytes | None, exif: bytes, dpi: tuple[float, float] | None, quality: int
 ) -> dict[str, Any]:

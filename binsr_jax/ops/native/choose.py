@@ -136,7 +136,7 @@ def library_for_xla(form: str) -> ctypes.CDLL:
     """The library of a form's handlers for XLA, with the kernels for training; see ``library``."""
     names = [f"xla_{name}" for name in (*_KERNELS, *_TRAINING)]
     with _LOCK:
-        _library(form, "kernels", (*_KERNELS, "call"))  # an unusable one is discarded
+        library(form)  # an unusable one is discarded
         return _library(form, "xla", (*names, *_TRAINING))
 
 
