@@ -3,13 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from test_native import FORMS
+from native_forms import needs_each, needs_native
 
 from binsr_jax.ops.image import product, upsample_bilinear
 from binsr_jax.ops.native import direct
 
-pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
-needs_each = pytest.mark.parametrize("form", FORMS)
+pytestmark = needs_native
 
 
 def operands(shape, factor, seed=0):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from native_forms import FORMS, needs_each, needs_native
 from test_conv import numpy_conv
 from test_packed import CHANNELS, IMAGES, random_operands
 
@@ -30,9 +31,7 @@ from binsr_jax.ops.packed import (
     packed_conv_reference,
 )
 
-FORMS = choose.forms()
-pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
-needs_each = pytest.mark.parametrize("form", FORMS)
+pytestmark = needs_native
 
 
 @pytest.fixture(autouse=True)

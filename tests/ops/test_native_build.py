@@ -8,12 +8,11 @@ import sys
 import time
 
 import pytest
-from test_native import FORMS
+from native_forms import FORMS, needs_native
 
 from binsr_jax.cache_folder import cache_folder
 from binsr_jax.ops.native import build, choose
 
-needs_compiler = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
 SCRIPT = """
 from binsr_jax.ops.native import choose
 print(choose.chosen_form(), *choose.forms())
@@ -47,7 +46,7 @@ def fake_compiler(tmp_path):
     return make
 
 
-@needs_compiler
+@needs_native
 def test_the_fastest_form_is_chosen_and_another_can_be():
     assert choice()[0].split()[0] == FORMS[0]
     assert choice(BINSR_KERNEL="xla")[0].startswith("xla")
@@ -55,7 +54,7 @@ def test_the_fastest_form_is_chosen_and_another_can_be():
     assert "BINSR_KERNEL is 'fast': choose from" in choice(BINSR_KERNEL="fast")[1][-1]
 
 
-@needs_compiler
+@needs_native
 def test_a_form_that_this_cpu_does_not_have_is_refused():
     missing = next(form for form in ("neon", "avx512", "avx2") if form not in FORMS)
     error = choice(BINSR_KERNEL=missing)[1][-1]
@@ -73,7 +72,7 @@ def test_without_a_compiler_it_is_xla_and_said_once(tmp_path):
     assert "cannot be made because" in choice(CXX=gone, BINSR_KERNEL="avx2")[1][-1]
 
 
-@needs_compiler
+@needs_native
 def test_the_compiler_may_have_arguments(tmp_path):
     compiler = " ".join(build._compiler())
     assert choice(CXX=f"env BINSR=1 {compiler}")[0].split() == [FORMS[0], *FORMS]
@@ -107,7 +106,7 @@ print({line.split()[-1] for line in open("/proc/self/maps") if "-kernels-" in li
 """
 
 
-@needs_compiler
+@needs_native
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the folder's name")
 def test_libraries_may_be_moved_together(tmp_path):
     struct = choose._FORMS[FORMS[0]].struct
@@ -125,7 +124,7 @@ print(choose.chosen_form(), choose.form_for_conv(jnp.ones((1, 2, 2, 16)), jnp.on
 """
 
 
-@needs_compiler
+@needs_native
 def test_without_handlers_for_xla_it_is_xla_where_xla_runs(tmp_path):
     compiler = tmp_path / "c++"
     script = (
@@ -173,7 +172,7 @@ def test_what_fails_in_the_background_is_said_by_who_needs_it(monkeypatch):
         choose.chosen_form()
 
 
-@needs_compiler
+@needs_native
 @pytest.mark.parametrize("size", [0, 64, 100_000])
 def test_a_library_that_was_cut_off_is_made_anew(monkeypatch, tmp_path, size):
     cache_folder.cache_clear()

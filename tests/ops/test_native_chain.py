@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_native import FORMS, needs_each, residuals
+from native_forms import FORMS, needs_each, needs_native
+from test_native import residuals
 
 from binsr_jax.ops.branch import Branch, can_chain, packed_branch, packed_chain
 from binsr_jax.ops.native import choose
 from binsr_jax.ops.packed import pack_weights
 
-pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
+pytestmark = needs_native
 
 
 @pytest.fixture(autouse=True)

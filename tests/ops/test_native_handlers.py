@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_native import FORMS
+from native_forms import FORMS, needs_native
 
 from binsr_jax.ops.native import choose, direct
 
-pytestmark = pytest.mark.skipif(not FORMS, reason="no native form can be made here")
+pytestmark = needs_native
 
 F, U, S = jnp.float32, jnp.uint32, jnp.int16
 # Of each handler its arguments, its attributes and its result, as they fit.
