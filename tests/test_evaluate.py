@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,11 @@ PROTOCOLS = {
 }
 
 
-def _evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+Evaluate = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _program(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What the program in the root does as a process of its own."""
     environment = {key: value for key, value in os.environ.items() if key != "BINSR_DATA"}
     return subprocess.run(
         [sys.executable, ROOT / "evaluate.py", *arguments],
@@ -44,6 +49,19 @@ def _evaluate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Evaluate:
+    """Runs ``binsr evaluate`` in this process, which has imported and compiled much already."""
+
+    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("BINSR_DATA", raising=False)
+        status = main(["evaluate", *arguments])
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
+
+
 def test_bicubic_prints_a_table_and_writes_rows_and_pictures(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "data/Mine").mkdir(parents=True)
@@ -51,7 +69,7 @@ def test_bicubic_prints_a_table_and_writes_rows_and_pictures(tmp_path: Path) -> 
         image = rng.integers(0, 256, (31, 40, 3), np.uint8)
         Image.fromarray(image).save(tmp_path / f"data/Mine/{name}.png")
     arguments = ("--sets=Mine,samples", "--data_dir=data", "--scale=3", "--output=out")
-    done = _evaluate(tmp_path, "--bicubic", *arguments, "--save_images=pictures")
+    done = _program(tmp_path, "--bicubic", *arguments, "--save_images=pictures")
     assert done.returncode == 0, done.stderr
     assert "comparisons to pictures/Mine, pictures/samples" in done.stderr
 
@@ -70,13 +88,15 @@ def test_bicubic_prints_a_table_and_writes_rows_and_pictures(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("task", ["denoise", "jpeg"])
-def test_degraded_input_is_scored_at_the_levels_asked_for(tmp_path: Path, task: str) -> None:
+def test_degraded_input_is_scored_at_the_levels_asked_for(
+    tmp_path: Path, evaluate: Evaluate, task: str
+) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "data/Classic5").mkdir(parents=True)
     image = np.clip(128 + 40 * np.sin(np.arange(40 * 36) / 90) + rng.normal(0, 9, 1440), 0, 255)
     Image.fromarray(image.reshape(36, 40).astype(np.uint8)).save(tmp_path / "data/Classic5/a.png")
     arguments = ("--sets=Classic5", "--data_dir=data", "--levels=30,12", "--save_images=pictures")
-    done = _evaluate(tmp_path, "--degraded", f"--task={task}", *arguments)
+    done = evaluate(tmp_path, "--degraded", f"--task={task}", *arguments)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     totals = [row for row in rows if "images" in row]
@@ -110,10 +130,10 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("which", "step"), [("best", 10), ("latest", 20)])
 def test_work_dir_is_scored_beside_bicubic(
-    tmp_path: Path, workdir: Path, which: str, step: int
+    tmp_path: Path, evaluate: Evaluate, workdir: Path, which: str, step: int
 ) -> None:
     arguments = (f"--workdir={workdir}", f"--which={which}")
-    done = _evaluate(tmp_path, *arguments, "--save_images=pictures")
+    done = evaluate(tmp_path, *arguments, "--save_images=pictures")
     assert done.returncode == 0, done.stderr
     _, _, before, ours = done.stdout.splitlines()
     assert re.match(rf"\| samples \| bicubic +\|.* {PROTOCOLS['samples']} \|", before)
@@ -135,11 +155,13 @@ def test_work_dir_is_scored_beside_bicubic(
         assert row["psnr"] == psnr(restored, original[:height, :width], 3, luma=True)
 
 
-def test_a_model_file_is_scored_packed_and_in_floats(tmp_path: Path, workdir: Path) -> None:
+def test_a_model_file_is_scored_packed_and_in_floats(
+    tmp_path: Path, evaluate: Evaluate, workdir: Path
+) -> None:
     model = pack(workdir, tmp_path / "model.binsr", which="latest")
     scores = {}
     for engine in ("packed", "float"):
-        done = _evaluate(tmp_path, "--model=model.binsr", f"--engine={engine}", "--output=.")
+        done = evaluate(tmp_path, "--model=model.binsr", f"--engine={engine}", "--output=.")
         assert done.returncode == 0, done.stderr
         assert "SR x3: Y, border 3, bicubic LR" in done.stdout
         row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])
@@ -147,34 +169,36 @@ def test_a_model_file_is_scored_packed_and_in_floats(tmp_path: Path, workdir: Pa
         scores[engine] = row["psnr"]
         assert row["network"] == fingerprint(model)
     assert scores["packed"] == pytest.approx(scores["float"], abs=1e-3)
-    done = _evaluate(tmp_path, f"--workdir={workdir}", "--which=latest")
+    done = evaluate(tmp_path, f"--workdir={workdir}", "--which=latest")
     row = json.loads((workdir / "results.jsonl").read_text().splitlines()[-1])
     assert scores["packed"] == pytest.approx(row["psnr"], abs=1e-3)
 
 
 def test_a_network_is_scored_on_photographs_with_it_and_the_input_degraded(
-    tmp_path: Path, workdir: Path
+    tmp_path: Path, evaluate: Evaluate, workdir: Path
 ) -> None:
     arguments = ("--task=photo", "--levels=30", "--output=.")
-    done = _evaluate(tmp_path, f"--workdir={workdir}", "--which=latest", *arguments)
+    done = evaluate(tmp_path, f"--workdir={workdir}", "--which=latest", *arguments)
     assert done.returncode == 0, done.stderr
     _, _, before, ours = done.stdout.splitlines()
     for line in (before, ours):
         assert "samples-30" in line
         assert "Photo x3: Y, border 3, blur 0.25, bicubic, noise 3, JPEG quality 30" in line
-    assert _evaluate(tmp_path, "--degraded", "--scale=3", *arguments).returncode == 0
+    assert evaluate(tmp_path, "--degraded", "--scale=3", *arguments).returncode == 0
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     (network,) = (row for row in rows if "images" in row and "step" in row)
     inputs = [row["psnr"] for row in rows if "images" in row and "step" not in row]
     assert inputs == [network["photo_psnr"]] * 2
     assert network["psnr"] != network["photo_psnr"]
-    done = _evaluate(tmp_path, f"--workdir={workdir}", "--task=denoise")
+    done = evaluate(tmp_path, f"--workdir={workdir}", "--task=denoise")
     assert done.returncode != 0
     assert re.search(r"--task is denoise, but the network is for SR x3", done.stderr)
 
 
-def test_scale_that_disagrees_with_the_work_dir(tmp_path: Path, workdir: Path) -> None:
-    done = _evaluate(tmp_path, f"--workdir={workdir}", "--scale=2")
+def test_scale_that_disagrees_with_the_work_dir(
+    tmp_path: Path, evaluate: Evaluate, workdir: Path
+) -> None:
+    done = evaluate(tmp_path, f"--workdir={workdir}", "--scale=2")
     assert done.returncode != 0
     assert re.search(r"--scale is 2, .* scale 3", done.stderr)
 
@@ -219,7 +243,7 @@ def test_mistakes_are_one_sentence(
 
 
 def test_the_program_in_the_root_passes_mistakes_on(tmp_path: Path) -> None:
-    done = _evaluate(tmp_path, "--bicubic", "--scael=2")
+    done = _program(tmp_path, "--bicubic", "--scael=2")
     assert done.returncode != 0
     assert done.stdout == ""
     assert re.fullmatch(r"error: .*scael.*scale.*\n", done.stderr)
