@@ -11,6 +11,7 @@ A program is written to a file and read without JAX: see ``deploy.loading``.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ from binsr_jax.ops.native import choose, direct
 # cache, and many enough for their overlap to cost little.
 _STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
 
-# Elementwise steps process rows of this many bytes at a time, which stay in a core's cache.
-_CACHED_BYTES = 256 << 10
+# Elementwise steps process strips of this many bytes at a time, which stay in a core's cache. For
+# more than 128 KB malloc asks the system, and each page of an intermediate result costs a fault. So
+# few strips take less time than Python's threads take to wake.
+_CACHED_BYTES, _FEW_STRIPS = 64 << 10, 16
+
+_LINE = 64  # bytes of a cache line
 
 # At least this number of rows is enlarged together, since one more is read on each side.
 _ENLARGED_ROWS = 8
@@ -160,7 +165,7 @@ class Program:
         height, rows = len(image), strip_rows(features.shape, largest)
         if largest == 1 or height <= rows + 2 * self.halo:
             return self.reconstruct(features, x)[0]
-        y = np.empty((height * self.scale, x.shape[2] * self.scale, self.channels), np.float32)
+        y = _empty((height * self.scale, x.shape[2] * self.scale, self.channels))
         for top in range(0, height, rows):
             start, end = max(0, top - self.halo), min(height, top + rows)
             seen = slice(start, end + self.halo)
@@ -172,6 +177,14 @@ class Program:
     def pooled_of(self, image: np.ndarray) -> Any:
         """None, since the network uses no means over the whole image."""
         return {}
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """A new float32 array that begins with a cache line, of which vectors then touch one each."""
+    count = math.prod(shape)
+    y = np.empty(count + _LINE // 4, np.float32)
+    start = -y.ctypes.data % _LINE // 4
+    return y[start : start + count].reshape(shape)
 
 
 def check_image(image: np.ndarray, channels: int) -> None:
@@ -205,7 +218,7 @@ def _made(
     if step.name in ENLARGING:
         return _enlarged(step, inputs[0], sides[0] // inputs[0].shape[1])
     if y is None:
-        y = np.empty((len(inputs[0]), *sides, step.channels), np.float32)
+        y = _empty((len(inputs[0]), *sides, step.channels))
     direct.call(choose.chosen_form(), step.name, inputs, step.attributes, y)
     return y
 
@@ -216,7 +229,7 @@ def _enlarged(step: Step, x: np.ndarray, factor: int) -> np.ndarray:
     All threads compute it, a few rows at a time.
     """
     _, height, width, _ = x.shape
-    y = np.empty((1, height * factor, width * factor, step.channels), np.float32)
+    y = _empty((1, height * factor, width * factor, step.channels))
     rows = max(_ENLARGED_ROWS, _CACHED_BYTES // (4 * width * step.channels * factor**2))
 
     def work(top: int) -> None:
@@ -255,22 +268,35 @@ def _elementwise(
             shape = (1, height, width, step.channels)
             fitting = (i for i, array in enumerate(spare) if array.shape == shape)
             place = next(fitting, None)
-            made[step.output] = np.empty(shape, np.float32) if place is None else spare.pop(place)
+            made[step.output] = _empty(shape) if place is None else spare.pop(place)
     rows = max(1, _CACHED_BYTES // (4 * width * max(step.channels for step in steps)))
+    # Channels are few, so arrays are computed as rows of floats, for which constants are repeated.
+    lines = {n: values[n].reshape(height, -1) for n in whole}
+    others = {n: _repeated(values[n], width) for n in read - whole}
+    results = {n: array.reshape(height, -1) for n, array in made.items()}
 
     def work(top: int) -> None:
         strip = slice(top, top + rows)
-        local = {n: values[n][:, strip] if n in whole else values[n] for n in read}
+        local = others | {n: line[strip] for n, line in lines.items()}
         for step in steps:
             local[step.output] = ELEMENTWISE[step.name](*(local[n] for n in step.inputs))
-        for number, array in made.items():
-            array[:, strip] = local[number]
+        for number, line in results.items():
+            line[strip] = local[number]
 
     _on_threads(work, range(0, height, rows))
     values.update(made)
 
 
+def _repeated(pixel: np.ndarray, width: int) -> np.ndarray:
+    """The channels of a pixel for each pixel of a row; or the one number of all channels."""
+    return pixel.reshape(()) if pixel.size == 1 else np.tile(pixel.reshape(-1), width)
+
+
 def _on_threads(work: Callable[[int], None], tops: Sequence[int]) -> None:
+    if len(tops) <= _FEW_STRIPS:
+        for top in tops:
+            work(top)
+        return
     for _ in _threads().map(work, tops):
         pass
 
