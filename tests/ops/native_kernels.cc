@@ -126,7 +126,7 @@ int Dot(const Shape& s, const uint32_t* x, const uint32_t* k, int64_t b, int64_t
 Shape AnyShape(int64_t channels, int64_t outputs) {
   const int64_t sides[][2] = {{1, 1}, {3, 3}, {5, 5}, {1, 3}, {3, 1}};
   const auto* side = sides[Any(0, 4)];
-  return {Any(1, 2), Any(1, 7), Any(1, 11), channels, (channels + 31) / 32, side[0], side[1],
+  return {Any(1, 2), Any(1, 7), Any(1, 3) < 3 ? Any(1, 11) : Any(12, 50), channels, (channels + 31) / 32, side[0], side[1],
           outputs};
 }
 
@@ -298,7 +298,7 @@ void CheckFloats(const Shape& s) {
   Check(close, "a gradient of a kernel", s);
 }
 
-#ifdef BINSR_AMX
+#ifdef BINSR_AMX_BF16
 float AsBf16(float value) {
   float lanes[16] = {value};
   uint16_t rounded[16];
@@ -405,6 +405,9 @@ int main() {
 #if defined(BINSR_AVX512_H_)
   CheckForm<Avx512>("avx512");
 #endif
+#if defined(BINSR_AMX)
+  if (HasAmx()) CheckForm<Amx>("amx");
+#endif
 #if defined(BINSR_NEON_H_)
   CheckForm<Neon>("neon");
 #endif
@@ -420,7 +423,7 @@ int main() {
     }
   for (const int64_t channels : {1, 3})
     for (const int64_t factor : {1, 2, 3, 4}) CheckSkip(AnyShape(channels, channels), factor);
-#ifdef BINSR_AMX
+#ifdef BINSR_AMX_BF16
   if (HasAmx())
     for (const int64_t channels : {32, 64})
       for (const int64_t outputs : {32, 96}) CheckBf16(AnyShape(channels, outputs));

@@ -9,8 +9,9 @@ import ctypes
 import functools
 import logging
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,10 +25,20 @@ if TYPE_CHECKING:  # jax takes half a second, and native code can be called with
 class _Form:
     struct: str  # its name in ``kernels``
     macro: str | None  # defined by the compiler if the CPU can run it
+    allowed: Callable[[], bool] = lambda: True  # whether the system lets this process use it
+
+
+def _may_use_amx() -> bool:
+    """Whether Linux lets this process use the CPU's matrix unit, as ``amx_tiles.h`` asks it to."""
+    if sys.platform != "linux":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 # The fastest first. The last one is a reference for tests.
 _FORMS = {
+    "amx": _Form("Amx", "__AMX_INT8__", _may_use_amx),
     "avx512": _Form("Avx512", "__AVX512VPOPCNTDQ__"),
     "avx2": _Form("Avx2", "__AVX2__"),
     "neon": _Form("Neon", "__aarch64__"),
@@ -58,7 +69,9 @@ def forms() -> tuple[str, ...]:
         defined = build.macros()
     except build.BuildError:
         return ()
-    return tuple(name for name, form in _FORMS.items() if form.macro in {None, *defined})
+    return tuple(
+        name for name, form in _FORMS.items() if form.macro in {None, *defined} and form.allowed()
+    )
 
 
 @functools.cache

@@ -1,17 +1,15 @@
 // Convolutions for training whose factors are rounded to bfloat16 and whose sums are floats, on the
-// matrix unit of a CPU (AMX). A tile of it holds 16 rows of 64 bytes; one instruction adds the product
+// matrix unit of a CPU: see amx_tiles.h. One instruction adds the product
 // of a [16, 32] and b [32, 16], both bfloat16, to c [16, 16] of floats. The rows of b hold pairs: row r
 // has b[2r, n] and b[2r + 1, n] side by side.
 
 #ifndef BINSR_AMX_H_
 #define BINSR_AMX_H_
 
-#if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512BF16__) && defined(__linux__)
-#define BINSR_AMX
+#include "amx_tiles.h"
 
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#if defined(BINSR_AMX) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define BINSR_AMX_BF16
 
 #include <algorithm>
 #include <cstdint>
@@ -27,32 +25,6 @@ using Bf16 = uint16_t;
 constexpr int64_t kLanes = 16;           // floats of a tile's row
 constexpr int64_t kBlock = 2 * kLanes;   // rows and columns that Multiply computes, and the depth of a tile
 constexpr int64_t kTile = kLanes * 2 * kLanes;  // bfloat16 of a tile
-
-// Whether the system lets this process use the matrix unit: it must be asked once.
-inline bool HasAmx() {
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  static const bool has = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return has;
-}
-
-// While it lives, this thread's tiles all have 16 rows of 64 bytes.
-class Tiles {
- public:
-  Tiles() {
-    struct alignas(64) {
-      uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t bytes[16] = {};
-      uint8_t rows[16] = {};
-    } config;
-    for (int i = 0; i < 8; ++i) {
-      config.bytes[i] = 64;
-      config.rows[i] = 16;
-    }
-    _tile_loadconfig(&config);
-  }
-  ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
-};
 
 using Sixteen = Bf16 __attribute__((vector_size(32)));
 using Pairs = uint32_t __attribute__((vector_size(64)));

@@ -28,7 +28,7 @@ struct EightLanes {
   }
 };
 
-struct Avx2 {
+struct Avx2 : SmallTiles {
   using ImageItem = uint16_t;  // the offset of the table for a pixel and the next one
   using KernelItem = uint8_t;
   using Dot = int16_t;
@@ -45,14 +45,15 @@ struct Avx2 {
                        _mm256_castsi256_si128(
                            Items(_mm_cvtsi32_si128(pixel[i]), _mm_cvtsi32_si128(next[i]))));
   }
-  static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (4 * item) & 15; }
+  static KernelItem Kernel(uint32_t word, uint32_t, int64_t item) { return word >> (4 * item) & 15; }
   // The first 16 of 32 outputs lie in the even bytes. So a shift and a mask widen counts in bytes to
   // 16 bits.
   static int64_t Place(int64_t o) { return o / 32 * 32 + o % 16 * 2 + o / 16 % 2; }
 
+  template <class Rest>
   BINSR_NOINLINE static void Dots(const ImageItem* const* x, int64_t first, int64_t stride,
-                                  const KernelItem* k, int64_t rows, int64_t count, Dot most,
-                                  Tile<Dot>& dots) {
+                                  int64_t, const KernelItem* k, int64_t rows, int64_t count,
+                                  Dot most, Dot (&dots)[kPixels][kOutputs], const Rest&) {
     std::fill_n(dots[0], kPixels * kOutputs, most);
     for (int64_t r = 0; r < rows; ++r) {
       const ImageItem* items = x[r] + first;
@@ -97,7 +98,7 @@ struct Avx2 {
   // right by four bits in 16-bit words. So a high byte of h is the second pixel's count, and a low
   // byte is the second pixel's count + 16 times the first pixel's count of the high byte, modulo 256.
   static void SubtractItems(const ImageItem* x, const ImageItem* x2, const KernelItem* k,
-                            int64_t count, Tile<Dot>& dots) {
+                            int64_t count, Dot (&dots)[kPixels][kOutputs]) {
     __m256i b00 = {}, b01 = {}, b10 = {}, b11 = {}, h00 = {}, h01 = {}, h10 = {}, h11 = {};
     // Three items at a time, because four bits can hold their counts. Loads limit this loop. The sums
     // and a line of the kernel just fit into the 16 registers. Compilers do not find this allocation:

@@ -30,9 +30,10 @@ struct Avx512 : Portable {
   using Lanes = SixteenLanes;
 
   // The counts of a tile stay in registers for all rows.
+  template <class Rest>
   BINSR_NOINLINE static void Dots(const ImageItem* const* x, int64_t first, int64_t stride,
-                                  const KernelItem* k, int64_t rows, int64_t count, Dot most,
-                                  Tile<Dot>& dots) {
+                                  int64_t, const KernelItem* k, int64_t rows, int64_t count,
+                                  Dot most, Dot (&dots)[kPixels][kOutputs], const Rest&) {
     constexpr int kVectors = kOutputs / 16;
     __m512i counts[kPixels][kVectors];
 #pragma GCC unroll 4
@@ -64,6 +65,19 @@ struct Avx512 : Portable {
   static void Pack(const float* x, const float* threshold, int64_t channels, int64_t words,
                    uint32_t* to) {
     if (channels != 64) return Avx2::Pack(x, threshold, channels, words, to);
+#if defined(__GFNI__)
+    // The signs of channel 8 i + j are bit j of byte i. They become bit i of byte j: the product of this
+    // 8x8 matrix with a row of the identity is its column. The instruction starts at the last byte.
+    const auto above = [&](int64_t c) {
+      return _mm512_cmp_ps_mask(_mm512_loadu_ps(x + c), _mm512_loadu_ps(threshold + c), _CMP_GT_OQ);
+    };
+    const __mmask64 all = _mm512_kunpackd(_mm512_kunpackw(above(48), above(32)),
+                                          _mm512_kunpackw(above(16), above(0)));
+    const __m128i rows = _mm_cvtsi64_si128(__builtin_bswap64(all));
+    const __m128i identity = _mm_set1_epi64x(0x8040201008040201);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
+                     _mm_gf2p8affine_epi64_epi8(identity, rows, 0));
+#else
     // Eight bytes: the first eight lanes have their even bits, the others their odd bits.
     const __m512i places = _mm512_mask_set1_epi32(_mm512_set1_epi32(1), 0xff00, 2);
     __m512i octets = _mm512_setzero_si512();
@@ -76,6 +90,7 @@ struct Avx512 : Portable {
     const __m128i bytes = _mm512_cvtepi32_epi8(octets);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
                      _mm_or_si128(bytes, _mm_srli_si128(bytes, 8)));
+#endif
   }
 };
 

@@ -88,17 +88,18 @@ class Residual {
   const float* const a;
 };
 
-// Computes outputs of a tile from some of its dot products. `added` may be null; otherwise it is
-// multiplied by its gain and added. y may be the same memory.
-template <class Lanes, class Dot>
-void FinishLanes(const Dot* dots, int64_t pixels, const Epilogue& e, const float* added,
-                 int64_t added_stride, const float* gains, int64_t outputs, float* y,
-                 int64_t y_stride) {
+// Computes outputs of kCount pixels of a tile from some of its dot products. `added` may be null;
+// otherwise it is multiplied by its gain and added. y may be the same memory.
+template <class Lanes, int64_t kOutputs, int kCount, class Dot>
+inline __attribute__((always_inline)) void FinishLanes(
+    const Dot* dots, const Epilogue& e, const float* added, int64_t added_stride, const float* gains,
+    int64_t outputs, float* y, int64_t y_stride) {
   for (int64_t o = 0; o + Lanes::kCount <= outputs; o += Lanes::kCount) {
     const auto scale = Lanes::Load(e.scale + o), shift_in = Lanes::Load(e.shift_in + o);
     const auto slope = Lanes::Load(e.slope + o), shift_out = Lanes::Load(e.shift_out + o);
     const auto factor = Lanes::Load(e.factor + o);
-    for (int64_t p = 0; p < pixels; ++p) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kCount; ++p) {
       const auto dot = Lanes::FromDots(dots + p * kOutputs + o);
       const auto u = Lanes::Leaky(Lanes::MultiplyAdd(dot, scale, shift_in), slope);
       auto v = (u + shift_out) * factor;
@@ -113,11 +114,21 @@ template <class Form>
 void Finish(const typename Form::Dot* dots, int64_t pixels, const Epilogue& e, const float* added,
             int64_t added_stride, const float* gains, int64_t outputs, float* y,
             int64_t y_stride) {
-  const int64_t o = outputs - outputs % Form::Lanes::kCount;
-  FinishLanes<typename Form::Lanes>(dots, pixels, e, added, added_stride, gains, o, y, y_stride);
-  if (o < outputs)
-    FinishLanes<ScalarLanes>(dots + o, pixels, e.From(o), added ? added + o : nullptr, added_stride,
-                             gains, outputs - o, y + o, y_stride);
+  using Lanes = typename Form::Lanes;
+  constexpr int64_t kOutputs = Form::kOutputs;
+  const int64_t o = outputs - outputs % Lanes::kCount;
+  // Most tiles are whole: loops of known lengths take half the time.
+  if (pixels == kPixels && outputs == kOutputs && added)
+    return FinishLanes<Lanes, kOutputs, kPixels>(dots, e, added, added_stride, gains, kOutputs, y,
+                                                 y_stride);
+  for (int64_t p = 0; p < pixels; ++p) {
+    const float* const more = added ? added + p * added_stride : nullptr;
+    FinishLanes<Lanes, kOutputs, 1>(dots + p * kOutputs, e, more, 0, gains + p, o, y + p * y_stride, 0);
+    if (o < outputs)
+      FinishLanes<ScalarLanes, kOutputs, 1>(dots + p * kOutputs + o, e.From(o),
+                                            more ? more + o : nullptr, 0, gains + p, outputs - o,
+                                            y + p * y_stride + o, 0);
+  }
 }
 
 // The fewest output rows that are worth a task, which is some hundred thousand products. `pixel` is the
@@ -134,14 +145,13 @@ void PackedConv(Pool& pool, const Shape& s, const uint32_t* x, const uint32_t* k
   InParallel(pool, s.batch * s.height, LeastRows(s, s.words), [&](int64_t start, int64_t end) {
     RowConvolver<Form> convolver(s);
     const auto words = [&](int64_t r) { return x + r * s.width * s.words; };
-    for (int64_t n = start; n < end; ++n)
-      convolver.Row(kernels, n, words,
-                    [&](int64_t left, int64_t pixels, int64_t first, int64_t outputs,
-                        const typename Form::Dot* dots) {
-                      int16_t* to = y + (n * s.width + left) * s.outputs + first;
-                      for (int64_t p = 0; p < pixels; ++p)
-                        std::copy_n(dots + p * kOutputs, outputs, to + p * s.outputs);
-                    });
+    convolver.Rows(kernels, start, end, words,
+                   [&](int64_t n, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
+                       const typename Form::Dot* dots) {
+                     int16_t* to = y + (n * s.width + left) * s.outputs + first;
+                     for (int64_t p = 0; p < pixels; ++p)
+                       std::copy_n(dots + p * Form::kOutputs, outputs, to + p * s.outputs);
+                   });
   });
 }
 
@@ -174,7 +184,7 @@ class BranchRows {
                    signs.data() + w * s.words);
       return signs.data();
     };
-    const auto write = [&](int64_t left, int64_t pixels, int64_t first, int64_t outputs,
+    const auto write = [&](int64_t, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
                            const typename Form::Dot* dots) {
       const float* from = x + (n * s.width + left) * s.channels;
       if (first == 0 && left == 0) residual.Gains(from, s.width, gains.data());
@@ -188,7 +198,7 @@ class BranchRows {
         o += run;
       }
     };
-    convolver.Row(kernels, n, words, write);
+    convolver.Rows(kernels, n, n + 1, words, write);
   }
 
  private:

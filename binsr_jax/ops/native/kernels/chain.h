@@ -95,28 +95,26 @@ void PackedChain(Pool& pool, const Shape& s, const std::vector<std::optional<Lin
       for (int64_t b = std::max<int64_t>(0, block - 1); b < std::min(blocks, block + 2); ++b)
         done.Wait((stage - 1) * blocks + b);
       convolver.Restart();
-      for (int64_t n = start; n < end; ++n) {
-        const auto write = [&](int64_t left, int64_t pixels, int64_t first, int64_t outputs,
-                               const typename Form::Dot* dots) {
-          const int64_t pixel = n * s.width + left;
-          const float* added = from + pixel * s.channels + first;
-          float* out = y + pixel * s.channels + first;
-          Finish<Form>(dots, pixels, link.epilogue.From(first), added, s.channels,
-                       own_gains + pixel, outputs, out, s.channels);
-          if (next && first + outputs == s.channels) {
-            pack(*next, y + pixel * s.channels, pixels, to + pixel * s.words);
-            // The gains of eight pixels take hardly longer than those of four.
-            const int64_t so_far = left % 8 + pixels, begun = pixel - left % 8;
-            if (so_far == 8 || left + pixels == s.width)
-              next->residual.Gains(y + begun * s.channels, so_far, gains_to + begun);
-          }
-          if (!next && skip)
-            for (int64_t p = 0; p < pixels * s.channels; p += s.channels)
-              for (int64_t o = 0; o < outputs; ++o)
-                out[p + o] += x[pixel * s.channels + first + p + o];
-        };
-        convolver.Row(link.kernels, n, [&](int64_t r) { return own + r * bits; }, write);
-      }
+      const auto write = [&](int64_t n, int64_t left, int64_t pixels, int64_t first, int64_t outputs,
+                           const typename Form::Dot* dots) {
+        const int64_t pixel = n * s.width + left;
+        const float* added = from + pixel * s.channels + first;
+        float* out = y + pixel * s.channels + first;
+        Finish<Form>(dots, pixels, link.epilogue.From(first), added, s.channels,
+                     own_gains + pixel, outputs, out, s.channels);
+        if (next && first + outputs == s.channels) {
+          pack(*next, y + pixel * s.channels, pixels, to + pixel * s.words);
+          // The gains of eight pixels take hardly longer than those of four.
+          const int64_t so_far = left % 8 + pixels, begun = pixel - left % 8;
+          if (so_far % 8 == 0 || left + pixels == s.width)
+            next->residual.Gains(y + begun * s.channels, so_far, gains_to + begun);
+        }
+        if (!next && skip)
+          for (int64_t p = 0; p < pixels * s.channels; p += s.channels)
+            for (int64_t o = 0; o < outputs; ++o)
+              out[p + o] += x[pixel * s.channels + first + p + o];
+      };
+      convolver.Rows(link.kernels, start, end, [&](int64_t r) { return own + r * bits; }, write);
       done.Raise(stage * blocks + block);
     };
   });

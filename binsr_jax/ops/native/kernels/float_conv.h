@@ -44,6 +44,13 @@ struct FewOutputs {
     const int64_t beside = s.kw / 2;
     int64_t w = 0;
     while (w < s.width) {
+#ifdef __AVX512F__
+      if (w >= beside && w + 8 + beside <= s.width) {
+        Pairs<4, kOuts>(rows, w, y + w * kOuts);
+        w += 8;
+        continue;
+      }
+#endif
       if (w >= beside && w + kPixels + beside <= s.width) {
         Block<kPixels, kOuts>(rows, w, y + w * kOuts);
         w += kPixels;
@@ -77,6 +84,47 @@ struct FewOutputs {
     for (int p = 0; p < kCount; ++p)
       for (int o = 0; o < kOuts; ++o) y[p * kOuts + o] = Sum(sums[p][o]);
   }
+
+#ifdef __AVX512F__
+  // Block for pairs of pixels in the halves of a vector, with the same sums.
+  template <int kPairs, int kOuts>
+  void Pairs(const float* const* rows, int64_t w, float* y) const {
+    __m512 sums[kPairs][kOuts];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPairs; ++p)
+#pragma GCC unroll 3
+      for (int o = 0; o < kOuts; ++o) sums[p][o] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < s.kh; ++i) {
+      if (rows[i] == nullptr) continue;
+      const float* at = rows[i] + (w - s.kw / 2) * s.channels;
+      const Eight* weights = k.data() + i * s.kw * s.channels / kLanes * kOuts;
+      // The taps of a row are one run of inputs.
+      for (int64_t c = 0; c < s.kw * s.channels; c += kLanes, weights += kOuts) {
+        __m512 both[kOuts];
+#pragma GCC unroll 3
+        for (int o = 0; o < kOuts; ++o)
+          both[o] = _mm512_broadcast_f32x8(reinterpret_cast<__m256>(weights[o]));
+#pragma GCC unroll 4
+        for (int p = 0; p < kPairs; ++p) {
+          const float* from = at + 2 * p * s.channels + c;
+          const __m512 lanes =
+              _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(from)),
+                                 _mm256_loadu_ps(from + s.channels), 1);
+#pragma GCC unroll 3
+          for (int o = 0; o < kOuts; ++o) sums[p][o] = _mm512_fmadd_ps(lanes, both[o], sums[p][o]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPairs; ++p)
+#pragma GCC unroll 3
+      for (int o = 0; o < kOuts; ++o) {
+        const __m256 high = _mm512_extractf32x8_ps(sums[p][o], 1);
+        y[2 * p * kOuts + o] = Sum(reinterpret_cast<Eight>(_mm512_castps512_ps256(sums[p][o])));
+        y[(2 * p + 1) * kOuts + o] = Sum(reinterpret_cast<Eight>(high));
+      }
+  }
+#endif
 
   const Shape s;
   std::vector<Eight> k;

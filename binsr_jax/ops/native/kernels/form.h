@@ -1,4 +1,4 @@
-// Includes the form of the packed convolution to compile: FORM is Portable, Avx2, Avx512 or Neon.
+// Includes the form of the packed convolution to compile: FORM is Portable, Avx2, Avx512, Amx or Neon.
 
 #ifndef BINSR_FORM_H_
 #define BINSR_FORM_H_
@@ -10,6 +10,7 @@
 #endif
 #if defined(__AVX512VPOPCNTDQ__)
 #include "avx512.h"
+#include "amx_form.h"
 #endif
 #if defined(__ARM_NEON) && defined(__aarch64__)
 #include "neon.h"

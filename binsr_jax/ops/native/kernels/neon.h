@@ -26,7 +26,7 @@ struct FourLanes {
   }
 };
 
-struct Neon {
+struct Neon : SmallTiles {
   using ImageItem = uint8_t;
   using KernelItem = uint8_t;
   using Dot = int16_t;
@@ -36,12 +36,13 @@ struct Neon {
   static void Image(const uint32_t* pixel, const uint32_t*, int64_t words, ImageItem* to) {
     std::memcpy(to, pixel, words * sizeof(uint32_t));  // little-endian, like the items of a kernel
   }
-  static KernelItem Kernel(uint32_t word, int64_t item) { return word >> (8 * item); }
+  static KernelItem Kernel(uint32_t word, uint32_t, int64_t item) { return word >> (8 * item); }
   static int64_t Place(int64_t output) { return output; }
 
+  template <class Rest>
   BINSR_NOINLINE static void Dots(const ImageItem* const* x, int64_t first, int64_t stride,
-                                  const KernelItem* k, int64_t rows, int64_t count, Dot most,
-                                  Tile<Dot>& dots) {
+                                  int64_t, const KernelItem* k, int64_t rows, int64_t count,
+                                  Dot most, Dot (&dots)[kPixels][kOutputs], const Rest&) {
     constexpr int kVectors = kOutputs / 16;
     std::fill_n(dots[0], kPixels * kOutputs, most);
     for (int64_t r = 0; r < rows; ++r)

@@ -3,15 +3,24 @@
 // A form of the packed convolution is a struct with
 //   ImageItem, KernelItem, Dot           the types of items and of a dot product
 //   kItems                               the number of items in a word of 32 signs
+//   kPixels, kOutputs                    the numbers of pixels and outputs in a tile; missing outputs are
+//                                        zeros
+//   kDepth                               the items of a row of taps are filled up to a multiple of it
+//   kOverlaps                            whether Dots writes the results of the tile before: calls
+//                                        rest.WriteSome()
+//   kZeros                               whether an item of zeros has the dot product 0; otherwise it is
+//                                        zero bits
+//   Unit                                 lives while a thread calls Dots
 //   Image(pixel, next, words, to)        writes the items of a pixel, from its words and the words of
 //                                        the pixel to its right
-//   Kernel(word, item)                   the item of a word of a kernel
+//   Kernel(word, present, item)          the item of a word of a kernel, and of the bits that are channels
 //   Place(output)                        the position of an output's item in a line of kOutputs
-//   Dots(x, first, stride, k, rows, count, most, dots)
+//   Dots(x, first, stride, pixels, k, rows, count, most, dots, rest)
 //                                        writes dots[p][o]: `most`, minus two for each bit in which
 //                                        x[r][first + p * stride + i] and
-//                                        k[(r * count + i) * kOutputs + Place(o)] differ, over all
-//                                        r < rows and i < count
+//                                        k[(r * filled + i) * kOutputs + Place(o)] differ, over all
+//                                        r < rows and i < count, where filled is count after it was
+//                                        filled up; at least for p < pixels
 //   Pack(x, threshold, channels, words, to)
 //                                        writes the signs of a pixel's x - threshold
 //   Lanes                                a vector of floats, see ScalarLanes
@@ -42,7 +51,7 @@ struct ScalarLanes {
   static Floats Leaky(Floats u, Floats slope) { return u > 0 ? u : u * slope; }
 };
 
-struct Portable {
+struct Portable : SmallTiles {
   using ImageItem = uint32_t;
   using KernelItem = uint32_t;
   using Dot = int16_t;
@@ -52,12 +61,13 @@ struct Portable {
   static void Image(const uint32_t* pixel, const uint32_t*, int64_t words, ImageItem* to) {
     std::copy_n(pixel, words, to);
   }
-  static KernelItem Kernel(uint32_t word, int64_t) { return word; }
+  static KernelItem Kernel(uint32_t word, uint32_t, int64_t) { return word; }
   static int64_t Place(int64_t output) { return output; }
 
+  template <class Rest>
   BINSR_NOINLINE static void Dots(const ImageItem* const* x, int64_t first, int64_t stride,
-                                  const KernelItem* k, int64_t rows, int64_t count, Dot most,
-                                  Tile<Dot>& dots) {
+                                  int64_t, const KernelItem* k, int64_t rows, int64_t count,
+                                  Dot most, Dot (&dots)[kPixels][kOutputs], const Rest&) {
     std::fill_n(dots[0], kPixels * kOutputs, most);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t i = 0; i < count; ++i, k += kOutputs)

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -22,11 +23,31 @@ struct Shape {
   int64_t batch, height, width, channels, words, kh, kw, outputs;
 };
 
-constexpr int64_t kOutputs = 64;  // outputs in a tile of the micro-kernel; missing ones are zeros
-constexpr int64_t kPixels = 4;    // pixels in a tile
+constexpr int64_t kPixels = 4;  // pixels in a tile of most forms
 
-template <class Dot>
-using Tile = Dot[kPixels][kOutputs];
+// The dot products of a tile; see portable.h for a form.
+template <class Form>
+using Tile = typename Form::Dot[Form::kPixels][Form::kOutputs];
+
+// What most forms have: see portable.h.
+struct SmallTiles {
+  static constexpr int64_t kPixels = binsr::kPixels, kOutputs = 64, kDepth = 1;
+  static constexpr bool kOverlaps = false, kZeros = false;
+  struct Unit {};
+};
+
+// Floats from the start of a cache line on, so that a vector touches one line rather than two.
+class Aligned {
+ public:
+  explicit Aligned(int64_t count) : lines((count + 15) / 16) {}
+  float* data() { return lines.data()->floats; }
+
+ private:
+  struct alignas(64) Line {
+    float floats[16];
+  };
+  std::vector<Line> lines;
+};
 
 // For long functions that several kernels call: inlined copies would cost compile time.
 #define BINSR_NOINLINE __attribute__((noinline))

@@ -18,7 +18,7 @@ using binsr::Type;
 
 // Whether bfloat16 products of these sizes can be computed.
 bool FitsBf16(Checks& checks, const Shape& s) {
-#ifdef BINSR_AMX
+#ifdef BINSR_AMX_BF16
   return checks.That(s.kh % 2 == 1 && s.kw % 2 == 1, "the kernel must have odd sides") &&
          checks.That(s.channels % binsr::kBlock == 0 && s.outputs % binsr::kBlock == 0,
                      "there is no form for ", s.channels, " channels and ", s.outputs, " outputs") &&
@@ -44,7 +44,7 @@ bool FitsGradients(Checks& checks, const Buffer& x, const Buffer& dy, const Buff
 
 // Whether bf16_conv and bf16_kernel_gradients compute anything here.
 extern "C" int binsr_has_amx() {
-#ifdef BINSR_AMX
+#ifdef BINSR_AMX_BF16
   return binsr::HasAmx();
 #else
   return 0;
@@ -75,7 +75,7 @@ extern "C" void binsr_bf16_conv(Call& call) {
   if (!checks.Has("k", k, {s.kh, s.kw, s.channels, s.outputs}) || !FitsBf16(checks, s) ||
       !checks.Has("the result", y, {s.batch, s.height, s.width, s.outputs}) || y.IsEmpty())
     return;
-#ifdef BINSR_AMX
+#ifdef BINSR_AMX_BF16
   binsr::Bf16Conv(call.pool, s, x.As<float>(), k.As<float>(), y.As<float>());
 #endif
 }
@@ -86,7 +86,7 @@ extern "C" void binsr_bf16_kernel_gradients(Call& call) {
   const Buffer &x = call.buffers[0], &dy = call.buffers[1], &dk = call.Result();
   Shape s;
   if (!FitsGradients(checks, x, dy, dk, s) || !FitsBf16(checks, s) || dk.IsEmpty()) return;
-#ifdef BINSR_AMX
+#ifdef BINSR_AMX_BF16
   binsr::Bf16KernelGradients(call.pool, s, x.As<float>(), dy.As<float>(), dk.As<float>());
 #endif
 }

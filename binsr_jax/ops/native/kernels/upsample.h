@@ -28,7 +28,7 @@ void PackedUpsample(Pool& pool, const Shape& s, const float* x, const float* thr
   constexpr int64_t kLeast = 8;
   InParallel(pool, s.batch * s.height, kLeast, [&](int64_t start, int64_t end) {
     BranchRows<Form> branch(s, kernels, x, threshold, epilogue, residual, shuffle);
-    std::vector<float> ring(kept * row);  // row r of an image's upsampled features is at position r % kept
+    Aligned ring(kept * row);  // row r of an image's upsampled features is at position r % kept
     std::vector<const float*> rows(kh);
     std::vector<float*> to(shuffle);
     const auto place = [&](int64_t r) { return ring.data() + r % kept * row; };
