@@ -31,7 +31,7 @@ _STRIP_BYTES, _STRIP_ROWS = 16 << 20, 64
 # few strips take less time than Python's threads take to wake.
 _CACHED_BYTES, _FEW_STRIPS = 64 << 10, 16
 
-_LINE = 64  # bytes of a cache line
+_LINE, _HUGE_PAGE = 64, 2 << 20  # bytes
 
 # At least this number of rows is enlarged together, since one more is read on each side.
 _ENLARGED_ROWS = 8
@@ -180,11 +180,16 @@ class Program:
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    """A new float32 array that begins with a cache line, of which vectors then touch one each."""
-    count = math.prod(shape)
-    y = np.empty(count + _LINE // 4, np.float32)
-    start = -y.ctypes.data % _LINE // 4
-    return y[start : start + count].reshape(shape)
+    """A new float32 array that begins with a cache line, or with a huge page if it is that large.
+
+    So a vector touches one line rather than two. numpy asks for huge pages, which start at their
+    multiples; what is before the start is never touched and takes no memory.
+    """
+    size = 4 * math.prod(shape)
+    start = _HUGE_PAGE if size >= _HUGE_PAGE else _LINE
+    y = np.empty((size + start) // 4, np.float32)
+    first = -y.ctypes.data % start // 4
+    return y[first : first + size // 4].reshape(shape)
 
 
 def check_image(image: np.ndarray, channels: int) -> None:
