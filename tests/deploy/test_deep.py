@@ -10,8 +10,9 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from collection import SRGB, chunk, png
+from cases import SRGB
 from PIL import Image, ImageCms
+from png_cases import chunk, png
 from taps import TapsEngine, photo
 
 import binsr_jax

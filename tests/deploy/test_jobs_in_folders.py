@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collection import SRGB, chunk, collection, png, smooth, tiff
+from cases import SRGB, smooth
+from collection import collection
 from PIL import Image
+from png_cases import chunk, png
 from taps import TapsEngine, photo
+from tiff_cases import tiff
 
 from binsr_jax.deploy.upscaler import Upscaler
 from binsr_jax.image_files import FORMATS, IMAGE_SUFFIXES

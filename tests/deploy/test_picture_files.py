@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collection import Case, collection
+from cases import Case
+from collection import collection
 from PIL import Image
 from taps import TapsEngine
 
