@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # imports its parts when they are used
 from PIL import Image
-from scipy import ndimage
 
 from binsr_jax.data.jpeg import SUBSAMPLINGS, compress_colour_jpeg, compress_picture
 from binsr_jax.data.pairs import Pair, bicubic_pair, crop_to_multiple, random_window
@@ -101,7 +101,7 @@ class RandomPhoto:
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur, mirrored at the edges: float32 ``[H, W, C]``, in 0..255."""
     x = image.astype(np.float32)
-    return ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="reflect") if sigma else x
+    return scipy.ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="reflect") if sigma else x
 
 
 def _resized(image: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, signal, special
+import scipy  # imports its parts when they are used, which takes half a second
 
 from binsr_jax.data.jpeg import compress_colour_jpeg
 from binsr_jax.data.pairs import Pair
@@ -198,7 +198,7 @@ def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
     offsets = np.arange(size) - size // 2
     r = np.hypot(*np.meshgrid(offsets, offsets))
     r[size // 2, size // 2] = 1
-    kernel = cutoff * special.j1(cutoff * r) / (2 * math.pi * r)
+    kernel = cutoff * scipy.special.j1(cutoff * r) / (2 * math.pi * r)
     kernel[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
     return (kernel / kernel.sum()).astype(np.float32)
 
@@ -208,7 +208,7 @@ def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     spare = kernel.shape[0] // 2
     padded = np.pad(image, ((spare, spare), (spare, spare), (0, 0)), mode="reflect")
     # The kernel equals itself rotated by 180 degrees, so convolution is correlation.
-    return signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
+    return scipy.signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
 
 
 def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
@@ -268,7 +268,9 @@ def sharpened(image: np.ndarray, weight: float) -> np.ndarray:
 
 def _wide_blur(image: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
-        image = ndimage.gaussian_filter1d(image, USM_SIGMA, axis, mode="mirror", radius=USM_RADIUS)
+        image = scipy.ndimage.gaussian_filter1d(
+            image, USM_SIGMA, axis, mode="mirror", radius=USM_RADIUS
+        )
     return image
 
 
