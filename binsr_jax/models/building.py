@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
+from ml_collections import FrozenConfigDict
 
 from binsr_jax.config import FIELDS, Config, ModelConfig
 from binsr_jax.errors import UserError
@@ -54,9 +55,16 @@ def shapes(config: Config, conv: Factory = BinaryConv) -> dict[str, Any]:
     Raises:
         UserError: See ``build``.
     """
+    task = task_of(config)
+    known = _shapes(FrozenConfigDict(config.model), task.scale, task.channels, conv)
+    return jax.tree.map(lambda leaf: leaf, known)  # in dictionaries of the caller's own
+
+
+@lru_cache(maxsize=64)  # packing alone asks three times, and a trace takes a tenth of a second
+def _shapes(config: Any, scale: int, channels: int, conv: Factory) -> dict[str, Any]:
     # Of an empty batch: no convolution is native then, so none is compiled for this.
-    image = jax.ShapeDtypeStruct((0, 1, 1, task_of(config).channels), jnp.float32)
-    return jax.eval_shape(build(config, conv).init, jax.random.key(0), image)
+    image = jax.ShapeDtypeStruct((0, 1, 1, channels), jnp.float32)
+    return jax.eval_shape(network(config, scale, channels, conv).init, jax.random.key(0), image)
 
 
 def binary_kernels(config: Config) -> frozenset[tuple[str, ...]]:
