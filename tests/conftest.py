@@ -19,6 +19,10 @@ _CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
+# Programs do not say which line of which file each of their operations is from.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
 # Eight CPU devices, so that data parallelism is tested on any machine; strict promotion, so that
 # no float64 or weak type creeps in unseen.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -35,6 +39,7 @@ SLOW = (
     "data/test_pipeline.py",
     "deploy/export/",
     "deploy/test_engine.py",
+    "deploy/test_engine_in_pieces.py",
     "deploy/test_esrgan_tiles.py",
     "deploy/test_model_file.py",
     "deploy/test_pack.py",
@@ -74,76 +79,85 @@ SLOW = (
     "training/test_trainable.py",
     "training/test_transfer.py",
 )
-# Modules that compile many programs and run each once or twice, and whose expectations hold to a
-# tolerance. There LLVM optimises little, and XLA writes the loops of fusions in its older way. Both
-# together halve the time of compilation. What is fused is as always. The other modules, which are
-# those about equal bits, speed and memory, are as always too. A single test has the marker.
-LITTLE_OPTIMISED = (
-    "compress/",
-    "deploy/export/test_onnx_graph.py",
-    "deploy/test_pack.py",
-    "deploy/test_unpack.py",
-    "evaluation/test_benchmark.py",
-    "evaluation/test_grey_pictures.py",
-    "evaluation/test_subject.py",
-    "evaluation/test_validation.py",
-    "models/test_dfdnet.py",
-    "models/test_discriminators.py",
-    "models/test_dncnn.py",
-    "models/test_edsr.py",
-    "models/test_every_unit.py",
-    "models/test_srresnet.py",
-    "nn/test_fence.py",
-    "nn/test_packed_convolution.py",
-    "nn/test_progressive.py",
-    "nn/test_units.py",
-    "ops/test_binarize.py",
-    "ops/test_conv.py",
-    "test_prune_study.py",
-    "test_studies.py",
-    "training/test_adversarial.py",
-    "training/test_checkpoint.py",
-    "training/test_compression.py",
-    "training/test_normalised.py",
-    "training/test_state.py",
-    "training/test_step.py",
-    "training/test_taught.py",
-    "training/test_trainable.py",
-    "training/test_transfer.py",
+# Modules whose programs are compiled as users' are: those about equal bits of differently compiled
+# programs, about memory, or about the last digits of a reference. In all others LLVM optimises
+# little, and XLA writes the loops of fusions in its older way, which together halve the time of
+# compilation; what is fused is as always. A single test has the marker.
+OPTIMISED = (
+    "deploy/test_engine_in_pieces.py",
+    "deploy/test_esrgan_tiles.py",
+    "deploy/test_program.py",
+    "deploy/test_tiled_networks.py",
+    "models/test_official_steps.py",
+    "ops/test_image_skip.py",
 )
-_MOST_MEMORY = 2 << 30  # bytes that a worker keeps from one module to the next
+_MOST_MEMORY = 3 << 29  # bytes that a worker keeps from one module to the next
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of the modules in ``SLOW`` and in ``LITTLE_OPTIMISED``."""
+    """Marks the tests of the modules in ``SLOW`` and in ``OPTIMISED``."""
     for item in items:
         module = item.path.relative_to(ROOT / "tests").as_posix()
         if module.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-        if module.startswith(LITTLE_OPTIMISED):
-            item.add_marker(pytest.mark.little_optimised)
+        if module.startswith(OPTIMISED):
+            item.add_marker(pytest.mark.optimised)
 
 
 _compile_options = compiler.get_compile_options
+_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+# The older way of loops, and one LLVM module a program.
+_FAST = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
-def _older_loops(*args, **kwargs):
+def _with_fast_compilation(*args, **kwargs):
     options = _compile_options(*args, **kwargs)
-    options.env_option_overrides = [
-        *options.env_option_overrides,
-        ("xla_cpu_use_fusion_emitters", False),
-    ]
+    if jax.config.read("jax_disable_most_optimizations"):
+        options.env_option_overrides = [*options.env_option_overrides, *_FAST.items()]
     return options
+
+
+compiler.get_compile_options = _with_fast_compilation
+
+
+def _optimise(much: bool) -> None:
+    """Sets how XLA compiles from now on, here and in the programs that tests start."""
+    jax.config.update("jax_disable_most_optimizations", not much)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not much))
+    flags = [] if much else [f"--{name}={str(value).lower()}" for name, value in _FAST.items()]
+    os.environ["XLA_FLAGS"] = " ".join([_XLA_FLAGS, *flags])
+
+
+# XLA reads its flags once, with the first program; those above are for other processes.
+jax.block_until_ready(jax.jit(lambda: 0.0)())
+_optimise(False)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Compiles the programs of ``little_optimised`` tests and their fixtures in half the time."""
-    little = item.get_closest_marker("little_optimised") is not None
-    if little != jax.config.read("jax_disable_most_optimizations"):
+    """Compiles the programs of ``optimised`` tests and their fixtures as users' are."""
+    much = item.get_closest_marker("optimised") is not None
+    if much == jax.config.read("jax_disable_most_optimizations"):
         jax.clear_caches()
-        jax.config.update("jax_disable_most_optimizations", little)
-        compiler.get_compile_options = _older_loops if little else _compile_options
+        _optimise(much)
+
+
+def pytest_collection_finish() -> None:
+    """Collects garbage less often, and never looks at what was imported.
+
+    Tracing makes many objects that live on, and to look at all of them again and again took a
+    fifth of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+def _forget_programs() -> None:
+    jax.clear_caches()
+    gc.collect()
+    # glibc keeps what was freed among what was not.
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,10 +168,13 @@ def _bounded_memory() -> Iterator[None]:
     if statistics.exists():
         resident = int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         if resident > _MOST_MEMORY:
-            jax.clear_caches()
-            gc.collect()
-            # glibc keeps what was freed among what was not.
-            getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+            _forget_programs()
+
+
+@pytest.fixture(scope="module")
+def small_worker() -> None:
+    """Forgets compiled programs before a module that needs much memory itself."""
+    _forget_programs()
 
 
 def _outside_folder(variable: str, default: str) -> Path:

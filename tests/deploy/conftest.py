@@ -15,7 +15,9 @@ from binsr_jax import models
 from binsr_jax.commands import main
 from binsr_jax.commands import pictures as command
 from binsr_jax.config import Config, default
-from binsr_jax.deploy.model_file import PackedModel
+from binsr_jax.deploy.engine import Engine
+from binsr_jax.deploy.loading import Arithmetic
+from binsr_jax.deploy.model_file import PackedModel, save_model
 from binsr_jax.deploy.pack import pack_params
 from binsr_jax.deploy.upscaler import Upscaler
 
@@ -54,6 +56,7 @@ def make_variables() -> Callable[[Config], Any]:
 @pytest.fixture(scope="session")
 def make_model(make_config, make_variables) -> Callable[..., PackedModel]:
     """A packed model: ``make_model(floats, scale, task=..., **fields of config.model)``."""
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}  # many tests want the same networks
 
     def make(floats: str = "float32", scale: int = 2, **fields) -> PackedModel:
         config = make_config(scale, **fields)
@@ -64,7 +67,29 @@ def make_model(make_config, make_variables) -> Callable[..., PackedModel]:
             "scores": {"samples/psnr": 30.25},
             "package": "0.1.0",
         }
-        return PackedModel(config, pack_params(config, make_variables(config)), provenance, floats)
+        key = (scale, *sorted(fields.items()))
+        if key not in known:
+            known[key] = pack_params(config, make_variables(config))
+        params = jax.tree.map(lambda leaf: leaf, known[key])  # in dictionaries of the caller's own
+        return PackedModel(config, params, provenance, floats)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def saved(make_model, tmp_path_factory) -> Path:
+    """The file of a small packed network."""
+    path = tmp_path_factory.mktemp("models") / "model.binsr"
+    save_model(path, make_model())
+    return path
+
+
+@pytest.fixture
+def engine(make_model) -> Callable[..., Engine]:
+    """The engine of a small network: ``engine(arithmetic, **fields)`` as those of make_model."""
+
+    def make(arithmetic: Arithmetic = "packed", **fields) -> Engine:
+        return Engine(make_model(**fields), arithmetic)
 
     return make
 

@@ -69,13 +69,10 @@ def test_restorer_runs_a_binary_network(scale: int) -> None:
     config.model.features, config.model.blocks = 8, 1
     config.scale = scale
     model = models.build(config)
-    variables = model.init(
-        jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False, progress=jnp.float32(0)
-    )
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     image = colour_picture(9, 7)
-    y = model.apply(
-        variables, image[None].astype(np.float32) / 255, train=False, progress=jnp.float32(1)
-    )
+    lq = image[None].astype(np.float32) / 255
+    y = jax.jit(model.apply)(variables, lq, progress=jnp.float32(1))
     expected = np.clip(np.asarray(y)[0] * 255.0, 0, 255)
     restored = restorer(model, variables)(image)
     assert restored.shape == (9 * scale, 7 * scale, 3)

@@ -34,6 +34,9 @@ from binsr_jax.models.dfdnet_weights import (
 from binsr_jax.models.torch_files import read_nested
 from binsr_jax.models.vgg import VGG19
 
+# The weights, the reference and the memory of a picture of 512x512 are 1.7 GB.
+pytestmark = pytest.mark.usefixtures("small_worker")
+
 
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The array that the reference was made with, by its name."""
@@ -129,8 +132,9 @@ def test_a_part_does_not_depend_on_the_window(box):
     features = jnp.asarray(rng.normal(size=(32, 32, 4)), jnp.float32)
     entries = jnp.asarray(rng.normal(size=(3, 5, 5, 4)), jnp.float32)
     corners = jnp.asarray(box, jnp.int32)
-    params = Part().init(jax.random.key(0), features, entries, corners, 160)
-    results = [np.asarray(Part().apply(params, features, entries, corners, w)) for w in WINDOWS]
+    init, apply = (jax.jit(f, static_argnames="window") for f in (Part().init, Part().apply))
+    params = init(jax.random.key(0), features, entries, corners, window=160)
+    results = [np.asarray(apply(params, features, entries, corners, window=w)) for w in WINDOWS]
     for other in results[1:]:
         np.testing.assert_allclose(other, results[0], atol=1e-5)
     x1, y1, x2, y2 = (side // 16 for side in box)

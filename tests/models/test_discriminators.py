@@ -1,5 +1,6 @@
 """The discriminators: their sizes in the papers' code, spectral norm and batch norm by numpy."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,12 +38,13 @@ def test_a_kernel_is_divided_by_its_largest_singular_value():
     rng = np.random.default_rng(0)
     x = rng.random((1, 6, 6, 3), np.float32)
     module = SpectralConv(5, 4, 2)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     kernel = rng.normal(size=(4, 4, 3, 5)).astype(np.float32)
     params = {"kernel": jnp.asarray(kernel)}
     spectral = variables[SPECTRAL]
+    iterate = jax.jit(partial(module.apply, mutable=[SPECTRAL]))
     for _ in range(60):
-        _, updated = module.apply({"params": params, SPECTRAL: spectral}, x, mutable=[SPECTRAL])
+        _, updated = iterate({"params": params, SPECTRAL: spectral}, x)
         spectral = updated[SPECTRAL]
     y: Any = module.apply({"params": params, SPECTRAL: spectral}, x)
     largest = np.linalg.svd(kernel.reshape(-1, 5), compute_uv=False)[0]
@@ -76,9 +78,9 @@ def test_an_untrained_vgg_sees_no_difference_of_brightness_in_its_norms():
     """Batch normalisation by the batch: the first normalised maps have mean 0 and deviation 1."""
     x = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
     model = VGGDiscriminator(4)
-    variables = model.init(jax.random.key(0), x)
-    kept = ["intermediates"]
-    state: Any = model.apply(variables, x, capture_intermediates=True, mutable=kept)[1]
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    captured = partial(model.apply, capture_intermediates=True, mutable=["intermediates"])
+    state: Any = jax.jit(captured)(variables, x)[1]
     (maps,) = state["intermediates"]["down_norm_0"]["__call__"]
     np.testing.assert_allclose(maps.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(maps.std((0, 1, 2)), 1, atol=1e-2)
@@ -88,10 +90,11 @@ def test_the_unet_answers_for_each_pixel_where_it_is():
     """What changes at one place changes answers there, and within its reach alone."""
     model = UNetDiscriminator(4)
     x = np.random.default_rng(0).random((1, 96, 96, 3), np.float32)
-    variables = model.init(jax.random.key(0), x[:, :16, :16])
+    variables = jax.jit(model.init)(jax.random.key(0), x[:, :16, :16])
     other = x.copy()
     other[0, 48, 48] += 0.5
-    before, after = (np.asarray(model.apply(variables, image)) for image in (x, other))
+    apply = jax.jit(model.apply)
+    before, after = (np.asarray(apply(variables, image)) for image in (x, other))
     change = np.abs(before - after)[0, ..., 0]
     assert change[48, 48] > 10 * change[:8].max()
     assert change[0, 0] == 0

@@ -102,7 +102,7 @@ def test_parameter_counts_equal_the_official(reference_dir):
 def test_every_scale_channel_number_and_size(scale, fields, shape):
     model = network(model_config(features=5, blocks=1, **fields), scale, channels=shape[-1])
     x = jax.random.uniform(jax.random.key(0), shape)
-    y, _ = model.init_with_output(jax.random.key(1), x)
+    y, _ = jax.jit(model.init_with_output)(jax.random.key(1), x)
     assert y.shape == (shape[0], scale * shape[1], scale * shape[2], shape[3])
     assert y.dtype == jnp.float32
     assert np.isfinite(y).all()
@@ -113,7 +113,7 @@ def test_with_an_image_skip_training_starts_at_the_enlarged_image(upsampler):
     fields = {"features": 4, "blocks": 2, "image_skip": "bilinear", "upsampler": upsampler}
     model = network(model_config(**fields), 2)
     x = jax.random.uniform(jax.random.key(0), (1, 6, 5, 3))
-    y, _ = model.init_with_output(jax.random.key(1), x)
+    y, _ = jax.jit(model.init_with_output)(jax.random.key(1), x)
     np.testing.assert_allclose(y, upsample_bilinear(x, 2), atol=1e-6)
 
 
@@ -121,12 +121,13 @@ def test_with_an_image_skip_training_starts_at_the_enlarged_image(upsampler):
 def test_without_an_upsampler_the_tail_makes_all_pixels_of_a_pixel(scale):
     model = network(model_config(features=4, blocks=1, upsampler="direct"), scale)
     x = jax.random.uniform(jax.random.key(0), (1, 5, 6, 3))
-    y, made = model.init_with_output(jax.random.key(1), x)
+    y, made = jax.jit(model.init_with_output)(jax.random.key(1), x)
     variables: Any = made
     tail = variables["params"]["tail"]
     assert tail["kernel"].shape == (3, 3, 4, 3 * scale**2)
     bias = np.arange(3 * scale**2, dtype=np.float32)
-    moved = model.apply({"params": {**variables["params"], "tail": {**tail, "bias": bias}}}, x)
+    params = {**variables["params"], "tail": {**tail, "bias": bias}}
+    moved: Any = jax.jit(model.apply)({"params": params}, x)
     change = model.amplification * (np.asarray(moved) - np.asarray(y))
     own = np.asarray(tail["bias"]).reshape(3, scale, scale)
     for i in range(scale):
@@ -143,7 +144,7 @@ def test_srresnet_has_an_upsampler():
 def test_a_grey_network_subtracts_no_mean():
     assert len(DIV2K_MEAN) == 3
     model = network(model_config(features=4, blocks=1, image_skip="bilinear"), 2, channels=1)
-    y, _ = model.init_with_output(jax.random.key(1), jnp.full((1, 3, 3, 1), 0.25))
+    y, _ = jax.jit(model.init_with_output)(jax.random.key(1), jnp.full((1, 3, 3, 1), 0.25))
     np.testing.assert_allclose(y, 0.25, atol=1e-6)
 
 

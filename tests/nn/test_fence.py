@@ -67,9 +67,9 @@ def _image(seed=0, batch=2):
 
 def _variables(chain, x):
     """Variables near their start, at which every parameter has an effect."""
-    variables = chain.init(jax.random.key(0), x, train=False, progress=0.0)
+    variables = jax.jit(partial(chain.init, train=False))(jax.random.key(0), x, progress=0.0)
     params = jax.tree.map(
-        lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape),
+        lambda p: p + np.float32(0.1) * np.cos(np.arange(p.size, dtype=p.dtype)).reshape(p.shape),
         variables["params"],
     )
     return {**variables, "params": params}
@@ -97,7 +97,7 @@ def test_fence_changes_nothing(unit):
     variables = _variables(plain, x)
     _assert_close(_variables(fenced, x), variables)
     y = jax.jit(fenced.apply)(variables, x)
-    _assert_close(y, plain.apply(variables, x))
+    _assert_close(y, jax.jit(plain.apply)(variables, x))
     step = jax.jit(_loss_and_gradients, static_argnums=0)
     _assert_close(step(fenced, variables, x, progress), step(plain, variables, x, progress))
 
@@ -120,9 +120,10 @@ def test_a_loop_over_equal_units_changes_nothing(unit):
 def test_fence_passes_on_what_is_sown():
     x = _image()
     variables = _variables(Chain(Scaled, False), x)
-    _, plain = Chain(Scaled, False).apply(variables, x, mutable=["intermediates"])
+    _, plain = jax.jit(partial(Chain(Scaled, False).apply, mutable=["intermediates"]))(variables, x)
     for scan in (False, True):
-        _, fenced = Chain(Scaled, True, scan).apply(variables, x, mutable=["intermediates"])
+        sown = partial(Chain(Scaled, True, scan).apply, mutable=["intermediates"])
+        _, fenced = jax.jit(sown)(variables, x)
         _assert_close(fenced, plain)
 
 

@@ -36,7 +36,7 @@ def with_conv(module, conv, **options):
 def random_variables(module: nn.Module, x: jax.Array, seed: int = 0):
     """Random variables near their start, so that no term is zero."""
     rng = np.random.default_rng(seed)
-    leaves: dict[Any, Any] = flatten_dict(module.init(jax.random.key(seed), x))
+    leaves: dict[Any, Any] = flatten_dict(jax.jit(module.init)(jax.random.key(seed), x))
     drawn = {k: v + 0.1 * rng.normal(size=v.shape).astype(np.float32) for k, v in leaves.items()}
     return unflatten_dict(drawn)
 
@@ -67,8 +67,8 @@ def test_packed_conv_is_binary_conv(channels, kernel_size, weight_scale, use_bia
     x = jnp.sign(jax.random.normal(jax.random.key(1), (2, 5, 4, channels)))
     floats, packed = BinaryConv(7, **options), PackedConv(7, **options)
     variables = random_variables(floats, x)
-    y = packed.apply({"params": packed_by_hand(variables["params"])}, x)
-    assert_equal_but_for_contraction(y, floats.apply(variables, x))
+    y = jax.jit(packed.apply)({"params": packed_by_hand(variables["params"])}, x)
+    assert_equal_but_for_contraction(y, jax.jit(floats.apply)(variables, x))
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 65])
@@ -78,7 +78,7 @@ def test_the_integers_inside_are_exact(channels):
     kernel = jnp.asarray(rng.normal(size=(3, 3, channels, 9)), jnp.float32)
     w_bits = pack_weights(kernel)
     ones = jnp.ones((9,))
-    y = PackedConv(9).apply({"params": {"w_bits": w_bits, "scale": ones}}, x)
+    y = jax.jit(PackedConv(9).apply)({"params": {"w_bits": w_bits, "scale": ones}}, x)
     expected = jax.lax.conv_general_dilated(
         x,
         jnp.where(kernel > 0, jnp.float32(1), jnp.float32(-1)),
@@ -118,7 +118,7 @@ def both_forms(module, options, x, **fields):
         with_conv(module, partial(conv, **options), **fields) for conv in (BinaryConv, PackedConv)
     )
     variables = random_variables(floats, x)
-    _, folded = floats.apply(variables, x, mutable=[FOLDED])
+    _, folded = jax.jit(partial(floats.apply, mutable=[FOLDED]))(variables, x)
     params = {**flatten_dict(variables["params"]), **flatten_dict(folded.get(FOLDED, {}))}
     wanted = flatten_dict(jax.eval_shape(packed.init, jax.random.key(0), x)["params"])
     params = {"params": unflatten_dict({name: params[name] for name in wanted})}
@@ -148,8 +148,8 @@ def test_every_unit_is_equal_when_packed(name, attention, weight_scale, use_bias
 def test_the_upsampler_is_equal_when_packed(scale):
     x = jax.random.normal(jax.random.key(4), (1, 5, 6, 12))
     (floats, variables), (packed, params) = both_forms(partial(BinaryUpsampler, scale), {}, x)
-    y = packed.apply(params, x)
-    assert_equal_but_for_contraction(y, floats.apply(variables, x))
+    y = jax.jit(packed.apply)(params, x)
+    assert_equal_but_for_contraction(y, jax.jit(floats.apply)(variables, x))
     by_hand = packed_by_hand(variables["params"])
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), params["params"], by_hand)
 
@@ -160,7 +160,7 @@ def test_normalisation_is_folded():
     for use_bias in (False, True):
         conv = BinaryConv(6, use_bias=use_bias, norm=True)
         variables = random_variables(conv, x)
-        y, updates = conv.apply(variables, x, mutable=[FOLDED])
+        y, updates = jax.jit(partial(conv.apply, mutable=[FOLDED]))(variables, x)
         folded: Any = updates[FOLDED]
         params, statistics = variables["params"], variables["batch_stats"]["norm"]
         alpha = np.abs(params["kernel"]).mean((0, 1, 2))

@@ -178,9 +178,9 @@ def test_every_unit_keeps_the_contract(unit):
     x = jax.random.normal(jax.random.key(0), (2, 5, 4, 6))
     variables = dict(jax.jit(unit().init)(jax.random.key(1), x))
     # Parameters away from their start, where some gradients are zero by design.
+    rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
-        variables.pop("params"),
+        lambda p: p + np.float32(0.1 * rng.normal(size=p.shape)), variables.pop("params")
     )
 
     def loss(params, x):
@@ -201,10 +201,11 @@ def test_every_unit_keeps_the_contract(unit):
 @pytest.mark.parametrize("unit", NAMED.values(), ids=NAMED)
 def test_every_unit_takes_one_pixel_of_one_channel(unit):
     x = jnp.full((1, 1, 1, 1), 0.7)
-    y, variables = unit().init_with_output(jax.random.key(0), x)
+    y, variables = jax.jit(unit().init_with_output)(jax.random.key(0), x)
     assert y.shape == x.shape
     assert np.isfinite(y).all()
-    y, _ = unit().apply(variables, x, True, jnp.float32(1), mutable=list(variables))
+    train = partial(unit().apply, train=True, mutable=list(variables))
+    y, _ = jax.jit(train)(variables, x, progress=jnp.float32(1))
     assert np.isfinite(y).all()
 
 
@@ -259,7 +260,7 @@ def by_hand(name, z, x, m, n):
 @pytest.mark.parametrize("name", ["rescale_pre", "rescale_post", "single", "dual", "both"])
 def test_the_later_forms_by_hand(name):
     unit = NAMED[name](residual_attention="global", binary_attention="spatial")
-    variables = unit.init(jax.random.key(0), X)
+    variables = jax.jit(unit.init)(jax.random.key(0), X)
     rng = np.random.default_rng(0)
     params: Any = jax.tree.map(
         lambda p: np.float32(p + rng.normal(size=p.shape)), variables["params"]
@@ -312,7 +313,7 @@ FORMULAS = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_units_by_their_formulas(name):
     unit = NAMED[name]()
-    variables: Any = unit.init(jax.random.key(0), X)
+    variables: Any = jax.jit(unit.init)(jax.random.key(0), X)
     binarize = binarize_libra if name == "irnet" else binarize_mean
     signs = jnp.where(X > 0, 1.0, -1.0)
     conv = np.asarray(conv2d(signs, binarize(variables["params"]["conv"]["kernel"])))
@@ -325,14 +326,14 @@ def test_units_by_their_formulas(name):
 
 
 def test_xavier_starts_btm():
-    kernel = NAMED["btm"]().init(jax.random.key(0), X)["params"]["conv"]["kernel"]
+    kernel = jax.jit(NAMED["btm"]().init)(jax.random.key(0), X)["params"]["conv"]["kernel"]
     bound = np.sqrt(6 / (2 * 9 * 6))
     assert 0.95 * bound < np.abs(kernel).max() <= bound
 
 
 def test_bam_accumulates_what_came_before():
     unit = NAMED["bam"](length=3)
-    params: Any = unit.init(jax.random.key(0), X)["params"]
+    params: Any = jax.jit(unit.init)(jax.random.key(0), X)["params"]
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda p: np.float32(p + 0.3 * rng.normal(size=p.shape)), params)
     history = [np.asarray(X)]
@@ -352,7 +353,7 @@ def test_bam_accumulates_what_came_before():
 
 def test_irnets_surrogate_follows_the_training():
     unit = NAMED["irnet"]()
-    variables = unit.init(jax.random.key(0), X)
+    variables = jax.jit(unit.init)(jax.random.key(0), X)
 
     @jax.jit
     def gradient(progress):

@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from stand_in import picture
 from binsr_jax.deploy.model_file import load_model_file, save_model
 from binsr_jax.deploy.upscaler import load
 
-pytest.importorskip("gradio", reason="needs the extra demo")
 pytest.importorskip("selenium", reason="needs selenium")
 from selenium.webdriver.common.keys import Keys
 from visitor import CHROMIUM, DRIVER, PATIENCE, Visitor
 
 if CHROMIUM is None or DRIVER is None:
     pytest.skip("needs Chromium and its driver", allow_module_level=True)
+if find_spec("gradio") is None:  # whose import takes seconds, and is the page's own
+    pytest.skip("needs the extra demo", allow_module_level=True)
 
 pytestmark = pytest.mark.slow
 

@@ -1,11 +1,15 @@
 """A run small enough to train in a second."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from binsr_jax.config import Config, default
+from binsr_jax.config import Config, config_to_json, default
+from binsr_jax.training import loop
+from binsr_jax.training.step import make_step
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,26 @@ def tiny(cache_dir: Path) -> Callable[..., Config]:
         return config.lock()
 
     return make
+
+
+@pytest.fixture(scope="module")
+def _steps() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def shared_steps(_steps: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of a module with one config share the step, which each would compile again.
+
+    Runs that go on in another process, as users' do, are in ``tests/test_train.py``.
+    """
+
+    def shared(config: Config, *rest: Any) -> Any:
+        fields = config_to_json(config)
+        fields.pop("eval")
+        key = json.dumps(fields)
+        if key not in _steps:
+            _steps[key] = make_step(config, *rest)
+        return _steps[key]
+
+    monkeypatch.setattr(loop, "make_step", shared)

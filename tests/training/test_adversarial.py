@@ -26,6 +26,8 @@ from binsr_jax.training.scores import Score, Validation
 from binsr_jax.training.sharpening import sharpened
 from binsr_jax.training.trained import load_model
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 _SHAPES = [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128)]  # of VGG19's first convolutions
 _NUMBERS = (0, 2, 5, 7, 10)  # in torchvision's list of layers
 

@@ -20,6 +20,8 @@ from binsr_jax.training.scores import Validation, read_log
 from binsr_jax.training.trained import load_model
 from binsr_jax.training.workdir import claim
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 
 def _scores(variables, step):
     """A validation whose PSNR is best at step 3."""

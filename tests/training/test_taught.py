@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,7 +123,7 @@ def test_a_teacher_of_a_larger_scale_is_reduced(config):
     own = settings.copy_and_resolve_references().unlock()
     own.task, own.scale, own.eval.levels, own.seed = "sr", 4, (), 5
     params = create_state(own, models.build(own), make_optimizer(own.train)).params
-    y = models.build(own).apply({"params": params}, jnp.asarray(image[None] / np.float32(255)))
+    y = jax.jit(models.build(own).apply)({"params": params}, image[None] / np.float32(255))
     assert isinstance(y, jax.Array)
     expected = np.rint(np.clip(np.asarray(y[0]), 0, 1) * 255).astype(np.uint8)
     difference = teacher.restore(image).astype(int) - imresize_uint8(expected, 0.5)

@@ -28,6 +28,9 @@ FLOAT = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
+
 def _state(config):
     return create_state(config, models.build(config), make_optimizer(config.train))
 
