@@ -20,6 +20,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,21 @@ PACKAGES = ("jax", "jaxlib", "openvino", "nncf", "onnxruntime", "torch", "numpy"
 FLAGS = ("avx2", "avx512f", "avx512_vpopcntdq", "avx512_vnni", "amx_int8", "amx_bf16")
 PEERS = "openvino-f32,openvino-int8,onnxruntime-f32,onnxruntime-int8,torch-f32,jax-f32"
 ATTENTIONS = "none/none,spatial/none,none/se,spatial/se,pixel/none"
+# What holds the sides to the instructions of an older CPU: oneDNN is OpenVINO's and PyTorch's. ONNX
+# Runtime cannot be held.
+ISAS = {
+    "avx512": {
+        "BINSR_KERNEL": "avx512",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX512",
+    },
+    "avx2": {
+        "CXX": f"{sys.executable} {Path(__file__).with_name('older_cpu.py')}",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+    },
+}
 # Runs of the packed side in a round: it takes a fraction of the others' time.
 PACKED_RUNS = 4
 
@@ -46,6 +62,9 @@ def main() -> None:
     )
     parser.add_argument("--attention-peer", default="openvino-f32")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    parser.add_argument(
+        "--isa", choices=ISAS, help="hold all sides to these instructions, as on an older CPU"
+    )
     parser.add_argument("--model", default="", help="a model file, instead of random parameters")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -56,6 +75,11 @@ def main() -> None:
     def listed(text: str) -> list[str]:
         return [part for part in text.split(",") if part]
 
+    if args.isa:
+        if "onnxruntime" in args.peers:
+            parser.error("ONNX Runtime cannot be held to --isa: leave it out of --peers")
+        os.environ |= ISAS[args.isa]
+        print(f"- all sides are held to {args.isa}")
     threads = [int(n) for n in listed(args.threads)]
     sizes = [int(n) for n in listed(args.sizes)]
     base = {"model": args.model, "attention": ""}
@@ -93,12 +117,14 @@ def main() -> None:
     if not args.no_memory:
         size, count = max(sizes), max(threads)
         rows = []
-        for side in ("packed", *listed(args.peers)):
-            job = {"kind": "memory", "side": side, "size": size, "threads": count}
-            peaks = run_job(base | job, count)
-            rows.append([side, peaks["peak"], peaks["peak"] - peaks["before"]])
+        with tempfile.TemporaryDirectory() as folder:
+            files = base | {"size": size, "folder": folder}
+            run_job(files | {"kind": "files"}, count)
+            for side in ("packed", *listed(args.peers)):
+                peaks = run_job(files | {"kind": "memory", "side": side, "threads": count}, count)
+                rows.append([side, peaks["peak"], peaks["peak"] - peaks["before"]])
         print(f"### Peak memory, LR {size}x{size}, a process each\n")
-        print_table(["side", "peak, MB", "of it since the libraries were loaded, MB"], rows)
+        print_table(["side", "peak, MB", "of it since numpy was loaded, or JAX, MB"], rows)
 
 
 def run_job(job: dict[str, Any], threads: int, script: str = __file__) -> dict[str, Any]:
@@ -243,13 +269,37 @@ def parts_job(size: int, model: str, attention: str) -> dict[str, float]:
     }
 
 
-def memory_job(side: str, size: int, threads: int, model: str, attention: str) -> dict[str, float]:
-    """Megabytes of this process at its peak, when one side has run."""
+def files_job(size: int, model: str, attention: str, folder: str) -> dict[str, float]:
+    """Writes the files that the sides of `lean` load, and runs the packed one, which caches it."""
+    import lean
     import peers
 
-    network, images = make_model(model, attention), make_images(size)
-    before = _peak()
-    run = peers.SIDES[side](network, images[: 4 if "int8" in side else 1], threads)
+    from binsr_jax.deploy.model_file import save_model
+
+    network, images = make_model(model, attention), make_images(size, 1)
+    save_model(Path(folder) / lean.MODEL, network)
+    (Path(folder) / lean.GRAPH).write_bytes(peers.graph_of(network, images))
+    lean.packed(Path(folder), 1)(images[:, :8, :8])
+    return {}
+
+
+def memory_job(
+    side: str, size: int, threads: int, model: str, attention: str, folder: str
+) -> dict[str, float]:
+    """Megabytes of this process at its peak, when one side has run."""
+    import lean
+    import numpy as np
+
+    if side in lean.SIDES:
+        images = np.random.default_rng(0).random((1, size, size, 3), np.float32)
+        before = _peak()
+        run = lean.SIDES[side](Path(folder), threads)
+    else:
+        import peers
+
+        network, images = make_model(model, attention), make_images(size)
+        before = _peak()
+        run = peers.SIDES[side](network, images[: 4 if "int8" in side else 1], threads)
     for _ in range(3):
         run(images[:1])
     return {"peak": _peak(), "before": before}
@@ -259,7 +309,12 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # of kB on Linux
 
 
-JOBS: dict[str, Callable[..., Any]] = {"time": time_job, "parts": parts_job, "memory": memory_job}
+JOBS: dict[str, Callable[..., Any]] = {
+    "time": time_job,
+    "parts": parts_job,
+    "files": files_job,
+    "memory": memory_job,
+}
 
 
 def print_machine() -> None:

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from lean import Side, nchw, onnxruntime_side, openvino_side
 
 from binsr_jax import models
 from binsr_jax.deploy.export.onnx_graph import onnx_model
@@ -30,8 +31,6 @@ from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.conv import conv2d
 from binsr_jax.ops.native import choose
 from binsr_jax.ops.packed import unpack_weights
-
-Side = Callable[[np.ndarray], np.ndarray]
 
 
 def build_network(ops: Any, model: PackedModel, x: Any) -> Any:
@@ -158,18 +157,9 @@ class TorchOps:
         return self.f.interpolate(x, scale_factor=factor, mode="nearest")
 
 
-def _graph(model: PackedModel, images: np.ndarray) -> bytes:
+def graph_of(model: PackedModel, images: np.ndarray) -> bytes:
     """The ONNX graph of a packed network, for images of one size."""
     return onnx_model(model, size=images.shape[1:3]).SerializeToString()
-
-
-def _nchw(side: Side) -> Side:
-    """A side of one that takes ``[1, 3, h, w]``."""
-
-    def run(x: np.ndarray) -> np.ndarray:
-        return side(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).transpose(0, 2, 3, 1)
-
-    return run
 
 
 def packed(model: PackedModel, images: np.ndarray, threads: int) -> Side:
@@ -213,7 +203,7 @@ def torch_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
             lambda x: build_network(TorchOps(), model, x), example, check_trace=False
         )
 
-    @_nchw
+    @nchw
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             tensor = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
@@ -222,30 +212,11 @@ def torch_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     return run
 
 
-def openvino_side(graph: Any, threads: int) -> Side:
-    """OpenVINO on a graph, with float32 asked for."""
-    import openvino
-
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    request = openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
-
-    @_nchw
-    def run(x: np.ndarray) -> np.ndarray:
-        request.infer({0: x})
-        return request.get_output_tensor(0).data
-
-    return run
-
-
 def openvino_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     """OpenVINO, with float32 asked for: it would take bfloat16 where the CPU has AMX."""
     import openvino
 
-    graph = _graph(model, images)
+    graph = graph_of(model, images)
     return openvino_side(openvino.Core().read_model(graph), threads)
 
 
@@ -255,7 +226,7 @@ def openvino_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     import openvino
 
     nncf.set_log_level(logging.ERROR)
-    graph = openvino.Core().read_model(_graph(model, images))
+    graph = openvino.Core().read_model(graph_of(model, images))
     inputs = [{"x": x[None].transpose(0, 3, 1, 2).copy()} for x in images]
     quantised = nncf.quantize(
         graph,
@@ -266,18 +237,9 @@ def openvino_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     return openvino_side(quantised, threads)
 
 
-def _onnxruntime(content: bytes, threads: int) -> Side:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return _nchw(lambda x: np.asarray(session.run(None, {"x": x})[0]))
-
-
 def onnxruntime_f32(model: PackedModel, images: np.ndarray, threads: int) -> Side:
     """ONNX Runtime on the CPU."""
-    return _onnxruntime(_graph(model, images), threads)
+    return onnxruntime_side(graph_of(model, images), threads)
 
 
 def onnxruntime_int8(model: PackedModel, images: np.ndarray, threads: int) -> Side:
@@ -293,7 +255,7 @@ def onnxruntime_int8(model: PackedModel, images: np.ndarray, threads: int) -> Si
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "f32.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(_graph(model, images))
+        source.write_bytes(graph_of(model, images))
         quantization.quantize_static(
             source,
             target,
@@ -302,7 +264,7 @@ def onnxruntime_int8(model: PackedModel, images: np.ndarray, threads: int) -> Si
             op_types_to_quantize=["Conv"],
             per_channel=True,
         )
-        return _onnxruntime(target.read_bytes(), threads)
+        return onnxruntime_side(target.read_bytes(), threads)
 
 
 SIDES: dict[str, Callable[[PackedModel, np.ndarray, int], Side]] = {
