@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from native_forms import FORMS, needs_native
@@ -59,6 +60,13 @@ def test_a_form_that_this_cpu_does_not_have_is_refused():
     missing = next(form for form in ("neon", "avx512", "avx2") if form not in FORMS)
     error = choice(BINSR_KERNEL=missing)[1][-1]
     assert f"BINSR_KERNEL is {missing!r}, which this CPU cannot run: choose from" in error
+
+
+@needs_native
+def test_a_form_that_the_system_does_not_allow_is_left_out(monkeypatch):
+    form = choose._FORMS[FORMS[0]]
+    monkeypatch.setitem(choose._FORMS, FORMS[0], replace(form, allowed=lambda: False))
+    assert choose.forms() == FORMS[1:]
 
 
 def test_without_a_compiler_it_is_xla_and_said_once(tmp_path):
