@@ -90,7 +90,7 @@ class Engine:
         parts that are neither native nor sums and products.
         """
         form = choose.chosen_form() if jax.default_backend() == "cpu" else "xla"
-        if form == "xla" or self.global_pooling or self.stride != 1 or self.overlap is not None:
+        if form == "xla" or self.stride != 1 or self.overlap is not None:
             return None
         network, channels = self._network, self.channels
 

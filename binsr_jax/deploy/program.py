@@ -48,7 +48,8 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
     "select_n": lambda which, no, yes: np.where(which, yes, no),
     "reduce_precision": reduced_precision,
 }
-KERNELS = ("float_conv", "packed_branch", "packed_chain", "packed_upsample")
+ATTENDED = "packed_attended"  # its last input are means over the image, and so is its second result
+KERNELS = ("float_conv", "packed_branch", "packed_chain", ATTENDED, "packed_upsample")
 # Steps that ``fusing`` makes from several others. The result of the second one may reuse the memory
 # of its first input.
 FLOAT_LAYER, IMAGE_SKIP = "float_layer", "image_skip"
@@ -96,8 +97,21 @@ class Half:
     inputs: tuple[int, ...]
     output: int
 
-    def __call__(self, *inputs: np.ndarray) -> np.ndarray:
-        """The result for these inputs, ``[1, H, W, C]`` each."""
+    @property
+    def pooling(self) -> tuple[Step, ...]:
+        """The steps that take means over the image."""
+        attended = (step for step in self.steps if step.name == ATTENDED)
+        return tuple(step for step in attended if self.constants[step.inputs[-1]].shape[2])
+
+    def __call__(self, *inputs: np.ndarray, pooled: dict[int, np.ndarray] | None = None):
+        """The result for these inputs, ``[1, H, W, C]`` each.
+
+        Args:
+            inputs: the images.
+            pooled: the means that steps take, by the numbers of their outputs. Missing ones are
+                computed and added.
+        """
+        pooled = {} if pooled is None else pooled
         values = {**self.constants, **dict(zip(self.inputs, inputs, strict=True))}
         last_use = {number: i for i, step in enumerate(self.steps) for number in step.inputs}
         last_use[self.output] = len(self.steps)
@@ -114,6 +128,10 @@ class Half:
             else:
                 for i, step in enumerate(steps, done - len(steps)):
                     taken, first = [values[n] for n in step.inputs], step.inputs[0]
+                    if step.name == ATTENDED:
+                        made, means = _attended(step, taken, pooled.get(step.output))
+                        values[step.output], pooled[step.output] = made, means
+                        continue
                     reused = step.name == IMAGE_SKIP and first not in kept and last_use[first] == i
                     values[step.output] = _made(step, sides, taken, taken[0] if reused else None)
             for number in free:
@@ -143,22 +161,29 @@ class Program:
     radius: int
     bytes_per_pixel: float
 
-    # A network with a stride, with means over the whole image or without signs is no program.
+    # A network with a stride or without signs is no program.
     stride = 1
     overlap = None
-    global_pooling = False
+
+    @property
+    def global_pooling(self) -> bool:
+        """Whether the network takes means over the whole image, in its first half."""
+        return bool(self.extract.pooling)
 
     def run(self, image: np.ndarray, pooled: Any = None) -> np.ndarray:
         """Restores an image: float32 ``[h, w, channels]`` to ``[scale h, scale w, channels]``.
+
+        Args:
+            image: The image.
+            pooled: The result of ``pooled_of`` for the whole image, if this is a tile of it.
 
         Raises:
             ValueError: The image has another shape.
             TypeError: The image is not float32.
         """
-        del pooled
         check_image(image, self.channels)
         x = image[None]
-        features = self.extract(x)
+        features = self.extract(x, pooled=dict(pooled or {}))
         # Only enlarged features count, not images. ``packed_upsample`` holds a few rows of them.
         held = (step.size for step in self.reconstruct.steps if step.channels > self.channels)
         largest = max(held, default=1)
@@ -175,8 +200,12 @@ class Program:
         return y
 
     def pooled_of(self, image: np.ndarray) -> Any:
-        """None, since the network uses no means over the whole image."""
-        return {}
+        """The means over an image, which ``run`` takes for its tiles."""
+        check_image(image, self.channels)
+        pooled: dict[int, np.ndarray] = {}
+        if self.global_pooling:
+            self.extract(image[None], pooled=pooled)
+        return pooled
 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
@@ -226,6 +255,19 @@ def _made(
         y = _empty((len(inputs[0]), *sides, step.channels))
     direct.call(choose.chosen_form(), step.name, inputs, step.attributes, y)
     return y
+
+
+def _attended(
+    step: Step, inputs: Sequence[np.ndarray], given: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The output of units with attention, and the means that they took."""
+    *rest, means = inputs
+    y = _empty(rest[0].shape)
+    batch, _, count, channels = means.shape
+    taken = np.empty((batch, len(rest[1]), count, channels), np.float32)
+    arrays = (*rest, means if given is None else given)
+    direct.call(choose.chosen_form(), step.name, arrays, step.attributes, y, taken)
+    return y, taken
 
 
 def _enlarged(step: Step, x: np.ndarray, factor: int) -> np.ndarray:

@@ -29,6 +29,7 @@ _SUMS = ("add", "sub")
 _MOVES: dict[str, Callable[[Any, list[np.ndarray]], np.ndarray]] = {
     "broadcast_in_dim": lambda params, arrays: _broadcast(arrays[0], **params),
     "concatenate": lambda params, arrays: np.concatenate(arrays, params["dimension"]),
+    "reshape": lambda params, arrays: arrays[0].reshape(params["new_sizes"]),
     "squeeze": lambda params, arrays: np.squeeze(arrays[0], params["dimensions"]),
     "stack": lambda params, arrays: np.stack(arrays, params["axis"]),
 }
@@ -120,7 +121,10 @@ class _Tracer:
         if name == "ffi_call":
             kernel = params["target_name"].removeprefix(f"binsr_{self._form}_")
             if kernel in KERNELS:
-                return [self._step(kernel, equation, inputs, _attributes(params["attributes"]))]
+                attributes = _attributes(params["attributes"])
+                # Means, its other result, are not used inside a network.
+                others = [next(self._numbers) for _ in equation.outvars[1:]]
+                return [self._step(kernel, equation, inputs, attributes), *others]
         if name in _NOTHING:
             return inputs
         if name in ELEMENTWISE and _is_simple(name, params):
@@ -155,7 +159,7 @@ class _Tracer:
             made_by = {step.output: step.name for step in self._steps}
             if name in _SUMS and any(made_by.get(number) == "mul" for number in inputs):
                 raise UntraceableError("a product in a sum, which XLA may fuse")
-        (output,) = equation.outvars
+        output, *_ = equation.outvars
         batch, height, width, channels = _shape(output)
         size = height // _SIDES[0]
         if (batch, height, width) != (1, size * _SIDES[0], size * _SIDES[1]):

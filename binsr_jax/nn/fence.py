@@ -18,6 +18,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from binsr_jax.nn.attention import POOLED
 from binsr_jax.nn.binary import FOLDED
+from binsr_jax.ops.attended import Attended, attended_chain, can_chain_attended
 from binsr_jax.ops.branch import Branch, can_chain, packed_chain
 
 UNIT_INPUT = "unit_input"  # the name of a unit's input for ``jax.checkpoint``
@@ -35,7 +36,8 @@ def chain(
     """Calls units in sequence, each behind its fence: ``unit_n(... unit_1(x))``.
 
     On CPU, consecutive packed units of one branch each, with arrays of equal shapes, become one
-    native call (``ops.branch.packed_chain``), which gives the same bits.
+    native call (``ops.branch.packed_chain``), which gives the same bits. So do those with attention
+    (``ops.attended``), whose floats it rounds differently.
 
     Args:
         units: Made inside the calling module, see ``fence``.
@@ -47,15 +49,15 @@ def chain(
             loops are slow on CPU. The variables themselves keep their form.
         skip: Whether x is added at the end.
     """
-    if branches := _as_branches(units, x):
-        return packed_chain(x, branches, skip)
+    if (y := _natively(units, x, skip)) is not None:
+        return y
     progress = [0.0] * len(units) if progress is None else progress
     pairs = zip(units, progress, strict=True)
     start = x
     for _, run in groupby(pairs, lambda pair: (_placeless(pair[0]), _shapes(pair[0]))):
         alike, own = zip(*run, strict=True)
-        if branches := _as_branches(alike, x):
-            x = packed_chain(x, branches)
+        if (y := _natively(alike, x)) is not None:
+            x = y
         elif scan and len(alike) > 1 and not alike[0].is_initializing():
             x = _scanned(alike, x, train, own)
         else:
@@ -64,13 +66,44 @@ def chain(
     return x + start if skip else x
 
 
-def _as_branches(units: Sequence[nn.Module], x: jax.Array) -> list[Branch]:
-    """Packed units as branches for one native call; empty if they do not fit into one."""
+def _natively(units: Sequence[nn.Module], x: jax.Array, skip: bool = False) -> jax.Array | None:
+    """The output of packed units by one native call; None if they do not fit into one."""
     if not units or any(units[0].is_mutable_collection(name) for name in ("intermediates", FOLDED)):
-        return []  # the caller captures intermediates inside the units
-    branches = [as_branch() for unit in units if (as_branch := getattr(unit, "as_branch", None))]
-    known = [branch for branch in branches if branch is not None]
-    return known if len(known) == len(units) and can_chain(x, known) else []
+        return None  # the caller captures intermediates inside the units
+    branches: list[Branch] = _all(units, "as_branch")
+    if branches and can_chain(x, branches):
+        return packed_chain(x, branches, skip)
+    attended: list[Attended] = _all(units, "as_attended")
+    if not attended or not can_chain_attended(x, attended):
+        return None
+    y, means = attended_chain(x, attended, _given(units, attended[0]), skip)
+    if any(attended[0].pooling) and units[0].is_mutable_collection(POOLED):
+        for i, unit in enumerate(units):
+            own = zip(_pooling(attended[0]), jnp.moveaxis(means[:, i], 1, 0), strict=True)
+            _put(unit, {POOLED: {name: {"mean": mean[:, None, None]} for name, mean in own}})
+    return y
+
+
+def _all(units: Sequence[nn.Module], method: str) -> list[Any]:
+    """What a method returns for each unit; empty if one has no such method or returns None."""
+    known = [form for unit in units if (form := getattr(unit, method, lambda: None)()) is not None]
+    return known if len(known) == len(units) else []
+
+
+def _pooling(unit: Attended) -> list[str]:
+    """The modules of a unit that take means over an image."""
+    names = ("binary_attention", "residual_attention")
+    return [name for name, pools in zip(names, unit.pooling, strict=True) if pools]
+
+
+def _given(units: Sequence[nn.Module], first: Attended) -> jax.Array | None:
+    """The means that the caller gives, ``[B, units, m, C]``; None if it gives none."""
+    pooled = [unit.variables.get(POOLED) for unit in units]
+    given = [own for own in pooled if own]
+    if not any(first.pooling) or len(given) < len(units):
+        return None
+    means = [[own[name]["mean"][:, 0, 0] for name in _pooling(first)] for own in given]
+    return jnp.stack([jnp.stack(own, 1) for own in means], 1)
 
 
 def fence(unit: nn.Module) -> Callable[..., jax.Array]:

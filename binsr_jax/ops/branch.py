@@ -101,7 +101,7 @@ def packed_branch(x: jax.Array, branch: Branch, shuffle: int = 1) -> jax.Array:
 
     def natively(x: jax.Array, branch: Branch) -> jax.Array:
         kind = _KINDS[type(branch.residual)]
-        arrays = (branch.threshold, branch.w_bits, _epilogue(branch), _numbers(branch.residual))
+        arrays = (branch.threshold, branch.w_bits, epilogue_of(branch), _numbers(branch.residual))
         return call.packed_branch(x, *arrays, kind, shuffle, form)
 
     by_xla = partial(_by_xla, shuffle=shuffle)
@@ -145,7 +145,7 @@ def packed_chain(x: jax.Array, branches: Sequence[Branch], skip: bool = False) -
     arrays = (
         jnp.stack([b.threshold for b in branches]),
         jnp.stack([b.w_bits for b in branches]),
-        jnp.stack([_epilogue(b) for b in branches]),
+        jnp.stack([epilogue_of(b) for b in branches]),
         jnp.stack([_numbers(b.residual) for b in branches]),
     )
     return call.packed_chain(x, *arrays, kind, skip, form)
@@ -185,7 +185,7 @@ def packed_upsample(x: jax.Array, branch: Branch, tail: jax.Array, shuffle: int)
     _check(x, branch, shuffle)
     kind = _KINDS[type(branch.residual)]
     form = choose.form_for_packed(x, branch.w_bits)
-    arrays = (branch.threshold, branch.w_bits, _epilogue(branch), _numbers(branch.residual), tail)
+    arrays = (branch.threshold, branch.w_bits, epilogue_of(branch), _numbers(branch.residual), tail)
     return call.packed_upsample(x, *arrays, kind, shuffle, form)
 
 
@@ -206,7 +206,7 @@ def _by_xla(x: jax.Array, branch: Branch, shuffle: int) -> jax.Array:
     return add_residual(branch.factor * y, x, branch.residual, shuffle)
 
 
-def _epilogue(branch: Branch) -> jax.Array:
+def epilogue_of(branch: Branch) -> jax.Array:
     """The epilogue's numbers, f32 ``[5, O]``: see ``native.call``."""
     factors = jnp.broadcast_to(branch.factor, branch.weight_scale.shape)
     shift_in = branch.bias - branch.shift_in

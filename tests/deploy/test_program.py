@@ -24,6 +24,9 @@ SIZES = ((1, 1), (1, 7), (5, 1), (13, 6), (61, 47))
 NETWORKS = {
     "plain": {"unit": "bbcu"},
     "spatial": {"unit": "attention", "residual_attention": "spatial", "image_skip": "bilinear"},
+    "pixel": {"residual_attention": "pixel", "binary_attention": "spatial"},
+    "se": {"residual_attention": "spatial", "binary_attention": "se"},
+    "means": {"residual_attention": "global", "binary_attention": "global"},
     "x3": {"scale": 3, "image_skip": "bilinear"},
     "x4": {"scale": 4, "image_skip": "bilinear", "residual_attention": "spatial"},
     "denoise": {"task": "denoise", "scale": 1, "name": "dncnn", "blocks": 3},
@@ -51,6 +54,19 @@ def test_a_program_gives_the_bits_of_xla(make, name):
         np.testing.assert_array_equal(program.run(x), engine.run(x), err_msg=str(shape))
     for attribute in ("scale", "channels", "radius", "stride", "overlap", "bytes_per_pixel"):
         assert getattr(program, attribute) == getattr(engine, attribute)
+    assert program.global_pooling == engine.global_pooling
+
+
+@pytest.mark.parametrize("name", ["se", "means", "plain"])
+def test_tiles_take_the_means_of_the_whole(make, name):
+    program, x = Engine(make(**NETWORKS[name])).program(), picture(31, 44)
+    assert program is not None
+    pooled, whole = program.pooled_of(x), program.run(x)
+    assert bool(pooled) == (name != "plain")
+    np.testing.assert_array_equal(program.run(x, pooled), whole)
+    halo = program.radius
+    tile = program.run(x[:, : 20 + halo], pooled)
+    np.testing.assert_array_equal(tile[:, : 20 * program.scale], whole[:, : 20 * program.scale])
 
 
 @pytest.mark.parametrize("name", ["spatial", "x3", "x4", "direct"])
@@ -94,9 +110,7 @@ def test_where_the_handlers_for_xla_cannot_be_made_xla_does_all(make, monkeypatc
 @pytest.mark.parametrize(
     "fields",
     [
-        {"residual_attention": "se"},
-        {"residual_attention": "pixel"},
-        {"binary_attention": "spatial"},
+        {"unit": "dual", "residual_attention": "spatial", "binary_attention": "pixel"},
         {"unit": "residual"},
     ],
 )
@@ -122,7 +136,7 @@ def kept(make, tmp_path, monkeypatch):
     """A model file whose program is kept in a folder of the test, and that folder."""
     monkeypatch.setattr(loading, "cache_folder", lambda name: tmp_path)
     monkeypatch.setattr(loading, "_runs_on_cpu", lambda: True)
-    save_model(tmp_path / "a.binsr", make(**NETWORKS["spatial"]))
+    save_model(tmp_path / "a.binsr", make(**NETWORKS["se"]))
     return tmp_path / "a.binsr", tmp_path
 
 

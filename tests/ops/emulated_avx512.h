@@ -77,6 +77,16 @@ inline __m128i Bytes(__m512i v) {
   return packed;
 }
 
+inline __m512i Widened(__m256i v) {
+  int16_t lanes[16];
+  std::memcpy(lanes, &v, sizeof lanes);
+  return Each<__m512i>([&](int i) { return int32_t(lanes[i]); });
+}
+
+inline __m512 Inverse(__m512 v) {
+  return Each<__m512>([&](int i) { return 1 / v[i]; });
+}
+
 template <class F>
 __m512i Two(__m512i a, __m512i b, const F& f) {
   const Lanes x = Of(a), y = Of(b);
@@ -100,6 +110,8 @@ __m512i Two(__m512i a, __m512i b, const F& f) {
   [](const emulated::Lanes& x) { \
     return emulated::Each<__m512>([&](int i) { return float(int32_t(x.at[i])); }); \
   }(emulated::Of(v))
+#define _mm512_cvtepi16_epi32 emulated::Widened
+#define _mm512_rcp14_ps emulated::Inverse
 #define _mm512_fmadd_ps(a, b, c) \
   emulated::Each<__m512>([&](int i) { return __builtin_fmaf(a[i], b[i], c[i]); })
 #define _mm512_cmp_ps_mask(a, b, how) emulated::Compare(a, b, how)

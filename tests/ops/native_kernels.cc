@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "amx.h"
+#include "attended.h"
 #include "branch.h"
 #include "chain.h"
 #include "float_conv.h"
@@ -245,6 +246,109 @@ void CheckChain(const Shape& s, ResidualKind kind, int64_t units, int64_t thread
   Check(added == one_by_one, "a chain with what is added", s);
 }
 
+int64_t Numbers(AttentionKind kind, int64_t channels) {
+  switch (kind) {
+    case AttentionKind::kNone: return 0;
+    case AttentionKind::kSpatial: return 1 + channels;
+    case AttentionKind::kSqueeze: return 3 + channels + 6 * channels;
+    default: return channels + channels * channels;
+  }
+}
+
+// The number by which attention multiplies a channel of a pixel, for the pixel or for the mean.
+double Map(AttentionKind kind, const std::vector<float>& n, const double* x, int64_t channels,
+           int64_t c) {
+  const float* at = n.data();
+  std::vector<double> hidden(x, x + channels);
+  int64_t outputs = channels;
+  if (kind == AttentionKind::kNone) return 1;
+  if (kind == AttentionKind::kSpatial) outputs = 1, c = 0;
+  if (kind == AttentionKind::kSqueeze) {
+    hidden.assign(at, at + 3);
+    for (int64_t j = 0; j < 3; ++j) {
+      for (int64_t i = 0; i < channels; ++i) hidden[j] += x[i] * at[3 + 3 * i + j];
+      hidden[j] = std::max(hidden[j], 0.0);
+    }
+    at += 3 + 3 * channels;
+  }
+  double sum = at[c];
+  for (size_t i = 0; i < hidden.size(); ++i) sum += hidden[i] * at[outputs + i * outputs + c];
+  return 1 / (1 + std::exp(-sum));
+}
+
+// The map of each pixel and channel of z, or of the means of its images.
+std::vector<double> Maps(AttentionKind kind, const std::vector<float>& n, const Shape& s,
+                         const std::vector<double>& z) {
+  std::vector<double> maps(z.size());
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t pixels = s.height * s.width;
+    const double* x = z.data() + b * pixels * s.channels;
+    std::vector<double> mean(s.channels);
+    for (int64_t i = 0; i < pixels * s.channels; ++i) mean[i % s.channels] += x[i] / pixels;
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < s.channels; ++c)
+        maps[((b * pixels) + p) * s.channels + c] =
+            Map(kind, n, Pools(kind) ? mean.data() : x + p * s.channels, s.channels, c);
+  }
+  return maps;
+}
+
+template <class Form>
+void CheckAttended(const Shape& s, AttentionKind binary, AttentionKind residual, int64_t units,
+                   int64_t threads) {
+  Threads pool(threads), alone(1);
+  const int64_t count = Pools(binary) + Pools(residual), size = count * s.channels;
+  const int64_t bs = Numbers(binary, s.channels), rs = 1 + Numbers(residual, s.channels);
+  const auto x = Numbers(s.batch * s.height * s.width * s.channels);
+  std::vector<std::unique_ptr<Unit>> parameters;
+  std::vector<std::vector<float>> numbers;
+  std::vector<std::optional<AttendedLink<Form>>> links(units), one(1);
+  std::vector<float> y = x, one_by_one = x, means(s.batch * units * size), own(s.batch * size);
+  for (int64_t u = 0; u < units; ++u) {
+    parameters.push_back(std::make_unique<Unit>(s));
+    numbers.push_back(Numbers(bs));
+    numbers.push_back(Numbers(rs));
+  }
+  for (int64_t u = 0; u < units; ++u) {
+    const Unit& unit = *parameters[u];
+    for (auto* link : {&links[u], &one[0]})
+      link->emplace(s, unit.threshold.data(), unit.k.data(), unit.epilogue.data(), binary,
+                    numbers[2 * u].data(), bs, residual, numbers[2 * u + 1].data(), rs);
+    const std::vector<float> before = one_by_one;
+    PackedAttended<Form>(alone, s, one, binary, residual, before.data(), false, own.data(), false,
+                         one_by_one.data());
+    if (u) continue;
+    // The first unit, beside double precision.
+    std::vector<float> dots(x.size()), scales(5 * s.channels, 1.0f);
+    std::fill_n(scales.data() + s.channels, s.channels, 0.0f);
+    std::fill_n(scales.data() + 3 * s.channels, s.channels, 0.0f);
+    PackedBranch<Form>(alone, s, x.data(), unit.threshold.data(), unit.k.data(),
+                       Epilogue::Of(scales.data(), s.channels),
+                       Residual(ResidualKind::kNone, s.channels, nullptr), 1, dots.data());
+    const float* e = unit.epilogue.data();
+    std::vector<double> z(x.size()), features(x.begin(), x.end());
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int64_t c = i % s.channels;
+      const double v = double(dots[i]) * e[c] + e[s.channels + c];
+      z[i] = (v > 0 ? v : v * e[2 * s.channels + c]) + e[3 * s.channels + c];
+    }
+    const auto a = Maps(binary, numbers[0], s, z), b = Maps(residual, {numbers[1].begin() + 1, numbers[1].end()}, s, features);
+    bool close = true;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double v = e[4 * s.channels + i % s.channels] * a[i] * z[i] + numbers[1][0] * b[i] * x[i];
+      close &= std::abs(one_by_one[i] - v) <= 1e-3 * (1 + std::abs(z[i]) + std::abs(x[i]));
+    }
+    Check(close, "a unit with attention", s);
+  }
+  PackedAttended<Form>(pool, s, links, binary, residual, x.data(), false, means.data(), false,
+                       y.data());
+  Check(y == one_by_one, "a chain with attention", s);
+  PackedAttended<Form>(pool, s, links, binary, residual, x.data(), true, means.data(), true,
+                       y.data());
+  for (size_t i = 0; i < x.size(); ++i) one_by_one[i] += x[i];
+  Check(y == one_by_one, "a chain with given means", s);
+}
+
 // A convolution with what follows it, beside the sums of the convolution alone.
 void CheckEnding(const Shape& s, const std::vector<float>& x, const std::vector<float>& k,
                  const std::vector<float>& sums) {
@@ -352,6 +456,15 @@ void CheckForm(const char* name) {
           CheckChain<Form>(s, kind, Any(1, 11), threads);
         }
   }
+  using Kind = AttentionKind;
+  for (const Kind binary : {Kind::kNone, Kind::kSpatial, Kind::kPixel, Kind::kGlobal, Kind::kSqueeze})
+    for (const Kind residual : {Kind::kNone, Kind::kSpatial, Kind::kPixel, Kind::kSqueeze})
+      for (const int64_t channels : {5, 33, 64, 80}) {
+        Shape s = AnyShape(channels, channels);
+        s.height *= Any(1, 3);
+        s.width += Any(0, 1) * 50;
+        CheckAttended<Form>(s, binary, residual, Any(1, 4), Any(1, 3));
+      }
   std::printf("%s: %d checks\n", name, checks - before);
 }
 

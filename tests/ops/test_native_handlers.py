@@ -11,7 +11,7 @@ from binsr_jax.ops.native import choose, direct
 pytestmark = needs_native
 
 F, U, S = jnp.float32, jnp.uint32, jnp.int16
-# Of each handler its arguments, its attributes and its result, as they fit.
+# Of each handler its arguments, its attributes and its results, as they fit.
 X = ((1, 4, 5, 16), F)
 FITTING = {
     "packed_conv": (
@@ -53,6 +53,20 @@ FITTING = {
         {"kind": "plain", "skip": True},
         X,
     ),
+    "packed_attended": (
+        {
+            "x": X,
+            "threshold": ((2, 16), F),
+            "k": ((2, 3, 3, 1, 16), U),
+            "epilogue": ((2, 5, 16), F),
+            "binary": ((2, 4 + 16 * 4 + 16 + 4 * 16), F),
+            "residual": ((2, 18), F),
+            "means": ((1, 2, 1, 16), F),
+        },
+        {"binary": "se", "residual": "spatial", "skip": True},
+        X,
+        ((1, 2, 1, 16), F),
+    ),
     "float_conv": ({"x": X, "k": ((3, 3, 16, 3), F)}, {}, ((1, 4, 5, 3), F)),
     "float_layer": (
         {"x": X, "k": ((3, 3, 16, 12), F), "bias": ((12,), F), "slope": ((1,), F)},
@@ -79,22 +93,28 @@ if FORMS and choose.has_amx(FORMS[0]):
     }
 
 
-def run(handler, arguments, attributes, result):
+def run(handler, arguments, attributes, *results):
     choose.load(FORMS[0])
-    call = jax.ffi.ffi_call(f"binsr_{FORMS[0]}_{handler}", jax.ShapeDtypeStruct(*result))
+    shapes = [jax.ShapeDtypeStruct(*result) for result in results]
+    call = jax.ffi.ffi_call(f"binsr_{FORMS[0]}_{handler}", shapes)
     return call(*(jnp.ones(*argument) for argument in arguments.values()), **attributes)
+
+
+def named(results):
+    return dict(zip(("the result", "the other result"), results, strict=False))
 
 
 @pytest.mark.parametrize("handler", FITTING)
 def test_what_fits_is_computed(handler):
-    arguments, attributes, result = FITTING[handler]
-    assert run(handler, arguments, attributes, result).shape == result[0]
+    arguments, attributes, *results = FITTING[handler]
+    made = run(handler, arguments, attributes, *results)
+    assert [array.shape for array in made] == [shape for shape, _ in results]
 
 
 def wrong_arrays():
     """Each array of each handler, of another type, with an axis more, or with another size."""
-    for handler, (arguments, _, result) in FITTING.items():
-        for name, (shape, dtype) in [*arguments.items(), ("the result", result)]:
+    for handler, (arguments, _, *results) in FITTING.items():
+        for name, (shape, dtype) in [*arguments.items(), *named(results).items()]:
             other = U if dtype == F else F
             changes = [((*shape, 1), dtype), (shape, other)]
             changes += [
@@ -106,14 +126,15 @@ def wrong_arrays():
 
 @pytest.mark.parametrize("handler", FITTING)
 def test_what_does_not_fit_is_refused(handler):
-    arguments, attributes, result = FITTING[handler]
+    arguments, attributes, *results = FITTING[handler]
     refused = 0
     for of, name, change in wrong_arrays():
         if of != handler:
             continue
-        changed = {**arguments, "the result": result, name: change}
+        changed = {**arguments, **named(results), name: change}
+        given = {k: changed.pop(k) for k in arguments}
         with pytest.raises(jax.errors.JaxRuntimeError, match=f"{handler}: "):
-            run(handler, {k: changed[k] for k in arguments}, attributes, changed["the result"])
+            run(handler, given, attributes, *changed.values())
         refused += 1
     assert refused >= 18
 
@@ -137,12 +158,16 @@ def test_what_does_not_fit_is_refused(handler):
         ("image_skip", {"factor": np.int64(4)}, "z is [1, 8, 10, 16] and must be [1, 16, 20, 16]"),
         ("packed_chain", {"kind": "none"}, "no residual none"),
         ("packed_chain", {"kind": "spatial"}, "residual is [2, 1] and must be [2, 18]"),
+        ("packed_attended", {"binary": "other"}, "there is no attention other"),
+        ("packed_attended", {"residual": "other"}, "there is no attention other"),
+        ("packed_attended", {"binary": "pixel"}, "binary has 148 numbers, which do not fit pixel"),
+        ("packed_attended", {"residual": "se"}, "residual has 18 numbers, which do not fit se"),
     ],
 )
 def test_attributes_that_do_not_fit_are_refused(handler, change, words):
-    arguments, attributes, result = FITTING[handler]
+    arguments, attributes, *results = FITTING[handler]
     with pytest.raises(jax.errors.JaxRuntimeError) as refusal:
-        run(handler, arguments, attributes | change, result)
+        run(handler, arguments, attributes | change, *results)
     assert words in str(refusal.value)
 
 
@@ -170,41 +195,45 @@ def test_an_empty_batch_has_an_empty_result(axis):
         image[axis], shape = 0, list(shape)
         shape[axis] = 0
         changed = {**arguments, "x": (tuple(image), arguments["x"][1])}
-        assert run(handler, changed, attributes, (tuple(shape), dtype)).size == 0
+        (empty,) = run(handler, changed, attributes, (tuple(shape), dtype))
+        assert empty.size == 0
 
 
-def directly(handler, arguments, attributes, result):
+def directly(handler, arguments, attributes, *results):
     arrays = [np.ones(shape, np.dtype(kind)) for shape, kind in arguments.values()]
-    made = np.empty(result[0], np.dtype(result[1]))
+    made = [np.empty(shape, np.dtype(kind)) for shape, kind in results]
     plain = {k: v if isinstance(v, str | bool) else int(v) for k, v in attributes.items()}
-    direct.call(FORMS[0], handler, arrays, plain, made)
+    direct.call(FORMS[0], handler, arrays, plain, *made)
     return made
 
 
 @pytest.mark.parametrize("handler", FITTING)
 def test_without_xla_the_result_is_the_same(handler):
-    arguments, attributes, result = FITTING[handler]
-    expected = run(handler, arguments, attributes, result)
-    np.testing.assert_array_equal(directly(handler, arguments, attributes, result), expected)
+    arguments, attributes, *results = FITTING[handler]
+    expected = run(handler, arguments, attributes, *results)
+    made = directly(handler, arguments, attributes, *results)
+    for own, other in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(own, other)
 
 
 @pytest.mark.parametrize("handler", FITTING)
 def test_without_xla_what_does_not_fit_is_refused(handler):
-    arguments, attributes, result = FITTING[handler]
+    arguments, attributes, *results = FITTING[handler]
     for of, name, change in wrong_arrays():
         if of == handler:
-            changed = {**arguments, "the result": result, name: change}
+            changed = {**arguments, **named(results), name: change}
+            given = {k: changed.pop(k) for k in arguments}
             with pytest.raises(ValueError, match=f"{handler}: "):
-                directly(
-                    handler, {k: changed[k] for k in arguments}, attributes, changed["the result"]
-                )
+                directly(handler, given, attributes, *changed.values())
     with pytest.raises(ValueError, match="float64"):
-        directly(handler, {**arguments, "more": ((1,), "float64")}, attributes, result)
+        directly(handler, {**arguments, "more": ((1,), "float64")}, attributes, *results)
     with pytest.raises(ValueError, match="arguments"):
-        directly(handler, {**arguments, "more": ((1,), F)}, attributes, result)
+        directly(handler, {**arguments, "more": ((1,), F)}, attributes, *results)
+    with pytest.raises(ValueError, match="results"):
+        directly(handler, arguments, attributes, *results, results[0])
     if attributes:
         with pytest.raises(ValueError, match="attribute"):
-            directly(handler, arguments, {}, result)
+            directly(handler, arguments, {}, *results)
 
 
 def test_bfloat16_without_a_form_is_refused():

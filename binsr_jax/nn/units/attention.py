@@ -12,6 +12,8 @@ code. The paper's source gives their names, their costs, and the base, ``RPReLU(
 - "Dual" scales the binary branch by such a map and by a map of the branch itself.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
@@ -19,6 +21,7 @@ from binsr_jax.nn.attention import ATTENTION, SqueezeExcitation
 from binsr_jax.nn.binary import RPReLU
 from binsr_jax.nn.fence import fence
 from binsr_jax.nn.units.base import BinaryUnit
+from binsr_jax.ops.attended import ARRAYS, Attended
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.branch import Branch, PlainResidual, SpatialResidual
 
@@ -83,6 +86,25 @@ class AttentionUnit(_Attended):
             attention = params["residual_attention"]["map"]
             residual = SpatialResidual(*residual, attention["bias"][0], attention["kernel"][:, 0])
         return self._packed_branch(residual, params["binary_scale"])
+
+    def as_attended(self) -> Attended | None:
+        params = self.variables.get("params", {})
+        kinds = self._kind("binary"), self._kind("residual")
+        if "residual_scale" not in params or not ARRAYS.keys() >= {*kinds}:
+            return None
+        residual = PlainResidual(params["residual_scale"])
+        if (branch := self._packed_branch(residual, params["binary_scale"])) is None:
+            return None
+        binary, residual = (
+            [_array(params[f"{name}_attention"], path) for path in ARRAYS[kind]]
+            for name, kind in zip(("binary", "residual"), kinds, strict=True)
+        )
+        return Attended(branch, binary, residual, kinds)
+
+
+def _array(params: Any, path: str) -> jax.Array:
+    layer, name = path.split("/")
+    return params[layer][name]
 
 
 class Base(_Attended):

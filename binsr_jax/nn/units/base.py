@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from binsr_jax.nn.binary import BinaryConv, RPReLU, RSign, binary_branch, branch_of, is_packed
+from binsr_jax.ops.attended import Attended
 from binsr_jax.ops.binarize import Progress
 from binsr_jax.ops.branch import Branch, Residual
 
@@ -38,6 +39,10 @@ class Unit(nn.Module):
 
         Such units in a row become one native call: see ``binsr_jax.nn.fence.chain``.
         """
+        return None
+
+    def as_attended(self) -> Attended | None:
+        """The whole unit as a packed branch with attention, likewise; or None."""
         return None
 
 

@@ -19,17 +19,19 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
     """A decorator for a foreign call: each device computes its part of the batch.
 
     Args:
-        rule: The axes of operands and result; "b" is the batch, which comes first.
+        rule: The axes of operands and results; "b" is the batch, which comes first.
         operands: The number of array arguments, which come first; the rest is static.
     """
 
     def decorate(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def partition(*arguments: Any):
-            *static, mesh, _, result = arguments
-            batch = NamedSharding(mesh, PartitionSpec(*result.sharding.spec[:1]))
+            *static, mesh, _, results = arguments
+            first = jax.tree.leaves(results)[0]
+            batch = NamedSharding(mesh, PartitionSpec(*first.sharding.spec[:1]))
             whole = NamedSharding(mesh, PartitionSpec())
             places = tuple(batch if axes.split()[0] == "b" else whole for axes in axes_of_operands)
-            return mesh, lambda *arrays: f(*arrays, *static), batch, places
+            made = jax.tree.map(lambda _: batch, results)
+            return mesh, lambda *arrays: f(*arrays, *static), made, places
 
         axes_of_operands = rule.split("->")[0].split(",")
         signature = inspect.signature(f)
@@ -55,7 +57,8 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
                     a if m else jnp.broadcast_to(a, (size, *a.shape))
                     for a, m in zip(arrays, mapped, strict=True)
                 ]
-                return lax.map(lambda one: call(*one, *static), tuple(whole)), True
+                results = lax.map(lambda one: call(*one, *static), tuple(whole))
+                return results, jax.tree.map(lambda _: True, results)
 
             return each(*arrays)
 
@@ -64,7 +67,7 @@ def _by_batch(rule: str, operands: int) -> Callable[..., Any]:
     return decorate
 
 
-def _handler(name: str, form: str, result: jax.ShapeDtypeStruct) -> Callable[..., jax.Array]:
+def _handler(name: str, form: str, result: Any) -> Callable[..., Any]:
     """The foreign call of a kernel in a form of ``choose.forms``."""
     choose.load(form)
     return jax.ffi.ffi_call(f"binsr_{form}_{name}", result)
@@ -148,6 +151,42 @@ def packed_chain(
     y = jax.ShapeDtypeStruct(x.shape, jnp.float32)
     call = _handler("packed_chain", form, y)
     return call(x, threshold, w_bits, epilogue, residual, kind=kind, skip=skip)
+
+
+@_by_batch("b h w c, u c, u i j k c, u e c, u n, u r, b v m c -> b h w c, b u m c", operands=7)
+def packed_attended(
+    x: jax.Array,
+    threshold: jax.Array,
+    w_bits: jax.Array,
+    epilogue: jax.Array,
+    binary: jax.Array,
+    residual: jax.Array,
+    means: jax.Array,
+    kinds: tuple[str, str],
+    skip: bool,
+    form: str,
+) -> tuple[jax.Array, jax.Array]:
+    """``ops.attended.attended_chain`` in a native form: the features, and the means that it took.
+
+    Args:
+        x: f32 ``[B, H, W, C]``.
+        threshold: f32 ``[units, C]``, as are the arrays below those of ``packed_branch`` for units.
+        w_bits: uint32 ``[units, kh, kw, words, C]``.
+        epilogue: f32 ``[units, 5, C]``.
+        binary: The numbers of the attentions on the binary branches, f32 ``[units, n]``.
+        residual: The factors of the residuals, and the numbers of their attentions.
+        means: f32 ``[B, units, m, C]`` for the m attentions of ``kinds`` that take means over an
+            image, or ``[B, 0, m, C]`` to compute them.
+        kinds: The attentions of the binary and of the residual branches.
+        skip: See ``ops.attended.attended_chain``.
+        form: One of ``choose.forms``.
+    """
+    units, count = len(threshold), means.shape[2]
+    shape = (x.shape[0], units, count, x.shape[3])
+    results = jax.ShapeDtypeStruct(x.shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = _handler("packed_attended", form, results)
+    arrays = (x, threshold, w_bits, epilogue, binary, residual, means)
+    return tuple(call(*arrays, binary=kinds[0], residual=kinds[1], skip=skip))
 
 
 @_by_batch("b h w c, i j c o -> b h w o", operands=2)

@@ -49,6 +49,7 @@ _KERNELS = (
     "packed_branch",
     "packed_upsample",
     "packed_chain",
+    "packed_attended",
     "float_conv",
     "float_layer",
     "image_skip",

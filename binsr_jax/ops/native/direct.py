@@ -42,30 +42,31 @@ def call(
     name: str,
     inputs: Sequence[np.ndarray],
     attributes: Mapping[str, int | bool | str],
-    result: np.ndarray,
+    *results: np.ndarray,
 ) -> None:
-    """Calls a kernel, which writes ``result``.
+    """Calls a kernel, which writes ``results``.
 
     Args:
         form: of ``choose.forms``.
         name: of the kernel, such as ``"packed_chain"``.
         inputs: the arrays that it takes: see ``ops.native.call``.
         attributes: its attributes.
-        result: what it writes, of the right shape and type.
+        results: what it writes, of the right shapes and types.
 
     Raises:
         ValueError: something does not fit; the kernel says what.
         build.BuildError: the form cannot be made.
     """
-    if not (result.flags.c_contiguous and result.flags.writeable):
+    if not all(result.flags.c_contiguous and result.flags.writeable for result in results):
         raise ValueError(f"{name}: the result must be contiguous and writeable")
-    arrays = [*(np.ascontiguousarray(array) for array in inputs), result]
+    arrays = [*(np.ascontiguousarray(array) for array in inputs), *results]
     buffers = (_Buffer * len(arrays))(*map(_buffer, arrays))
     pairs = sorted(attributes.items())
     described = (_Attribute * len(pairs))(*(_attribute(*pair) for pair in pairs))
     error = ctypes.create_string_buffer(_ERROR_BYTES)
-    sizes = (thread_count(), len(inputs), buffers, len(pairs), described, error, len(error))
-    if _entry(form)(_address(form, name), *sizes):
+    counts = (thread_count(), len(inputs), len(results))
+    rest = (buffers, len(pairs), described, error, len(error))
+    if _entry(form)(_address(form, name), *counts, *rest):
         raise ValueError(error.value.decode())
 
 
@@ -89,6 +90,7 @@ def _entry(form: str):
     size = ctypes.c_int64
     entry.argtypes = (
         ctypes.c_void_p,
+        size,
         size,
         size,
         ctypes.POINTER(_Buffer),

@@ -13,7 +13,8 @@ namespace binsr {
 
 struct EightLanes {
   using Floats = __m256;
-  static constexpr int64_t kCount = 8;
+  using Ints = uint32_t __attribute__((vector_size(32)));
+  static constexpr int64_t kCount = 8, kSums = 2;
 
   static Floats Load(const float* from) { return _mm256_loadu_ps(from); }
   static void Store(Floats v, float* to) { _mm256_storeu_ps(to, v); }
@@ -26,6 +27,7 @@ struct EightLanes {
   static Floats Leaky(Floats u, Floats slope) {
     return _mm256_blendv_ps(u, _mm256_mul_ps(u, slope), u);
   }
+  static Floats Reciprocal(Floats v) { return 1 / v; }
 };
 
 struct Avx2 : SmallTiles {

@@ -10,7 +10,8 @@ namespace binsr {
 
 struct SixteenLanes {
   using Floats = __m512;
-  static constexpr int64_t kCount = 16;
+  using Ints = uint32_t __attribute__((vector_size(64)));
+  static constexpr int64_t kCount = 16, kSums = 4;
 
   static Floats Load(const float* from) { return _mm512_loadu_ps(from); }
   static void Store(Floats v, float* to) { _mm512_storeu_ps(to, v); }
@@ -18,10 +19,19 @@ struct SixteenLanes {
   static Floats FromDots(const int32_t* dots) {
     return _mm512_cvtepi32_ps(_mm512_loadu_si512(dots));
   }
+  static Floats FromDots(const int16_t* dots) {
+    const auto* at = reinterpret_cast<const __m256i*>(dots);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(at)));
+  }
   static Floats MultiplyAdd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats Leaky(Floats u, Floats slope) {
     const __mmask16 negative = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_LT_OQ);
     return _mm512_mask_mul_ps(u, negative, u, slope);
+  }
+  // By an approximation to 14 bits and a step of Newton's method, several times as fast as a division.
+  static Floats Reciprocal(Floats v) {
+    const Floats r = _mm512_rcp14_ps(v);
+    return r * _mm512_fmadd_ps(-v, r, Set(2.0f));
   }
 };
 

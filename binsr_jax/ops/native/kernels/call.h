@@ -60,13 +60,13 @@ struct Pool {
 
 struct Call {
   Pool pool;
-  int64_t inputs;
-  const Buffer* buffers;  // the inputs, and one more for the result
+  int64_t inputs, results;
+  const Buffer* buffers;  // the inputs, and then the results
   int64_t count;
   const Attribute* attributes;  // in the order of their names
   std::string error;            // written by a kernel whose arguments do not fit
 
-  const Buffer& Result() const { return buffers[inputs]; }
+  const Buffer& Result(int64_t i = 0) const { return buffers[inputs + i]; }
 };
 
 }  // namespace binsr

@@ -29,7 +29,8 @@ class Checks {
 
   // Whether there are so many arrays, and these attributes in the order of their names; `kinds` has a
   // letter for each: "i" for an integer, "b" for a bool, "t" for a text.
-  bool Takes(int64_t inputs, std::initializer_list<const char*> names = {}, const char* kinds = "");
+  bool Takes(int64_t inputs, std::initializer_list<const char*> names = {}, const char* kinds = "",
+             int64_t results = 1);
 
   // Whether a buffer has this type and rank.
   bool Is(const char* name, const Buffer& buffer, Type type, int64_t rank);

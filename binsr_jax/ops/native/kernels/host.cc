@@ -13,9 +13,11 @@
 
 namespace binsr {
 
-bool Checks::Takes(int64_t inputs, std::initializer_list<const char*> names, const char* kinds) {
+bool Checks::Takes(int64_t inputs, std::initializer_list<const char*> names, const char* kinds,
+                   int64_t results) {
   if (call.inputs != inputs)
     return Fails({"it takes ", inputs, " arguments, not ", call.inputs});
+  if (call.results != results) return Fails({"it has ", results, " results, not ", call.results});
   if (call.count != static_cast<int64_t>(names.size()))
     return Fails({"it takes ", static_cast<int64_t>(names.size()), " attributes, not ", call.count});
   const Attribute* given = call.attributes;
@@ -103,12 +105,13 @@ void Schedule(void*, int64_t threads, void (*task)(void*), void* data) {
 }  // namespace
 }  // namespace binsr
 
-// Calls a kernel with `inputs` buffers and one more for its result, and attributes in the order of their
+// Calls a kernel with `inputs` buffers and more for its results, and attributes in the order of their
 // names. Returns 0, or 1 after writing what is wrong into `error`.
 extern "C" int binsr_call(void (*kernel)(binsr::Call&), int64_t threads, int64_t inputs,
-                          const binsr::Buffer* buffers, int64_t count,
+                          int64_t results, const binsr::Buffer* buffers, int64_t count,
                           const binsr::Attribute* attributes, char* error, int64_t error_size) {
-  binsr::Call call = {{nullptr, threads, binsr::Schedule}, inputs, buffers, count, attributes, ""};
+  binsr::Call call = {{nullptr, threads, binsr::Schedule},
+                      inputs, results, buffers, count, attributes, ""};
   kernel(call);
   if (call.error.empty()) return 0;
   std::snprintf(error, error_size, "%s", call.error.c_str());

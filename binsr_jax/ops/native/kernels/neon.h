@@ -12,7 +12,8 @@ namespace binsr {
 
 struct FourLanes {
   using Floats = float32x4_t;
-  static constexpr int64_t kCount = 4;
+  using Ints = uint32x4_t;
+  static constexpr int64_t kCount = 4, kSums = 4;
 
   static Floats Load(const float* from) { return vld1q_f32(from); }
   static void Store(Floats v, float* to) { vst1q_f32(to, v); }
@@ -24,6 +25,7 @@ struct FourLanes {
   static Floats Leaky(Floats u, Floats slope) {
     return vbslq_f32(vcltq_f32(u, vdupq_n_f32(0)), vmulq_f32(u, slope), u);
   }
+  static Floats Reciprocal(Floats v) { return 1 / v; }
 };
 
 struct Neon : SmallTiles {

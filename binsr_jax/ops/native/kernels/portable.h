@@ -34,10 +34,13 @@
 
 namespace binsr {
 
-// One float at a time.
+// One float at a time. `Ints` has an integer for each float, for its bits; kSums vectors of sums for each
+// of six pixels fit the registers.
 struct ScalarLanes {
   using Floats = float;
+  using Ints = uint32_t;
   static constexpr int64_t kCount = 1;
+  static constexpr int64_t kSums = 8;
 
   static Floats Load(const float* from) { return *from; }
   static void Store(Floats v, float* to) { *to = v; }
@@ -49,6 +52,8 @@ struct ScalarLanes {
   static Floats MultiplyAdd(Floats a, Floats b, Floats c) { return binsr::MultiplyAdd(a, b, c); }
   // u if it is positive, otherwise u times the slope.
   static Floats Leaky(Floats u, Floats slope) { return u > 0 ? u : u * slope; }
+  // 1 / v, for positive numbers of normal size.
+  static Floats Reciprocal(Floats v) { return 1 / v; }
 };
 
 struct Portable : SmallTiles {

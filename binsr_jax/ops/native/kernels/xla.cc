@@ -34,10 +34,11 @@ ffi::Error Forward(Kernel* kernel, ffi::ThreadPool& pool, const ffi::RemainingAr
     if (!input.has_value()) return input.error();
     buffers.push_back(BufferOf(*input));
   }
-  if (results.size() != 1) return Invalid("a kernel has one result");
-  auto result = results.get<ffi::AnyBuffer>(0);
-  if (!result.has_value()) return result.error();
-  buffers.push_back(BufferOf(**result));
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto result = results.get<ffi::AnyBuffer>(i);
+    if (!result.has_value()) return result.error();
+    buffers.push_back(BufferOf(**result));
+  }
   std::deque<std::string> texts;  // whose places stay the same
   std::vector<Attribute> given;
   for (const std::string_view key : attributes) {
@@ -57,6 +58,7 @@ ffi::Error Forward(Kernel* kernel, ffi::ThreadPool& pool, const ffi::RemainingAr
   };
   Call call = {{&pool, pool.num_threads(), schedule},
                static_cast<int64_t>(inputs.size()),
+               static_cast<int64_t>(results.size()),
                buffers.data(),
                static_cast<int64_t>(given.size()),
                given.data(),
@@ -87,6 +89,7 @@ BINSR_HANDLER(packed_conv);
 BINSR_HANDLER(packed_branch);
 BINSR_HANDLER(packed_upsample);
 BINSR_HANDLER(packed_chain);
+BINSR_HANDLER(packed_attended);
 BINSR_HANDLER(float_conv);
 BINSR_HANDLER(float_layer);
 BINSR_HANDLER(image_skip);
