@@ -307,13 +307,13 @@ class TrainConfig(Section):
     )
     init_from: str = field(
         "",
-        "a work dir, a trainable file (.safetensors) or a model file; a new run starts from its "
-        "parameters, where they fit",
+        "a work dir, a trainable file (.safetensors), a model file or a name of binsr models; a "
+        "new run starts from its parameters, where they fit",
     )
     teacher: str = field(
         "",
-        "a work dir, a trainable file or a model file; the output of its network is a second "
-        "target of the loss (see data.taught)",
+        "a work dir, a trainable file, a model file or a name of binsr models; the output of its "
+        "network is a second target of the loss (see data.taught)",
     )
     teacher_weight: float = field(1.0, "weight of the teacher's target in the loss", AT_LEAST_0)
     floats: str = field(

@@ -13,6 +13,7 @@ from binsr_jax.deploy.model_file import PackedModel, load_model_file
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded
 from binsr_jax.ops.packed import unpack_weights
+from binsr_jax.pretrained import NETWORKS, file_of
 from binsr_jax.training import trainable
 from binsr_jax.training.trainable import Network
 
@@ -56,9 +57,13 @@ def unpack_params(model: PackedModel) -> dict[str, Any]:
 def read_network(path: str | os.PathLike[str]) -> Network:
     """The network of a work dir, a trainable file or a model file, to start from or as a teacher.
 
+    A name of ``binsr models`` means the packaged network, if nothing else of this name exists.
+
     Raises:
         UserError: There is no such network, it is damaged, or it cannot be unpacked.
     """
+    if str(path) in NETWORKS and not os.path.lexists(path):
+        path = file_of(str(path))
     if Path(path).suffix == trainable.SUFFIX or not expanded(path).is_file():
         return trainable.read_network(path)
     model = load_model_file(path)

@@ -1,17 +1,20 @@
 """A packed network, made into a run that goes on from it."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from binsr_jax import pretrained
 from binsr_jax.commands import main
 from binsr_jax.config import default
 from binsr_jax.deploy.model_file import load_model_file, save_model
 from binsr_jax.deploy.pack import from_network, network_at, pack_params
-from binsr_jax.deploy.unpack import unpack_params
+from binsr_jax.deploy.unpack import read_network, unpack_params
 from binsr_jax.deploy.upscaler import PRETRAINED
 from binsr_jax.errors import UserError
 from binsr_jax.training.trained import load_model
@@ -68,6 +71,17 @@ def test_the_packaged_model_becomes_a_run(tmp_path, capsys):
     np.testing.assert_array_equal(words, flatten_dict(box.params)[("body_7", "conv", "w_bits")])
     assert main(["unpack", "-o", str(tmp_path / "box")]) == 1
     assert "holds a trained network already" in capsys.readouterr().err
+
+
+def test_a_packaged_network_is_named_without_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["unpack", "denoise", "-o", "run"]) == 0
+    unpacked, named = read_network("run"), read_network("denoise")
+    assert named.config.model == load_model_file(pretrained.NETWORKS["denoise"].file).config.model
+    jax.tree.map(np.testing.assert_array_equal, unpacked.variables, named.variables)
+    Path("denoise").mkdir()  # what is on disk comes first
+    with pytest.raises(UserError, match="denoise holds no checkpoint"):
+        read_network("denoise")
 
 
 def test_a_model_that_cannot_be_unpacked_is_named(make_model, tmp_path, capsys):
