@@ -101,14 +101,9 @@ class Finisher {
   // that is multiplied by a map of means are those and the map.
   void Row(const AttendedLink<Form>& link, const int16_t* dots, const float* x, int64_t pixels,
            const float* binary_factors, const float* residual_factors, float* y) {
-    for (int64_t p = 0; p < pixels; p += kRun) {
-      // The features of a row before may have left the cache, and are read in another order.
-      const float* next = x + (p + kRun) * channels;
-      for (int64_t i = 0; i < std::min(kRun, pixels - p - kRun) * channels; i += 16)
-        __builtin_prefetch(next + i);
+    for (int64_t p = 0; p < pixels; p += kRun)
       Run(link, dots + p * channels, x + p * channels, std::min(kRun, pixels - p), binary_factors,
           residual_factors, y + p * channels);
-    }
   }
 
  private:
@@ -303,10 +298,11 @@ void PackedAttended(Pool& pool, const Shape& s,
   const bool in_two = pooled.count > 0 && !given, sums_x = Pools(residual);
   if (given)
     for (int64_t u = 0; u < units; ++u) pooled.TakeMaps(*links[u], u);
-  // As in chain.h. In two parts, all threads wait for the last block of a unit, so blocks are small.
-  const int64_t share = in_two ? 32 : 16;
+  // As in chain.h. All threads wait for the last block of a first part; yet larger blocks, with fewer
+  // rows at borders, take less time.
+  const int64_t share = in_two ? 8 : 16, most = in_two ? 16 : 8;
   const int64_t size = std::max<int64_t>(
-      {s.kh / 2, std::min<int64_t>({rows / share, (1 << 17) / row, 8}), int64_t{in_two ? 1 : 2}});
+      {s.kh / 2, std::min<int64_t>({rows / share, (1 << 17) / row, most}), int64_t{in_two ? 1 : 2}});
   const int64_t blocks = (rows + size - 1) / size;
   const auto order = AttendedOrder(units, blocks, in_two);
   std::vector<uint32_t> signs[2] = {std::vector<uint32_t>(rows * bits),
