@@ -264,7 +264,8 @@ struct AttendedEntry {
 };
 
 // The order in which entries are started; those that an entry waits for come before it. The finish of
-// unit -1 packs the signs of x.
+// unit -1 packs the signs of x. In two parts, every second unit begins with the last block, which its
+// first part has left in the cache.
 inline std::vector<AttendedEntry> AttendedOrder(int64_t units, int64_t blocks, bool in_two) {
   using Entry = AttendedEntry;
   std::vector<Entry> order;
@@ -276,9 +277,11 @@ inline std::vector<AttendedEntry> AttendedOrder(int64_t units, int64_t blocks, b
   constexpr int64_t kLag = 3;  // so that the signs of the neighbouring blocks have been packed
   for (int64_t unit = -1; unit < units; ++unit) {
     if (unit >= 0) order.push_back({Entry::kMaps, unit, 0});
+    const auto block = [&](int64_t i) { return unit % 2 ? i : blocks - 1 - i; };
     for (int64_t i = 0; i < blocks + kLag; ++i) {
-      if (i < blocks) order.push_back({Entry::kFinish, unit, i});
-      if (i >= kLag && unit + 1 < units) order.push_back({Entry::kConvolve, unit + 1, i - kLag});
+      if (i < blocks) order.push_back({Entry::kFinish, unit, block(i)});
+      if (i >= kLag && unit + 1 < units)
+        order.push_back({Entry::kConvolve, unit + 1, block(i - kLag)});
     }
   }
   return order;
