@@ -24,9 +24,14 @@ _FLAGS = ("-std=c++17", "-O3", _CPU, "-ffp-contract=off", "-fPIC", "-pthread")
 # A library finds the one that it needs in its own folder, wherever that is moved.
 _BESIDE = "-Wl,-rpath,$ORIGIN" if sys.platform == "linux" else ""
 _SECONDS = 300  # time limit of the compiler
-# The sources of the two libraries of a form. A picture is enlarged without XLA, whose headers take
-# as long to compile as a kernel, and without what trains: nobody waits for these there.
-_PARTS = {"kernels": ("packed", "floats", "host"), "xla": ("xla", "training")}
+# The sources of the libraries of a form. A picture is enlarged without XLA, whose headers take
+# as long to compile as a kernel, and without what trains: nobody waits for these there. Most
+# networks have none of the attentions of ``attended``, which XLA's library has too.
+_PARTS = {
+    "kernels": ("packed", "floats", "host"),
+    "attended": ("attended",),
+    "xla": ("xla", "training", "attended"),
+}
 
 
 class BuildError(Exception):
@@ -52,17 +57,19 @@ def library(form: str, part: str = "kernels") -> Path:
 
     Args:
         form: The name of its struct in ``kernels``.
-        part: "kernels" for what runs a network, or "xla" for its handlers of XLA's calls and what
-            trains. The second one loads the first one.
+        part: "kernels" for what runs a network, "attended" for its units with attentions, or "xla"
+            for the handlers of XLA's calls and what trains. The others load the first one.
 
     Raises:
         BuildError: It cannot be compiled.
     """
     about = [*_sources(), *sorted(macros()), *_FLAGS, *_compiler()]
+    if part != "kernels":
+        about.append(_BESIDE)
     if part == "xla":
         from importlib import metadata  # here, as it takes a while
 
-        about += [metadata.version("jaxlib"), _BESIDE]
+        about.append(metadata.version("jaxlib"))
     key = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
     try:
         file = cache_folder("native") / f"{form.lower()}-{part}-{key}.so"
@@ -134,6 +141,7 @@ def _compile(form: str, part: str, file: Path) -> Path:
         options, needed = [*_compiler(), *_FLAGS, f"-DFORM={form}"], []
         if part == "xla":
             options += ["-isystem", _headers()]
+        if part != "kernels":
             kernels = library(form)
             found = [f"-L{kernels.parent}", f"-l:{kernels.name}", _BESIDE]
             needed = found if _BESIDE else [str(kernels)]

@@ -49,11 +49,11 @@ _KERNELS = (
     "packed_branch",
     "packed_upsample",
     "packed_chain",
-    "packed_attended",
     "float_conv",
     "float_layer",
     "image_skip",
 )
+_ATTENDED = ("packed_attended",)
 _TRAINING = ("kernel_gradients", "bf16_conv", "bf16_kernel_gradients")
 _FEW_OUTPUTS, _FEW_INPUTS = 3, 8  # as in float_conv.h
 _LANES = 16  # most floats in a vector
@@ -148,10 +148,20 @@ def library(form: str) -> ctypes.CDLL:
 
 def library_for_xla(form: str) -> ctypes.CDLL:
     """The library of a form's handlers for XLA, with the kernels for training; see ``library``."""
-    names = [f"xla_{name}" for name in (*_KERNELS, *_TRAINING)]
+    names = [f"xla_{name}" for name in (*_KERNELS, *_ATTENDED, *_TRAINING)]
     with _LOCK:
         library(form)  # an unusable one is discarded
         return _library(form, "xla", (*names, *_TRAINING))
+
+
+def _library_of(form: str, kernel: str) -> ctypes.CDLL:
+    if kernel in _TRAINING:
+        return library_for_xla(form)
+    if kernel not in _ATTENDED:
+        return library(form)
+    with _LOCK:
+        library(form)
+        return _library(form, "attended", _ATTENDED)
 
 
 @functools.cache
@@ -173,8 +183,8 @@ def address(form: str, kernel: str) -> int | None:
     Raises:
         build.BuildError: Its library cannot be compiled.
     """
-    own = library_for_xla(form) if kernel in _TRAINING else library(form)
-    return ctypes.cast(getattr(own, f"binsr_{kernel}"), ctypes.c_void_p).value
+    function = getattr(_library_of(form, kernel), f"binsr_{kernel}")
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def load(form: str) -> None:
@@ -194,7 +204,7 @@ def _register(form: str) -> None:
     import jax
 
     handlers = library_for_xla(form)
-    for name in (*_KERNELS, *_TRAINING):
+    for name in (*_KERNELS, *_ATTENDED, *_TRAINING):
         handler = jax.ffi.pycapsule(getattr(handlers, f"binsr_xla_{name}"))
         jax.ffi.register_ffi_target(f"binsr_{form}_{name}", handler, platform="cpu")
 
