@@ -34,6 +34,7 @@ BASE = (
     "train.warmup=100",
     "train.final_rate=0.00001",
     "train.ema=0.998",
+    "train.compute=bfloat16",
 )
 # Of each experiment, what differs from the base. A network that starts from the packaged one gets
 # its first blocks.
@@ -50,7 +51,12 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "learnable weight scales": ("model.weight_scale=learnable",),
     "L1": ("train.loss=l1",),
     "luma counts twice": ("train.luma_weight=1.0",),
-    "products in bfloat16": ("train.compute=bfloat16",),
+    "products in float32": ("train.compute=float32",),
+    "twice the learning rate": ("train.learning_rate=0.002",),
+    "Muon": ("train.optimizer=muon",),
+    "Muon at half its rate": ("train.optimizer=muon", "train.muon_rate=0.4"),
+    "Muon, and twice the learning rate": ("train.optimizer=muon", "train.learning_rate=0.002"),
+    "the average over fewer steps": ("train.ema=0.99",),
     "half the batch, patches of 90": ("train.batch=4", "data.patch=90"),
     "starts from x2-photo": ("train.init_from=models/x2-photo.safetensors",),
     "learns from x2 too": ("train.teacher=binsr_jax/pretrained/sr_x2.binsr",),

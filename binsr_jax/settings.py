@@ -339,6 +339,16 @@ class TrainConfig(Section):
     )
     decay: float = field(0.5, "for multistep: the factor at each milestone", ABOVE_0)
     final_rate: float = field(0.0, "for cosine: the learning rate at the last step", AT_LEAST_0)
+    optimizer: str = field(
+        "adam",
+        "what updates the parameters: adam, or muon, which makes the updates of large kernels "
+        "orthogonal and leaves the rest to Adam",
+        one_of("adam", "muon"),
+    )
+    muon_rate: float = field(
+        0.8, "for muon: the size of a kernel's update (RMS), in learning rates", ABOVE_0
+    )
+    muon_beta: float = field(0.95, "for muon: the decay of the mean of gradients", BELOW_1)
     beta1: float = field(0.9, "Adam's beta 1", BELOW_1)
     beta2: float = field(0.99, "Adam's beta 2", BELOW_1)
     epsilon: float = field(1e-8, "Adam's epsilon", ABOVE_0)

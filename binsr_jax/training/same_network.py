@@ -8,8 +8,9 @@ from binsr_jax.errors import UserError
 
 # The fields that define a network. A run with another value cannot continue its checkpoint.
 _IDENTITY = ("task", "scale", "model.")
-# The fields that decide which parts a state has.
+# The fields that decide which parts a state has: whether they are set, and their values.
 _SWITCHES = ("train.ema", "train.gan_weight")
+_CHOICES = ("train.optimizer",)
 
 
 def differences(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
@@ -31,7 +32,7 @@ def check_same_network(stored: Config, asked: Config, workdir: Path) -> None:
     fields = {
         name: values
         for name, values in differences(stored, asked).items()
-        if name.startswith(_IDENTITY)
+        if name.startswith((*_IDENTITY, *_CHOICES))
         or (name in _SWITCHES and bool(values[0]) != bool(values[1]))
         or (name in _of_discriminator(asked) and stored.train.gan_weight)
     }

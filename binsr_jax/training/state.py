@@ -16,6 +16,7 @@ from binsr_jax.tasks import task_of
 from binsr_jax.training.adversary import Adversary, create_adversary
 
 Params = Any  # the nested dict of arrays that Flax calls variables["params"]
+_LARGE = 16  # channels, from which on a kernel is a matrix worth making orthogonal
 
 
 @struct.dataclass
@@ -89,29 +90,82 @@ def learning_rate(train: TrainConfig) -> optax.Schedule:
 
 
 def make_optimizer(train: TrainConfig) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015) with the rate of ``learning_rate(train)``.
+    """The optimiser ``train.optimizer`` with the rate of ``learning_rate(train)``.
+
+    ``"adam"`` is Adam (Kingma and Ba, 2015). ``"muon"`` is Muon (Jordan et al., 2024) for the
+    kernels that ``orthogonal_axes`` names, and Adam with Nesterov's momentum for the rest.
 
     With ``train.clip_norm``, gradients with a larger global norm are first scaled down to it. The
-    optimiser's state is Adam's only, so a run can be continued with another ``clip_norm``.
+    state does not depend on it, so a run can be continued with another ``clip_norm``.
     """
-    adam = optax.adam(learning_rate(train), b1=train.beta1, b2=train.beta2, eps=train.epsilon)
+    inner = _OPTIMIZERS[train.optimizer](train)
     if not train.clip_norm:
-        return adam
+        return inner
     clip = optax.clip_by_global_norm(train.clip_norm)
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         clipped, _ = clip.update(updates, optax.EmptyState(), params)
-        return adam.update(clipped, state, params)
+        return inner.update(clipped, state, params)
 
-    return optax.GradientTransformation(adam.init, update)
+    return optax.GradientTransformation(inner.init, update)
+
+
+def _adam(train: TrainConfig) -> optax.GradientTransformation:
+    return optax.adam(learning_rate(train), b1=train.beta1, b2=train.beta2, eps=train.epsilon)
+
+
+def _muon(train: TrainConfig) -> optax.GradientTransformation:
+    """Muon: a kernel's update is the orthogonal matrix nearest to the mean of its gradients.
+
+        W -= rate muon_rate sqrt(max(m, n)) U V^T,    U S V^T = the mean of the m x n gradients
+
+    The matrix of a kernel has a row for each of the ``kh kw I`` inputs of an output. Five
+    Newton-Schulz iterations approximate ``U V^T``; its singular values are then 0.7 to 1.2. The
+    factor gives the update the root mean square ``rate muon_rate``, as in Liu et al., "Muon is
+    Scalable for LLM Training".
+    """
+    return optax.contrib.muon(
+        learning_rate(train),
+        beta=train.muon_beta,
+        adam_b1=train.beta1,
+        adam_b2=train.beta2,
+        eps=train.epsilon,
+        muon_weight_dimension_numbers=orthogonal_axes,
+        consistent_rms=train.muon_rate,
+    )
+
+
+_OPTIMIZERS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = {
+    "adam": _adam,
+    "muon": _muon,
+}
+
+
+def orthogonal_axes(params: Params) -> Any:
+    """Which parameters Muon updates: kernels ``[kh, kw, I, O]`` with I and O of at least 16.
+
+    Args:
+        params: A tree of arrays.
+
+    Returns:
+        The same tree with the kernels' axes of inputs (kh, kw, I) and of outputs (O), and None for
+        parameters that Adam updates.
+    """
+
+    def axes(array: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if array.ndim != 4 or min(array.shape[2:]) < _LARGE:
+            return None
+        return optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+
+    return jax.tree.map(axes, params)
 
 
 def discriminator_settings(config: Config) -> TrainConfig:
-    """``config.train`` with the discriminator's learning rate, for its optimiser."""
+    """``config.train`` with the discriminator's learning rate, for its optimiser, Adam."""
     own = copy_of(config).train
-    own.learning_rate = own.discriminator_rate
+    own.learning_rate, own.optimizer = own.discriminator_rate, "adam"
     return own
 
 

@@ -44,9 +44,14 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize(("parallel", "workers"), [("mesh", 0), ("mesh", 2), ("pmap", 0)])
-def test_ten_and_ten_steps_are_twenty(tiny, tmp_path, parallel, workers):
+@pytest.mark.parametrize(
+    ("parallel", "workers", "optimizer"),
+    [("mesh", 0, "adam"), ("mesh", 2, "adam"), ("pmap", 0, "adam"), ("mesh", 0, "muon")],
+)
+def test_ten_and_ten_steps_are_twenty(tiny, tmp_path, parallel, workers, optimizer):
     fields = {
+        "model.features": 8 if optimizer == "adam" else 16,  # 16 is the least for Muon
+        "train.optimizer": optimizer,
         "train.steps": 20,
         "train.schedule": "cosine",
         "train.ema": 0.9,

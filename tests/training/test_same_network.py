@@ -19,6 +19,12 @@ def test_the_fields_of_another_network_are_named(tiny, tmp_path):
     assert "train.steps" not in text
 
 
+def test_another_optimiser_is_named(tiny, tmp_path):
+    asked = tiny(**{"train.optimizer": "muon", "train.muon_rate": 0.4})
+    with pytest.raises(UserError, match=r"\(train.optimizer adam in the checkpoint, muon request"):
+        check_same_network(tiny(), asked, tmp_path)
+
+
 def test_harmless_differences_pass(tiny, tmp_path):
     asked = tiny(
         **{
