@@ -105,9 +105,13 @@ class DataConfig(Section):
     source: str = field(
         "samples",
         "where training images come from: tfds is DIV2K, samples come with the package",
-        one_of("tfds", "folder", "samples"),
+        one_of("tfds", "folder", "zip", "samples"),
     )
-    dir: str = field("", "for folder: the folder of HR (and LR) images; for tfds: its data_dir")
+    dir: str = field(
+        "",
+        "for folder: the folder of HR (and LR) images; for zip: the zip of HR images, or a folder "
+        "in it, IMAGES.zip/FOLDER; for tfds: its data_dir",
+    )
     sources: tuple[str, ...] = field(
         (), "several sources instead, mixed by weight: ('folder:DIR=3', 'samples=1')"
     )

@@ -1,4 +1,4 @@
-"""Sources of training images: DIV2K through TFDS, folders, or the packaged samples."""
+"""Sources of training images: DIV2K through TFDS, folders, zips, or the packaged samples."""
 
 import dataclasses
 import hashlib
@@ -20,6 +20,7 @@ from binsr_jax.data.degradations import DEGRADATIONS
 from binsr_jax.data.images import read_image, read_rgb
 from binsr_jax.data.official import official_pair, pair_up
 from binsr_jax.data.pairs import Pair, bicubic_pair
+from binsr_jax.data.zipped import ZippedImages
 from binsr_jax.errors import UserError
 from binsr_jax.files import expanded, printable
 from binsr_jax.image_files import IMAGE_SUFFIXES, list_images
@@ -39,6 +40,7 @@ def open_source(config: Config, split: str) -> PairCache:
       ``DIV2K_train_LR_bicubic/X2/0001x2.png``, or ``HR`` with ``LR_bicubic/X2``) or HR images
       alone. For these, LR images are made with MATLAB's bicubic. Only ``DIV2K_valid_HR`` is a
       validation split.
+    * "zip": ``data.dir`` is a zip of HR images, or a folder in one, ``IMAGES.zip/FOLDER``.
     * "samples": a few small pictures that come with the package.
 
     HR images are cropped to multiples of the scale. Images smaller than the scale are left out. A
@@ -115,7 +117,7 @@ def source_names(config: Config) -> list[str]:
     """Names for the sources of ``open_mixture``: a folder's own name, or the kind of source."""
     entries = [_mixed(entry)[:2] for entry in config.data.sources]
     entries = entries or [(config.data.source, config.data.dir)]
-    return [Path(folder).name if kind == "folder" else kind for kind, folder in entries]
+    return [Path(at).name if kind in ("folder", "zip") else kind for kind, at in entries]
 
 
 def source_kinds(config: Config) -> str:
@@ -198,6 +200,20 @@ def _folder(config: Config, split: str) -> Undecoded:
     return _single_images(title, root, task)
 
 
+def _zip(config: Config, split: str) -> Undecoded:
+    if not config.data.dir:
+        raise UserError("config.data.source=zip needs config.data.dir, the zip file of images.")
+    if split != "train":
+        raise UserError("A zip of images has no validation split: set config.data.source=folder.")
+    images, task = ZippedImages(expanded(config.data.dir)), task_of(config)
+
+    def read(i: int) -> np.ndarray:
+        return read_image(images.open(i), task.channels, images.label(i), full_range=task.grey)
+
+    identity = [_identity(images.file), *images.contents]
+    return _from_single_images(_title("zip", split, task), identity, images.names, read, task)
+
+
 def _tfds(config: Config, split: str) -> Undecoded:
     # Imported here because it takes a while and only this source needs it.
     import tensorflow_datasets as tfds
@@ -271,19 +287,32 @@ def _prepare(builder: Any, name: str) -> None:
 
 
 def _single_images(title: str, folder: Path, task: Task) -> Undecoded:
-    files, scale = _images_of(folder), _source_scale(task)
+    files = _images_of(folder)
+
+    def read(i: int) -> np.ndarray:
+        return read_image(files[i], task.channels, full_range=task.grey)
+
+    names = tuple(file.name for file in files)
+    return _from_single_images(title, [_identity(file) for file in files], names, read, task)
+
+
+def _from_single_images(
+    title: str, origin: Any, names: tuple[str, ...], read: Callable[[int], np.ndarray], task: Task
+) -> Undecoded:
+    """HR images alone, whose LR images are made here unless the task degrades patches."""
+    scale = _source_scale(task)
 
     def decode(i: int) -> Pair | None:
-        hq = read_image(files[i], task.channels, full_range=task.grey)
+        hq = read(i)
         if scale == 1:
             return hq, hq
         return bicubic_pair(hq, scale) if min(hq.shape[:2]) >= scale else None
 
     return Undecoded(
         title=title,
-        origin=[_identity(file) for file in files],
+        origin=origin,
         scale=scale,
-        names=tuple(file.name for file in files),
+        names=names,
         decode=decode,
         channels=task.channels,
         degraded=scale > 1,
@@ -339,5 +368,6 @@ def _identity(file: Path) -> list[str | int]:
 SOURCES: dict[str, Callable[[Config, str], Undecoded]] = {
     "tfds": _tfds,
     "folder": _folder,
+    "zip": _zip,
     "samples": _samples,
 }

@@ -298,7 +298,7 @@ def test_folder_without_validation_images(config, tmp_path):
 
 def test_unknown_source(config):
     config.data.source = "fodler"
-    with pytest.raises(UserError, match="'fodler', but must be one of: tfds, folder, samples"):
+    with pytest.raises(UserError, match="'fodler', but must be one of: tfds, folder, zip, samples"):
         open_source(config, "train")
 
 
