@@ -11,7 +11,7 @@ from binsr_jax.pretrained import NETWORKS, SUFFIXES, find
 def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
     """Declares the flags of the command for a task."""
     pictures.add_arguments(parser, SUFFIXES[task])
-    pictures.add_strength(parser)
+    pictures.add_strength(parser, None if task == "dejpeg" else 1.0)
     help_ = "a name, or a model file (default: the packaged network)"
     parser.add_argument("-m", "--model", metavar="MODEL", help=help_)
 
@@ -31,8 +31,17 @@ def run(args: argparse.Namespace, task: str) -> int:
         )
 
     def choose(files: list[Path], memory: int | None) -> list[pictures.Group]:
+        strengths = {1.0 if args.strength is None else args.strength: files}
+        if args.strength is None and packaged is not None:
+            from binsr_jax.deploy.choice import gently
+
+            strengths, sentence = gently(files)
+            if sentence:
+                print(sentence)
         otherwise = "enlarge with binsr upscale"
-        upscaler = pictures.load_one(model, 1, memory, otherwise, args.strength)
-        return [pictures.Group(model, upscaler, files)]
+        return [
+            pictures.Group(model, pictures.load_one(model, 1, memory, otherwise, strength), part)
+            for strength, part in strengths.items()
+        ]
 
     return pictures.run(args, choose, SUFFIXES[task])

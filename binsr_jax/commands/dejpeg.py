@@ -1,7 +1,8 @@
 """Remove JPEG artifacts from images: blocks, ringing and false colours.
 
 Outputs have the size of their images and are named photo_dejpeg.png and so on. --strength 0.5
-applies half of the change. Everything else is as in binsr upscale.
+applies half of the change. By default, JPEG files of quality 95 or more get a part of it.
+Everything else is as in binsr upscale.
 
     binsr dejpeg photo.jpg
     binsr dejpeg photos/ -o clean/ -f png --strength 0.7

@@ -134,14 +134,15 @@ def named_images(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
     return find_images(inputs)
 
 
-def add_strength(parser: argparse.ArgumentParser) -> None:
-    """Declares ``--strength``."""
+def add_strength(parser: argparse.ArgumentParser, default: float | None = 1.0) -> None:
+    """Declares ``--strength``; without a default it depends on the picture."""
+    usual = "all of it, 1" if default else "all of it; less for JPEG files of high quality"
     parser.add_argument(
         "--strength",
         type=share,
-        default=1.0,
+        default=default,
         metavar="0..1",
-        help="how much of the change is applied (default: all of it, 1)",
+        help=f"how much of the change is applied (default: {usual})",
     )
 
 

@@ -11,6 +11,10 @@ from binsr_jax.pretrained import NETWORKS, Packaged, find
 # (docs/models/x2-photo.md).
 PHOTO_BELOW = 95
 
+# From these JPEG qualities on, a part of the change by the network for JPEG artifacts is better
+# than all of it (docs/models/dejpeg.md).
+GENTLE = {95: 0.5, 98: 0.25}
+
 # The sum of libjpeg's luma table at quality 50.
 _SUM_AT_50 = 3688
 
@@ -58,6 +62,24 @@ def by_default(files: Sequence[Path], scale: int) -> tuple[dict[str, list[Path]]
         groups[clean.name] = rest
     sentence = f"{about}, enlarged by {photo.name} (--model clean takes {clean.name} for all)."
     return groups, sentence
+
+
+def gently(files: Sequence[Path]) -> tuple[dict[float, list[Path]], str]:
+    """The strengths for removing JPEG artifacts from these pictures, and a sentence about them.
+
+    Returns:
+        The pictures of each strength, and the sentence, which is empty if all have strength 1.
+    """
+    groups: dict[float, list[Path]] = {}
+    for file in files:
+        reached = [best for least, best in GENTLE.items() if (jpeg_quality(file) or 0) >= least]
+        groups.setdefault(min(reached, default=1.0), []).append(file)
+    good = len(files) - len(groups.get(1.0, []))
+    if not good:
+        return groups, ""
+    about = f"JPEG files of quality {min(GENTLE)} or more: {good} of {len(files)}"
+    used = " or ".join(str(strength) for strength in GENTLE.values() if strength in groups)
+    return groups, f"{about}, changed with strength {used} (--strength 1 applies all of it)."
 
 
 def for_video(scale: int) -> str:

@@ -14,8 +14,15 @@ import binsr_jax
 from binsr_jax import pretrained
 from binsr_jax.commands import main, pictures
 from binsr_jax.deploy import cards as cards_module
-from binsr_jax.deploy.choice import PHOTO_BELOW, by_default, jpeg_quality
+from binsr_jax.deploy.choice import (
+    GENTLE,
+    PHOTO_BELOW,
+    by_default,
+    gently,
+    jpeg_quality,
+)
 from binsr_jax.deploy.model_file import load_model_file, save_model
+from binsr_jax.deploy.steps import load_steps
 from binsr_jax.errors import UserError
 from binsr_jax.pretrained import NETWORKS
 
@@ -137,6 +144,29 @@ def test_jpeg_photographs_get_their_network(album, monkeypatch):
     assert sentence.startswith("JPEG files below quality 95: 1 of 3")
     assert "--model clean" in sentence
     assert by_default(album[1:], 2) == ({"x2": album[1:]}, "")
+
+
+def test_jpeg_files_of_high_quality_are_cleaned_gently(album, tmp_path):
+    low, high, other = album
+    assert gently([low, other]) == ({1.0: [low, other]}, "")
+    middle = tmp_path / "d.jpg"
+    Image.fromarray(photo(24, 20)).save(middle, quality=96)
+    strengths, sentence = gently([*album, middle])
+    assert strengths == {1.0: [low, other], GENTLE[98]: [high], GENTLE[95]: [middle]}
+    assert sentence == (
+        "JPEG files of quality 95 or more: 2 of 4, changed with strength 0.5 or 0.25 "
+        "(--strength 1 applies all of it)."
+    )
+
+
+@pytest.mark.parametrize("flags", [[], ["--strength", "1"], ["-m", str(NETWORKS["dejpeg"].file)]])
+def test_dejpeg_changes_a_good_file_less_unless_told_otherwise(album, tmp_path, capsys, flags):
+    assert main(["dejpeg", str(album[1]), "-o", str(tmp_path / "out.png"), *flags]) == 0
+    assert ("1 of 1" in capsys.readouterr().out) == (not flags)
+    pixels = np.asarray(Image.open(album[1]).convert("RGB"))
+    strength = 1.0 if flags else GENTLE[98]
+    expected = load_steps(["dejpeg"], strength=strength).upscale(pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), expected)
 
 
 def test_without_it_they_get_the_other_and_it_is_said(album, monkeypatch, tmp_path):
