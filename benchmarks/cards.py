@@ -14,6 +14,8 @@ from PIL import Image
 
 import binsr_jax
 from binsr_jax.data.degradations import DEGRADATIONS, as_image
+from binsr_jax.data.images import read_image
+from binsr_jax.deploy.upscaler import Upscaler
 
 SIDE, GAP = 240, 4  # of a detail and between details, in pixels
 # Photographs, and the top left of a detail in each.
@@ -30,20 +32,18 @@ INPUTS = {
 }
 
 
-def row(name: str, original: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
-    """Details of the input, the output and the original, side by side, uint8 ``[SIDE, W, 3]``."""
-    network = binsr_jax.load(name)
+def details(
+    network: Upscaler, name: str, original: np.ndarray, corner: tuple[int, int]
+) -> list[np.ndarray]:
+    """Details of the input, the output and the original, uint8 ``[SIDE, SIDE, 3]`` each."""
     degradation, level = INPUTS[name]
-    scale = binsr_jax.pretrained.NETWORKS[name].scale
-    lq, hq = DEGRADATIONS[degradation].benchmark(original, scale, level)
+    lq, hq = DEGRADATIONS[degradation].benchmark(original, network.scale, level)
     output = network.upscale(as_image(lq, 1))
     top, left = corner
-    gap = np.full((SIDE, GAP, 3), 255, np.uint8)
-    details = [
+    return [
         picture[top : top + SIDE, left : left + SIDE]
-        for picture in (as_image(lq, scale), output, hq)
+        for picture in (as_image(lq, network.scale), output, hq)
     ]
-    return np.hstack([details[0], gap, details[1], gap, details[2]])
 
 
 def main() -> None:
@@ -54,14 +54,15 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
     for name in options.only:
-        rows = []
-        for file, corner in DETAILS.items():
-            with Image.open(options.data_dir / "Kodak24" / f"{file}.png") as picture:
-                rows.append(row(name, np.asarray(picture.convert("RGB")), corner))
-        gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
-        sheet = np.vstack([part for detail in rows for part in (gap, detail)][1:])
+        network = binsr_jax.load(name)
+        step = SIDE + GAP
+        sheet = Image.new("RGB", (3 * step - GAP, len(DETAILS) * step - GAP), "white")
+        for i, (file, corner) in enumerate(DETAILS.items()):
+            original = read_image(options.data_dir / "Kodak24" / f"{file}.png", 3)
+            for j, detail in enumerate(details(network, name, original, corner)):
+                sheet.paste(Image.fromarray(detail), (j * step, i * step))
         target = options.output / f"{name}.webp"
-        Image.fromarray(sheet).save(target, quality=90, method=6)
+        sheet.save(target, quality=90, method=6)
         print(f"{target}: {target.stat().st_size:,} bytes")
 
 

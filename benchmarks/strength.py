@@ -7,38 +7,41 @@ chroma. Strength 0 is the JPEG file itself.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 import binsr_jax
-from binsr_jax.data.degradations import DEGRADATIONS
-from binsr_jax.data.images import read_image
 from binsr_jax.evaluation.metrics import psnr
-from binsr_jax.image_files import list_images
+from binsr_jax.evaluation.sets import load_set
+from binsr_jax.recipes import open_recipe
+from binsr_jax.tasks import task_of
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TASKS = {"4:2:0": "jpeg_colour", "4:4:4": "jpeg_444"}
 
 
 def main() -> None:
     """Scores and prints."""
     parser = argparse.ArgumentParser(description="PSNR over strength.")
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", required=True)
     parser.add_argument("--sets", default="LIVE1")
     parser.add_argument("--qualities", default="90,93,95,97,99")
     parser.add_argument("--model", default="dejpeg", help="a name or a model file")
     options = parser.parse_args()
     network = binsr_jax.load(options.model)
-    files = [file for name in options.sets.split(",") for file in images(options.data_dir / name)]
+    config = open_recipe("dejpeg").config
+    names = options.sets.split(",")
     print(f"| quality | chroma | {' | '.join(map(str, STRENGTHS))} |")
     print(f"|---|---|{'---|' * len(STRENGTHS)}")
     for quality in map(int, options.qualities.split(",")):
-        for chroma in ("4:2:0", "4:4:4"):
-            degradation = DEGRADATIONS[f"jpeg_{chroma.replace(':', '')}"].benchmark
+        for chroma, config.task in TASKS.items():
+            task = task_of(config)
+            sets = [load_set(name, options.data_dir, task, quality) for name in names]
+            examples = (example for one in sets for example in one)
             scores = []
-            for file in tqdm(files, leave=False, disable=None):
-                lq, hq = degradation(read_image(file, 3), 1, quality)
+            for example in tqdm(examples, total=sum(map(len, sets)), leave=False, disable=None):
+                lq, hq = example.lq, example.hq
                 change = network.upscale(lq).astype(np.float64) - lq
                 blends = [np.rint(lq + strength * change) for strength in STRENGTHS]
                 scores.append(
@@ -46,11 +49,6 @@ def main() -> None:
                 )
             row = [f"{score:.2f}" for score in np.mean(scores, axis=0)]
             print(f"| {quality} | {chroma} | {' | '.join(row)} |", flush=True)
-
-
-def images(folder: Path) -> list[Path]:
-    """The images of a benchmark set."""
-    return list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from binsr_jax.errors import UserError
 
@@ -47,13 +47,12 @@ def list_images(folder: Path) -> list[Path]:
         files = sorted(folder.iterdir())
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder} ({error.strerror}).") from error
-    return [
-        file
-        for file in files
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not file.name.startswith(".")
-        and _may_be_a_file(file)
-    ]
+    return [file for file in files if is_named_as_image(file) and _may_be_a_file(file)]
+
+
+def is_named_as_image(file: PurePath) -> bool:
+    """Whether a file has the suffix of an image and is not hidden."""
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _may_be_a_file(path: Path) -> bool:

@@ -41,9 +41,12 @@ def read_pixels(file: Path | BinaryIO, name: str = "") -> np.ndarray:
         return _pixels(file)
     except Exception as error:  # decoders raise a dozen different types on broken data
         reason = str(error) if isinstance(error, UserError) else reason_of(error)
-        raise UserError(
-            f"Cannot read the image {name or file} ({reason}); replace it or remove it."
-        ) from error
+        raise unreadable(name or str(file), reason) from error
+
+
+def unreadable(name: str, reason: str) -> UserError:
+    """The message for an image that cannot be read."""
+    return UserError(f"Cannot read the image {name} ({reason}); replace it or remove it.")
 
 
 def _pixels(file: BinaryIO) -> np.ndarray:

@@ -5,9 +5,10 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from binsr_jax.data.images import unreadable
 from binsr_jax.errors import UserError
 from binsr_jax.files import open_regular, printable
-from binsr_jax.image_files import IMAGE_SUFFIXES
+from binsr_jax.image_files import IMAGE_SUFFIXES, is_named_as_image
 
 _MOST_BYTES = 1 << 30  # of an image file that is read
 _LISTED = 5  # most folders named in one line
@@ -43,13 +44,7 @@ class ZippedImages:
         infos = {
             PurePosixPath(info.filename): info for info in self._zip.infolist() if not info.is_dir()
         }
-        found = sorted(
-            name
-            for name in infos
-            if name.parent == folder
-            and name.suffix.lower() in IMAGE_SUFFIXES
-            and not name.name.startswith(".")
-        )
+        found = sorted(name for name in infos if name.parent == folder and is_named_as_image(name))
         if not found:
             folders = sorted({str(name.parent) for name in infos} - {str(folder)})
             listed = printable(", ".join(folders[:_LISTED]))
@@ -72,9 +67,7 @@ class ZippedImages:
             return io.BytesIO(self._zip.read(info))
         # Damaged zips raise many types of error, and encrypted ones RuntimeError.
         except Exception as error:
-            raise UserError(
-                f"Cannot read the image {self.label(i)} ({error}); replace it or remove it."
-            ) from error
+            raise unreadable(self.label(i), str(error)) from error
 
     def label(self, i: int) -> str:
         """The name of image i in messages."""

@@ -72,8 +72,9 @@ def gently(files: Sequence[Path]) -> tuple[dict[float, list[Path]], str]:
     """
     groups: dict[float, list[Path]] = {}
     for file in files:
-        reached = [best for least, best in GENTLE.items() if (jpeg_quality(file) or 0) >= least]
-        groups.setdefault(min(reached, default=1.0), []).append(file)
+        quality = jpeg_quality(file) or 0
+        strength = min((best for least, best in GENTLE.items() if quality >= least), default=1.0)
+        groups.setdefault(strength, []).append(file)
     good = len(files) - len(groups.get(1.0, []))
     if not good:
         return groups, ""
